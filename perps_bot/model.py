@@ -1,0 +1,415 @@
+"""Model: what do we talk about?
+
+The nouns that travel between rooms, frozen, with their units and signs.  Values only: no rule,
+no rounding, no clock, no I/O.  Money, prices and quantities are `Decimal`; quantities are in
+base units (BTC, not contracts); times are aware UTC `datetime`s.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+ZERO = Decimal(0)
+
+
+class Side(StrEnum):
+    """Which way an order or a fill goes."""
+
+    BUY = "buy"
+    SELL = "sell"
+
+    @property
+    def sign(self) -> int:
+        return 1 if self is Side.BUY else -1
+
+    @property
+    def opposite(self) -> "Side":
+        return Side.SELL if self is Side.BUY else Side.BUY
+
+
+class Action(StrEnum):
+    """What the strategy wants for one symbol at one moment."""
+
+    HOLD = "hold"
+    BUY = "buy"
+    SELL = "sell"
+    CLOSE = "close"
+
+
+class OrderType(StrEnum):
+    MARKET = "market"
+    LIMIT = "limit"
+    STOP_LIMIT = "stop_limit"
+    BRACKET = "bracket"  # a profit limit and a stop on one position; whichever comes first
+
+
+class TimeInForce(StrEnum):
+    GTC = "GTC"
+    IOC = "IOC"
+    GTD = "GTD"
+    FOK = "FOK"
+
+
+class Purpose(StrEnum):
+    """Why an order exists: only an entry may raise exposure."""
+
+    ENTRY = "entry"
+    EXIT = "exit"
+    STOP = "stop"
+
+
+class OrderStatus(StrEnum):
+    INTENDED = "intended"  # on disk, not known to be sent
+    UNKNOWN = "unknown"  # sent, and no answer that can be trusted
+    OPEN = "open"
+    CANCEL_QUEUED = "cancel_queued"  # may still fill
+    FILLED = "filled"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    REJECTED = "rejected"
+    LOST = "lost"  # proved absent at the venue
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset(
+    {
+        OrderStatus.FILLED,
+        OrderStatus.CANCELLED,
+        OrderStatus.EXPIRED,
+        OrderStatus.REJECTED,
+        OrderStatus.LOST,
+    }
+)
+
+
+class TradingState(StrEnum):
+    """What the bot may do at all, from most to least."""
+
+    TRADING = "TRADING"
+    REDUCING = "REDUCING"  # only orders that shrink a position
+    HALTED = "HALTED"  # cancels, protective stops and exits
+
+    @property
+    def severity(self) -> int:
+        return ("TRADING", "REDUCING", "HALTED").index(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One perpetual contract and the steps in which it may be traded.
+
+    symbol              the operator's name, `BTC-PERP`; product_id is the venue's
+    contract_size       base units in one contract
+    quantity_increment  base units; quantities are whole multiples of it
+    price_increment     USD per base unit; the tick
+    min_quantity        base units
+    max_quantity        base units in one order
+    min_notional        USD
+    long_margin_rate    initial margin as a fraction of notional, the overnight rate
+    short_margin_rate   the same for a short
+    tradable            False while the venue refuses new orders (halt, closed session, flags)
+    """
+
+    symbol: str
+    product_id: str
+    contract_size: Decimal
+    quantity_increment: Decimal
+    price_increment: Decimal
+    min_quantity: Decimal
+    max_quantity: Decimal
+    min_notional: Decimal
+    long_margin_rate: Decimal
+    short_margin_rate: Decimal
+    is_perpetual: bool = True
+    tradable: bool = True
+
+    def margin_rate(self, side: Side) -> Decimal:
+        return self.long_margin_rate if side is Side.BUY else self.short_margin_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Candle:
+    """Trades of one bar.  Prices in USD per base unit; `opened_at` is the bar's first moment."""
+
+    opened_at: datetime
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal = ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The newest fair price of one symbol.
+
+    price               USD per base unit, the mid of a two-sided quote where there is one
+    bid, ask            USD per base unit
+    bid_size, ask_size  base units at the best price; None where the source does not say
+    at                  the venue's time of the quote
+    candle              the bar that this mark closes, when the source is a recording of candles
+    """
+
+    symbol: str
+    price: Decimal
+    bid: Decimal
+    ask: Decimal
+    at: datetime
+    bid_size: Decimal | None = None
+    ask_size: Decimal | None = None
+    candle: Candle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FundingRate:
+    """The rate of the hour that ended at `at`, a fraction of notional; positive: longs pay."""
+
+    symbol: str
+    rate: Decimal
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FundingPayment:
+    """Funding booked for one symbol.  amount is USD; what we pay is positive."""
+
+    payment_id: str
+    symbol: str
+    amount: Decimal
+    rate: Decimal
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderIntent:
+    """An order that we would like to send; nothing has happened yet.
+
+    quantity             base units, positive; `side` gives the direction
+    limit_price          USD per base unit; a bracket's profit leg
+    stop_price           USD per base unit; where a stop or a bracket's stop leg fires
+    expires_at           the end of a GTD order
+    attached_stop_price  the stop that the venue shall place with a resting entry's fill
+    reason               why, in the strategy's or the operator's words
+    """
+
+    symbol: str
+    side: Side
+    quantity: Decimal
+    order_type: OrderType = OrderType.MARKET
+    purpose: Purpose = Purpose.ENTRY
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    time_in_force: TimeInForce = TimeInForce.IOC
+    expires_at: datetime | None = None
+    attached_stop_price: Decimal | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One order of ours and what is known of it.
+
+    id               the client order id, made before sending and never changed
+    venue_order_id   the venue's; empty until it answered
+    filled_quantity  base units
+    average_price    USD per base unit of the filled part; None before the first fill
+    """
+
+    id: str
+    intent: OrderIntent
+    created_at: datetime
+    status: OrderStatus = OrderStatus.INTENDED
+    venue_order_id: str = ""
+    filled_quantity: Decimal = ZERO
+    average_price: Decimal | None = None
+    reason: str = ""
+
+    @property
+    def client_order_id(self) -> str:
+        return self.id
+
+    @property
+    def symbol(self) -> str:
+        return self.intent.symbol
+
+    @property
+    def side(self) -> Side:
+        return self.intent.side
+
+    @property
+    def quantity(self) -> Decimal:
+        return self.intent.quantity
+
+    @property
+    def purpose(self) -> Purpose:
+        return self.intent.purpose
+
+    @property
+    def remaining(self) -> Decimal:
+        """Base units that may still fill; zero once the order is finished."""
+        return ZERO if self.status.is_terminal else self.quantity - self.filled_quantity
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """One execution.  quantity in base units, positive; fee in USD, what we pay is positive.
+
+    client_order_id is empty where the venue acted by itself (a liquidation, a manual trade).
+    """
+
+    fill_id: str
+    client_order_id: str
+    symbol: str
+    side: Side
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal
+    at: datetime
+    is_liquidation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """What we hold in one symbol.
+
+    quantity      base units, signed: above zero is long
+    entry_price   average price of the open quantity, USD per base unit; zero when flat
+    mark_price    USD per base unit, as of the account's picture
+    realized_pnl  USD since the books began, before fees and funding; a gain is positive
+    fees          USD since the books began; what we paid is positive
+    funding       USD since the books began; what we paid is positive
+    """
+
+    symbol: str
+    quantity: Decimal = ZERO
+    entry_price: Decimal = ZERO
+    mark_price: Decimal = ZERO
+    realized_pnl: Decimal = ZERO
+    fees: Decimal = ZERO
+    funding: Decimal = ZERO
+
+    @property
+    def unrealized_pnl(self) -> Decimal:
+        return (self.mark_price - self.entry_price) * self.quantity
+
+    @property
+    def notional(self) -> Decimal:
+        return abs(self.quantity) * self.mark_price
+
+    @property
+    def side(self) -> Side | None:
+        """The side that opened it; None when flat."""
+        if not self.quantity:
+            return None
+        return Side.BUY if self.quantity > 0 else Side.SELL
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One consistent picture of what we have, as of `at`.
+
+    equity            USD: cash balance plus unrealized profit and loss
+    positions         by symbol; a symbol that is absent is flat
+    marks             by symbol; a symbol that is absent has no fresh price
+    outstanding       our orders that are not finished; an unknown outcome counts as live
+    day_start_equity  USD at the venue's last UTC midnight
+    daily_loss        USD lost since then by the ledger; a gain is negative
+    """
+
+    at: datetime
+    equity: Decimal
+    positions: Mapping[str, Position] = field(default_factory=dict)
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    outstanding: tuple[Order, ...] = ()
+    day_start_equity: Decimal = ZERO
+    daily_loss: Decimal = ZERO
+
+    def position(self, symbol: str) -> Position:
+        return self.positions.get(symbol) or Position(symbol)
+
+    def reducing_outstanding(self, symbol: str, side: Side) -> Decimal:
+        """Base units of our exits on `side` that may still fill."""
+        return sum(
+            (o.remaining for o in self.outstanding
+             if o.symbol == symbol and o.side is side and o.purpose is Purpose.EXIT),
+            ZERO,
+        )
+
+    def reduces(self, intent: OrderIntent) -> bool:
+        """Whether `intent`, with our other exits filled, can only shrink the position."""
+        held = self.position(intent.symbol).quantity * -intent.side.sign
+        if intent.purpose is Purpose.ENTRY or held <= 0:
+            return False
+        if intent.purpose is Purpose.STOP:
+            return intent.quantity <= held
+        return intent.quantity + self.reducing_outstanding(intent.symbol, intent.side) <= held
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """One limit that an order would break.
+
+    code      stable and searchable, `LEVERAGE_EXCEEDED`
+    limit     the setting that sets it
+    measured  as if the order and everything outstanding had filled
+    allowed   in the same unit as `measured`
+    """
+
+    code: str
+    limit: str
+    measured: str
+    allowed: str
+    unit: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RiskVerdict:
+    """Yes (no breaches) or no, with every limit named."""
+
+    intent: OrderIntent
+    breaches: tuple[Breach, ...] = ()
+
+    @property
+    def approved(self) -> bool:
+        return not self.breaches
+
+    @property
+    def reason(self) -> str:
+        return "; ".join(
+            f"{b.message}: {b.limit} measured {b.measured} allowed {b.allowed} {b.unit}".rstrip()
+            for b in self.breaches
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the strategy wants for one symbol, with every number that it used.
+
+    inputs  the numbers, by name, as the event carries them
+    """
+
+    symbol: str
+    action: Action
+    reason: str
+    inputs: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the events: what happened, in order.
+
+    seq   counts from 1 and never repeats
+    at    the moment that the loop acted on, venue time
+    data  Decimals in memory, their text once read back: readers pass them through Decimal()
+    """
+
+    seq: int
+    at: datetime
+    type: str
+    data: Mapping[str, object]
