@@ -6,12 +6,43 @@ base units (BTC, not contracts); times are aware UTC `datetime`s.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
+from perps_bot.errors import ConfigError
+
 ZERO = Decimal(0)
+
+
+def exact(name: str, value: object) -> Decimal:
+    """Return `value` as a finite Decimal, or raise ConfigError; a float is refused."""
+    if isinstance(value, bool) or not isinstance(value, Decimal | int):
+        raise ConfigError(f"{name}: {value!r} is a {type(value).__name__}; pass a Decimal")
+    number = Decimal(value)
+    if not number.is_finite():
+        raise ConfigError(f"{name}: {value} is not a number")
+    return number
+
+
+def maybe_decimal(value: Decimal | str | None) -> Decimal | None:
+    """Return what an event carries for an optional number."""
+    return None if value is None else Decimal(value)
+
+
+def moment(value: datetime | str) -> datetime:
+    """Return what an event carries for a time."""
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+def maybe_moment(value: datetime | str | None) -> datetime | None:
+    return None if value is None else moment(value)
+
+
+def fraction(name: str, value: object) -> Decimal:
+    """Like `exact`, for settings in code: a float is read through its shortest decimal text."""
+    return exact(name, Decimal(repr(value)) if isinstance(value, float) else value)
 
 
 class Side(StrEnum):
@@ -210,6 +241,14 @@ class OrderIntent:
     reason: str = ""
 
 
+# An intent's fields in the order of the class, and how each is read back from an event.
+_INTENT_FIELDS = {
+    "symbol": str, "side": Side, "quantity": Decimal, "order_type": OrderType, "purpose": Purpose,
+    "limit_price": maybe_decimal, "stop_price": maybe_decimal, "time_in_force": TimeInForce,
+    "expires_at": maybe_moment, "attached_stop_price": maybe_decimal, "reason": str,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """One order of ours and what is known of it.
@@ -218,6 +257,9 @@ class Order:
     venue_order_id   the venue's; empty until it answered
     filled_quantity  base units
     average_price    USD per base unit of the filled part; None before the first fill
+    reason           why the venue refused or ended it, in its own words
+
+    originating_order_id  the venue order that this one was attached to; ours if that one is
     """
 
     id: str
@@ -228,10 +270,7 @@ class Order:
     filled_quantity: Decimal = ZERO
     average_price: Decimal | None = None
     reason: str = ""
-
-    @property
-    def client_order_id(self) -> str:
-        return self.id
+    originating_order_id: str = ""
 
     @property
     def symbol(self) -> str:
@@ -253,6 +292,42 @@ class Order:
     def remaining(self) -> Decimal:
         """Base units that may still fill; zero once the order is finished."""
         return ZERO if self.status.is_terminal else self.quantity - self.filled_quantity
+
+    def intent_data(self) -> dict[str, object]:
+        """The fields that are fixed before sending, by name, as events carry them."""
+        intent = self.intent
+        data: dict[str, object] = {"client_order_id": self.id}
+        data.update((name, getattr(intent, name)) for name in _INTENT_FIELDS)
+        return data | {"originating_order_id": self.originating_order_id}
+
+    def state_data(self) -> dict[str, object]:
+        """The fields that the venue's answers change, by name, as events carry them."""
+        return {
+            "status": self.status,
+            "venue_order_id": self.venue_order_id,
+            "filled_quantity": self.filled_quantity,
+            "average_price": self.average_price,
+            "answer": self.reason,
+        }
+
+    def with_state(self, data: Mapping) -> "Order":
+        """Return this order with the fields of `state_data`, in memory or as text."""
+        return replace(
+            self,
+            status=OrderStatus(data["status"]),
+            venue_order_id=data["venue_order_id"],
+            filled_quantity=Decimal(data["filled_quantity"]),
+            average_price=maybe_decimal(data["average_price"]),
+            reason=data["answer"],
+        )
+
+    @classmethod
+    def from_data(cls, data: Mapping, created_at: datetime) -> "Order":
+        """Return the order of `intent_data`, in memory or as text."""
+        fields = {name: read(data[name]) for name, read in _INTENT_FIELDS.items()}
+        origin = data["originating_order_id"]
+        return cls(data["client_order_id"], OrderIntent(**fields), created_at,
+                   originating_order_id=origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,22 +407,18 @@ class Account:
     def position(self, symbol: str) -> Position:
         return self.positions.get(symbol) or Position(symbol)
 
-    def reducing_outstanding(self, symbol: str, side: Side) -> Decimal:
-        """Base units of our exits on `side` that may still fill."""
+    def committed(self, symbol: str, side: Side) -> Decimal:
+        """Base units of all our orders on `side` that may still fill."""
         return sum(
-            (o.remaining for o in self.outstanding
-             if o.symbol == symbol and o.side is side and o.purpose is Purpose.EXIT),
-            ZERO,
+            (o.remaining for o in self.outstanding if o.symbol == symbol and o.side is side), ZERO
         )
 
     def reduces(self, intent: OrderIntent) -> bool:
-        """Whether `intent`, with our other exits filled, can only shrink the position."""
+        """Whether `intent`, with our other orders on its side filled, only shrinks the position."""
         held = self.position(intent.symbol).quantity * -intent.side.sign
-        if intent.purpose is Purpose.ENTRY or held <= 0:
+        if held <= 0:
             return False
-        if intent.purpose is Purpose.STOP:
-            return intent.quantity <= held
-        return intent.quantity + self.reducing_outstanding(intent.symbol, intent.side) <= held
+        return intent.quantity + self.committed(intent.symbol, intent.side) <= held
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,113 @@
+"""Catalog: what may be traded, and in which steps?
+
+This room is pure, and the only one that rounds.  Every rounding goes in the direction that
+cannot hurt: quantities down, never up to a minimum; limits never better for the counterparty;
+stops away from firing early.  It holds what the venue listed and invents nothing.
+"""
+
+from decimal import Decimal
+
+from perps_bot.broker import MarketData
+from perps_bot.errors import BelowMinimum, ConfigError
+from perps_bot.model import Product, Side, exact
+
+
+class ProductCatalog:
+    """The venue's products by the operator's name.
+
+    Discovery, never a list in the code: what is not listed cannot be traded.
+    """
+
+    def __init__(self) -> None:
+        self._products: dict[str, Product] = {}
+
+    def load_from_brokerage(self, client: MarketData) -> None:
+        """Read every product from `client`.
+
+        Raises ConfigError when two products claim one symbol; the old list then stays.
+        """
+        found: dict[str, Product] = {}
+        for product in client.products():
+            other = found.setdefault(product.symbol, product)
+            if other is not product:
+                raise ConfigError(
+                    f"{product.symbol} is ambiguous: the venue lists {other.product_id} and "
+                    f"{product.product_id}; name one of them with --symbols"
+                )
+        self._products = found
+
+    def get_perpetual_products(self) -> list[Product]:
+        return [product for product in self._products.values() if product.is_perpetual]
+
+    def get(self, symbol: str) -> Product:
+        """Return the product of `symbol` (or of a venue id).  Raises ConfigError listing all."""
+        product = self._products.get(symbol)
+        if product is not None:
+            return product
+        for product in self._products.values():
+            if product.product_id == symbol:
+                return product
+        known = " ".join(sorted(self._products)) or "nothing"
+        raise ConfigError(f"{symbol}: no such product; the venue lists {known}")
+
+
+def enforce_perp_rules(
+    product: Product, qty: Decimal, price: Decimal, side: Side = Side.BUY
+) -> tuple[Decimal, Decimal]:
+    """Return (quantity, limit price) in the product's steps: base units, USD per base unit.
+
+    Raises BelowMinimum when nothing tradable is left, ConfigError for a float.
+    """
+    limit = quantize_price(product, exact("price", price), side)
+    return quantize_quantity(product, exact("qty", qty), limit), limit
+
+
+def quantize_quantity(product: Product, quantity: Decimal, price: Decimal) -> Decimal:
+    """Return the largest tradable quantity not above `quantity` (base units).
+
+    Raises BelowMinimum when the product's minimum quantity or notional cannot be met.
+    """
+    # Floored, never rounded: half a step too much could breach the limit that risk approved.
+    tradable = min(floor_to(quantity, product.quantity_increment), product.max_quantity)
+    if tradable <= 0 or tradable < product.min_quantity or tradable * price < product.min_notional:
+        raise BelowMinimum(
+            f"Quantization failed: Below minimum: {product.symbol} {quantity:f} becomes "
+            f"{tradable:f}; min_quantity {product.min_quantity:f} (about "
+            f"{product.min_quantity * price:.2f} USD), min_notional {product.min_notional:f} USD: "
+            f"raise --max-position or the equity, or drop the symbol"
+        )
+    return tradable
+
+
+def quantize_price(product: Product, price: Decimal, side: Side) -> Decimal:
+    """Return the limit on the tick that is no worse for us: a buy down, a sell up.
+
+    Raises ConfigError for a price that is not positive or falls below one tick.
+    """
+    tick = product.price_increment
+    limit = floor_to(price, tick) if side is Side.BUY else ceil_to(price, tick)
+    if limit <= 0:
+        raise ConfigError(f"{product.symbol}: price {price} is below one tick of {tick:f} USD")
+    return limit
+
+
+def quantize_stop(product: Product, price: Decimal, side: Side) -> Decimal:
+    """Return the stop on the tick that fires no earlier: a sell stop down, a buy stop up."""
+    return quantize_price(product, price, side.opposite)
+
+
+def quantity_for(product: Product, notional: Decimal, price: Decimal) -> Decimal:
+    """Return the most base units, in whole steps, that cost no more than `notional` USD."""
+    if notional <= 0:
+        return Decimal(0)
+    # Integer division is exact; a rounded quotient could cost more than was allowed.
+    return notional // (price * product.quantity_increment) * product.quantity_increment
+
+
+def floor_to(value: Decimal, step: Decimal) -> Decimal:
+    return value // step * step
+
+
+def ceil_to(value: Decimal, step: Decimal) -> Decimal:
+    floor = value // step * step
+    return floor if floor == value else floor + step

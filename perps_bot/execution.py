@@ -1,0 +1,639 @@
+"""Execution: what became of our intents?
+
+At most one order per intent.  The intent is on disk before the order is on the wire; an order is
+sent once and then looked up; it is finished when its recorded fills add up to what the venue
+says was filled.  This room never decides what to hold, never reads a clock and never waits: what
+needs several steps (an exit, a stop that moves) takes its next one at every `work`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from perps_bot.broker import Broker
+from perps_bot.catalog import (
+    ProductCatalog,
+    floor_to,
+    quantize_price,
+    quantize_quantity,
+    quantize_stop,
+)
+from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUnavailable
+from perps_bot.market import SyntheticMarket
+from perps_bot.model import (
+    ZERO,
+    Account,
+    Breach,
+    Event,
+    Mark,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    OrderType,
+    Position,
+    Purpose,
+    Side,
+    TimeInForce,
+    TradingState,
+    exact,
+    maybe_decimal,
+    moment,
+)
+from perps_bot.paper import PaperBroker
+from perps_bot.risk import LiveRiskManager
+from perps_bot.store import EventStore
+from perps_bot.tracker import PositionTracker
+
+# How far before the last known fill or order a read begins; the venue's clock is not ours.
+READ_OVERLAP = timedelta(minutes=10)
+# Two complete listings without the order, so far apart, prove that it is absent.
+ABSENCE_PROOF = timedelta(seconds=10)
+# How often a bracket's profit leg is halved before a plain stop is used instead.
+PROFIT_HALVINGS_MAX = 3
+# A plain stop's limit lies this far beyond its trigger.
+STOP_LIMIT_BEYOND_PCT = Decimal("0.05")
+# Finished orders that are kept for look-ups.
+FINISHED_MAX = 1_000
+# The venue's words for "the price has already passed this stop" and "this leg is too far away".
+STOP_PASSED = (
+    "PREVIEW_STOP_PRICE_ABOVE_LAST_TRADE_PRICE",
+    "PREVIEW_STOP_PRICE_BELOW_LAST_TRADE_PRICE",
+    "STOP_ALREADY_TRIGGERED",
+)
+OUT_OF_BOUNDS = ("BRACKET_LIMIT_PRICE_OUT_OF_BOUNDS", "INVALID_BRACKET_LIMIT_PRICE")
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How orders are sent.
+
+    time_in_force       of resting entries
+    entry_gtd_seconds   how long a resting entry lives, so that it dies with a dead bot
+    exit_retry_seconds  how long an exit may stay unfilled, and a crossed stop unfired
+    bracket_profit_pct  the profit leg's distance, of the entry price
+    stop_move_min_pct   the least by which the trail moves the stop, of its price
+    tag, epoch          lead every client order id; the epoch is new for each run
+    """
+
+    order_type: OrderType = OrderType.MARKET
+    time_in_force: TimeInForce = TimeInForce.GTD
+    entry_gtd_seconds: int = 600
+    exit_retry_seconds: int = 10
+    bracket_profit_pct: Decimal = Decimal("0.20")
+    stop_move_min_pct: Decimal = Decimal("0.002")
+    tag: str = "pb"
+    epoch: str = "0"
+
+
+@dataclass
+class _Ticket:
+    """One order under way: what the venue says of it, and what our books recorded.
+
+    mark_price  what the decision saw; missed_at  the first complete listing without the order
+    """
+
+    order: Order
+    mark_price: Decimal | None = None
+    recorded: Decimal = ZERO
+    missed_at: datetime | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.order.status.is_terminal and self.recorded == self.order.filled_quantity
+
+
+@dataclass
+class _Exit:
+    """A position that shall be closed, over as many steps as it takes."""
+
+    reason: str
+    since: datetime
+    waits_for_stop: bool
+    retry_at: datetime | None = None
+
+
+class ExecutionEngine:
+    """Sends, settles, protects and closes.  What must outlive the process is a fold over events."""
+
+    def __init__(
+        self,
+        config: ExecutionConfig | None = None,
+        event_store: EventStore | None = None,
+        broker: Broker | None = None,
+        catalog: ProductCatalog | None = None,
+        risk: LiveRiskManager | None = None,
+        tracker: PositionTracker | None = None,
+    ) -> None:
+        self.config = config or ExecutionConfig()
+        self.store = event_store or EventStore()
+        self.broker = broker or PaperBroker(SyntheticMarket())
+        self.catalog = catalog or ProductCatalog()
+        if catalog is None:
+            self.catalog.load_from_brokerage(self.broker)
+        self.risk = risk or LiveRiskManager(event_store=self.store)
+        self.tracker = tracker or PositionTracker(self.store)
+        self.marks: Mapping[str, Mark] = {}
+        self._tickets: dict[str, _Ticket] = {}
+        self._finished: dict[str, Order] = {}
+        self._sequence = 0
+        self._exits: dict[str, _Exit] = {}
+        self._stop_levels: dict[str, Decimal] = {}
+        self._unprotected_since: dict[str, datetime] = {}
+        self._refused: dict[str, tuple] = {}
+        self.store.subscribe(self.apply)
+
+    # One order.
+
+    def place_order(
+        self,
+        symbol: str,
+        side: str,
+        qty: Decimal,
+        order_type: str = "market",
+        limit_price: Decimal | None = None,
+        time_in_force: str | None = None,
+        reason: str = "by hand",
+    ) -> Order:
+        """Send one order and return what is known of it.  qty is base units, USD per base unit.
+
+        Raises OrderRejected (refused by us or by the venue), VenueUnavailable (not sent),
+        StoreDamaged (its intent could not be written, so it was not sent) and ConfigError (an
+        argument is wrong).  An unknown outcome comes back as an order whose status says so.
+        """
+        kind, side = _member(OrderType, order_type), _member(Side, side)
+        if kind not in (OrderType.MARKET, OrderType.LIMIT):
+            raise ConfigError(f"order_type: {order_type} is neither market nor limit")
+        intent = OrderIntent(symbol, side, exact("qty", qty), kind, reason=reason)
+        if kind is OrderType.LIMIT:
+            force = _member(TimeInForce, time_in_force or self.config.time_in_force)
+            intent = self._resting(intent, exact("limit_price", limit_price), force)
+        return self.send(intent)
+
+    def cancel_order(self, order_id: str) -> Order:
+        """Ask the venue to cancel and return what became of the order; it may have filled."""
+        if order_id in self._tickets:
+            self._cancel([self._tickets[order_id].order])
+        return self.order(order_id)
+
+    def modify_order(self, order_id: str, limit_price: Decimal) -> Order:
+        """Replace a resting limit: cancel, confirmed gone, place what was left of it anew.
+
+        Raises OutcomeUnknown while the cancel is not confirmed; nothing new was then sent.
+        """
+        old = self.cancel_order(order_id)
+        if not old.status.is_terminal:
+            raise OutcomeUnknown(f"{order_id}: the cancel is not confirmed; ask again")
+        left = old.quantity - old.filled_quantity
+        if left <= 0 or old.intent.order_type is not OrderType.LIMIT:
+            return old
+        price = exact("limit_price", limit_price)
+        again = replace(old.intent, quantity=left)
+        return self.send(self._resting(again, price, old.intent.time_in_force))
+
+    def order(self, order_id: str) -> Order:
+        """Return what is known of one of our orders.  Raises ConfigError for a foreign id."""
+        ticket = self._tickets.get(order_id)
+        order = ticket.order if ticket else self._finished.get(order_id)
+        if order is None:
+            raise ConfigError(f"{order_id}: no such order of ours")
+        return order
+
+    def send(self, intent: OrderIntent) -> Order:
+        """Quantise, ask the gate, write the intent, send once.  Raises as `place_order`."""
+        if intent.symbol not in self.marks:
+            self.see({**self.marks, **self.broker.marks([intent.symbol], self.store.now)})
+        account = self.books()
+        try:
+            intent = self._quantized(intent, account.reduces(intent))
+        except OrderRejected as refusal:
+            self._refuse(intent, str(refusal), (Breach(refusal.code, "", "", ""),))
+            raise
+        reduces = account.reduces(intent)
+        if not reduces:
+            account = self.picture()  # an increase reads it anew; a reduction waits for nothing
+        verdict = self.risk.pre_trade(intent, account, self.catalog.get(intent.symbol))
+        if not verdict.approved:
+            self._refuse(intent, verdict.reason, verdict.breaches)
+            raise OrderRejected(verdict.breaches[0].code, verdict.reason)
+        self._refused.pop(intent.symbol, None)
+        return self._transmit(intent, reduces)
+
+    # The account.
+
+    def outstanding(self, symbol: str | None = None) -> tuple[Order, ...]:
+        """Our orders that are not finished; an unknown outcome counts as live."""
+        return tuple(
+            t.order for t in self._tickets.values() if symbol is None or t.order.symbol == symbol
+        )
+
+    def books(self) -> Account:
+        """The account as our own books have it, without asking the venue."""
+        return Account(
+            self.store.now, self.tracker.last_equity or ZERO, self.tracker.positions(),
+            self.marks, self.outstanding(), self.tracker.day_start_equity,
+            self.tracker.daily_loss(),
+        )
+
+    def picture(self) -> Account:
+        """Read the account anew: one consistent picture, or VenueUnavailable."""
+        self.tracker.last_equity = self.broker.equity()
+        return self.books()
+
+    def see(self, marks: Mapping[str, Mark]) -> None:
+        """Value everything at this tick's marks."""
+        self.marks = marks
+        for symbol, mark in marks.items():
+            self.tracker.mark(symbol, mark.price)
+
+    def stop_price(self, symbol: str) -> Decimal | None:
+        """Where our stop rests, USD per base unit; None while there is none."""
+        return next((o.intent.stop_price for o in self._resting_stops(symbol)), None)
+
+    def is_entering(self, symbol: str) -> bool:
+        return any(o.purpose is Purpose.ENTRY for o in self.outstanding(symbol))
+
+    def is_exiting(self, symbol: str) -> bool:
+        return symbol in self._exits
+
+    # The steps of a tick.
+
+    def recover(self) -> None:
+        """Take up what an earlier process left: every start is a recovery."""
+        for ticket in self._tickets.values():
+            if ticket.order.status is OrderStatus.INTENDED:
+                self._doubt(ticket.order, "the process ended before the answer was written")
+
+    def settle(self) -> None:
+        """Learn what became of every order and book what it did.  Raises VenueUnavailable."""
+        if not self._tickets and not self.tracker.positions():
+            return
+        since = min((t.order.created_at for t in self._tickets.values()), default=self.store.now)
+        listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
+        self._book_fills(since)
+        for order in listed.values():
+            if order.id not in self._tickets and self._is_attached_to_ours(order):
+                self.store.append("order.intended", **order.intent_data(), mark_price=None)
+                self._update(order)
+        for ticket in tuple(self._tickets.values()):
+            self._learn(ticket, listed.get(ticket.order.id))
+
+    def enter(self, symbol: str, side: Side, quantity: Decimal, reason: str) -> Order:
+        """Open a position as the settings say: market, or a limit on our side of the book."""
+        intent = OrderIntent(symbol, side, quantity, self.config.order_type, reason=reason)
+        mark = self.marks.get(symbol)
+        if intent.order_type is OrderType.LIMIT and mark is not None:
+            force = self.config.time_in_force
+            takes = force is TimeInForce.IOC
+            price = mark.ask if (side is Side.BUY) == takes else mark.bid
+            intent = self._resting(intent, price, force)
+        return self.send(intent)
+
+    def exit(self, symbol: str, reason: str, waits_for_stop: bool = False) -> None:
+        """Begin to close `symbol`; an exit under way goes on unchanged."""
+        if symbol not in self._exits:
+            self._exits[symbol] = _Exit(reason, self.store.now, waits_for_stop)
+
+    def work(self, symbol: str, trail_to: Decimal | None) -> None:
+        """Take the next step of an exit, or bring the protective stop to the position.
+
+        trail_to  where the trail says that the stop belongs, not on the tick; None when unknown
+        """
+        position = self.tracker.get_position(symbol)
+        if not position.quantity:
+            self._leave(symbol)
+        elif symbol in self._exits:
+            self._advance_exit(position, self._exits[symbol], trail_to)
+        else:
+            self._protect(position, trail_to)
+
+    def trail(self, symbol: str, trail_to: Decimal) -> None:
+        """Ratchet the stop towards `trail_to` when that is worth a cancel and a new order."""
+        position, stops = self.tracker.get_position(symbol), self._resting_stops(symbol)
+        if symbol in self._exits or not position.quantity or len(stops) != 1:
+            return
+        old = stops[0].intent.stop_price
+        new = quantize_stop(self.catalog.get(symbol), trail_to, position.side.opposite)
+        # A sell stop only ever rises, a buy stop only ever falls.
+        if (new - old) * position.side.sign >= old * self.config.stop_move_min_pct:
+            self._cancel(stops)
+            self.work(symbol, trail_to)
+
+    def cancel_all(self, purposes: tuple[Purpose, ...] = (Purpose.ENTRY,)) -> tuple[Order, ...]:
+        """Ask for every outstanding order of these purposes to be cancelled, then look.
+
+        Returns those that the venue has not confirmed gone.
+        """
+        self._cancel([o for o in self.outstanding() if o.purpose in purposes])
+        return tuple(o for o in self.outstanding() if o.purpose in purposes)
+
+    # Folding events: the only place where orders change.
+
+    def apply(self, event: Event) -> None:
+        """Fold one event into the orders."""
+        fold = _FOLDS.get(event.type)
+        if fold is not None:
+            fold(self, event)
+
+    def snapshot(self) -> dict[str, object]:
+        return {
+            "sequence": self._sequence,
+            "stop_levels": dict(self._stop_levels),
+            "orders": [
+                {"created_at": t.order.created_at, **t.order.intent_data(),
+                 **t.order.state_data(), "recorded": t.recorded, "mark_price": t.mark_price}
+                for t in self._tickets.values()
+            ],
+        }
+
+    def _fold_intended(self, event: Event) -> None:
+        order = Order.from_data(event.data, event.at)
+        self._tickets[order.id] = _Ticket(order, maybe_decimal(event.data["mark_price"]))
+        tag, _, number = order.id.rpartition("-")
+        if tag.startswith(f"{self.config.tag}-") and number.isdigit():
+            self._sequence = max(self._sequence, int(number))
+
+    def _fold_state(self, event: Event) -> None:
+        ticket = self._tickets.get(event.data["client_order_id"])
+        if ticket is not None:
+            data = event.data
+            if event.type == "order.updated":
+                ticket.order = ticket.order.with_state(data)
+            elif event.type == "trade.executed":
+                ticket.recorded += Decimal(data["quantity"])
+            else:
+                ticket.order = replace(ticket.order, status=_STATUS_OF[event.type])
+            if ticket.is_finished:
+                self._finish(ticket)
+        if event.type == "trade.executed" and not Decimal(event.data["position_quantity"]):
+            self._stop_levels.pop(event.data["symbol"], None)
+
+    def _fold_stop(self, event: Event) -> None:
+        self._stop_levels[event.data["symbol"]] = Decimal(event.data["stop_price"])
+
+    def _fold_day(self, event: Event) -> None:
+        data = event.data["snapshot"].get("execution")
+        if data:
+            self._sequence = data["sequence"]
+            self._stop_levels = {s: Decimal(price) for s, price in data["stop_levels"].items()}
+            self._tickets = {row["client_order_id"]: _ticket_from(row) for row in data["orders"]}
+
+    def _finish(self, ticket: _Ticket) -> None:
+        del self._tickets[ticket.order.id]
+        self._finished[ticket.order.id] = ticket.order
+        if len(self._finished) > FINISHED_MAX:
+            del self._finished[next(iter(self._finished))]
+
+    # Sending.
+
+    def _quantized(self, intent: OrderIntent, reduces: bool) -> OrderIntent:
+        product, limit = self.catalog.get(intent.symbol), intent.limit_price
+        if limit is not None:
+            limit = quantize_price(product, limit, intent.side)
+        mark = self.marks.get(intent.symbol)
+        if reduces:
+            quantity = floor_to(intent.quantity, product.quantity_increment)
+        elif mark is not None:
+            quantity = quantize_quantity(product, intent.quantity, limit or mark.price)
+        else:
+            raise OrderRejected("NO_MARK", f"No mark price for symbol {intent.symbol}: check the "
+                                           f"venue's connection and the spelling of the symbol")
+        return replace(intent, quantity=quantity, limit_price=limit)
+
+    def _resting(self, intent: OrderIntent, price: Decimal, force: TimeInForce) -> OrderIntent:
+        ends_at = None
+        if force is TimeInForce.GTD:
+            ends_at = self.store.now + timedelta(seconds=self.config.entry_gtd_seconds)
+        return replace(intent, limit_price=price, time_in_force=force, expires_at=ends_at)
+
+    def _transmit(self, intent: OrderIntent, reduces: bool) -> Order:
+        identity = f"{self.config.tag}-{self.config.epoch}-{self._sequence + 1:06d}"
+        order, mark = Order(identity, intent, self.store.now), self.marks.get(intent.symbol)
+        # An increase whose intent is not on disk raises here and is never sent; a reduction goes
+        # on without it.
+        self.store.append("order.intended", required=not reduces, **order.intent_data(),
+                          mark_price=mark.price if mark else None)
+        send = self.broker.close if intent.purpose is Purpose.EXIT else self.broker.place
+        try:
+            answer = send(order, self.store.now)
+        except OrderRejected as refusal:
+            self._update(replace(order, status=OrderStatus.REJECTED, reason=str(refusal)))
+            raise
+        except VenueUnavailable as failure:
+            self._update(replace(order, status=OrderStatus.LOST, reason=str(failure)))
+            raise
+        except OutcomeUnknown as doubt:
+            self._doubt(order, str(doubt))
+            return self.order(identity)
+        self._update(answer)
+        if answer.filled_quantity:
+            self._book_fills(order.created_at)
+        return self.order(identity)
+
+    def _refuse(self, intent: OrderIntent, message: str, breaches: tuple[Breach, ...]) -> None:
+        """Write a refusal once, not on every tick that repeats it."""
+        said = (intent.side, intent.reason, tuple(breach.code for breach in breaches))
+        if self._refused.get(intent.symbol) == said:
+            return
+        self._refused[intent.symbol] = said
+        self.store.append(
+            "risk.rejected", symbol=intent.symbol, side=intent.side, quantity=intent.quantity,
+            purpose=intent.purpose, reason=intent.reason, codes=list(said[2]), message=message,
+            breaches=[{"code": b.code, "limit": b.limit, "measured": b.measured,
+                       "allowed": b.allowed, "unit": b.unit} for b in breaches],
+        )
+
+    def _update(self, order: Order) -> None:
+        self.store.append("order.updated", client_order_id=order.id, symbol=order.symbol,
+                          purpose=order.purpose, **order.state_data())
+
+    def _doubt(self, order: Order, why: str) -> None:
+        self.store.append("order.unknown", client_order_id=order.id, symbol=order.symbol,
+                          reason=why)
+
+    def _cancel(self, orders: list[Order]) -> None:
+        """Ask, then look: only `settle` says that an order is gone."""
+        if orders:
+            self.broker.cancel(orders, self.store.now)
+            self.settle()
+
+    # Settling.
+
+    def _book_fills(self, since: datetime) -> None:
+        begin = min(since, self.tracker.last_booked_at or since) - READ_OVERLAP
+        for fill in self.broker.fills(begin):
+            if self.tracker.knows(fill.fill_id):
+                continue
+            ticket = self._tickets.get(fill.client_order_id)
+            if ticket is not None:
+                order = ticket.order
+                self.tracker.apply_fill(fill, order.purpose, order.intent.reason,
+                                        ticket.mark_price)
+                if order.purpose is Purpose.STOP:
+                    self.store.append("stop.triggered", symbol=fill.symbol, price=fill.price,
+                                      stop_price=order.intent.stop_price, client_order_id=order.id)
+            elif fill.is_liquidation:
+                said = f"the venue liquidated {fill.quantity:f} {fill.symbol} at {fill.price:f}"
+                self.risk.hold("liquidation", TradingState.REDUCING, said)
+                self.tracker.apply_fill(fill, Purpose.EXIT, "liquidated by the venue", None)
+        for payment in self.broker.funding_payments(begin):
+            self.tracker.apply_funding(payment)
+
+    def _learn(self, ticket: _Ticket, listed: Order | None) -> None:
+        """Take over what a complete listing says of one order.
+
+        Absence is proof only when it is repeated later and nothing was filled.
+        """
+        order, now = ticket.order, self.store.now
+        if listed is not None:
+            ticket.missed_at = None
+            if listed.state_data() != order.state_data():
+                self._update(order.with_state(listed.state_data()))
+        elif order.status.is_terminal or ticket.recorded:
+            return
+        elif ticket.missed_at is None:
+            ticket.missed_at = now
+        elif now - ticket.missed_at >= ABSENCE_PROOF:
+            self.store.append("order.lost", client_order_id=order.id, symbol=order.symbol,
+                              reason="absent from two complete listings")
+
+    def _is_attached_to_ours(self, order: Order) -> bool:
+        if not order.originating_order_id or order.status.is_terminal:
+            return False
+        ours = (*self._finished.values(), *self.outstanding())
+        return any(o.venue_order_id == order.originating_order_id for o in ours)
+
+    # Stops and exits.
+
+    def _resting_stops(self, symbol: str) -> list[Order]:
+        return [o for o in self.outstanding(symbol) if o.purpose is Purpose.STOP]
+
+    def _leave(self, symbol: str) -> None:
+        """Flat: nothing of ours that could open the other way stays behind."""
+        self._exits.pop(symbol, None)
+        self._unprotected_since.pop(symbol, None)
+        self._cancel(self._resting_stops(symbol))
+
+    def _protect(self, position: Position, trail_to: Decimal | None) -> None:
+        """Bring the stops to the position's size: replace what is too much, add what is missing."""
+        symbol, held = position.symbol, abs(position.quantity)
+        if self._stopped_quantity(symbol) > held:
+            self._cancel(self._resting_stops(symbol))
+        missing = held - self._stopped_quantity(symbol)
+        if missing == held:
+            self._unprotected_since.setdefault(symbol, self.store.now)
+        level = self._stop_level(position, trail_to)
+        if missing > 0 and level is not None:
+            self._place_stop(position, missing, level)
+
+    def _stopped_quantity(self, symbol: str) -> Decimal:
+        return sum((o.remaining for o in self._resting_stops(symbol)), ZERO)
+
+    def _stop_level(self, position: Position, trail_to: Decimal | None) -> Decimal | None:
+        """The tighter of where the stop was and where the trail says, on the tick."""
+        kept = self._stop_levels.get(position.symbol)
+        if trail_to is None:
+            return kept
+        level = quantize_stop(self.catalog.get(position.symbol), trail_to, position.side.opposite)
+        if kept is None:
+            return level
+        return max(kept, level) if position.quantity > 0 else min(kept, level)
+
+    def _place_stop(self, position: Position, quantity: Decimal, level: Decimal) -> None:
+        symbol, moved = position.symbol, position.symbol in self._stop_levels
+        bracket_refused = False
+        for intent in self._stop_intents(position, quantity, level):
+            if bracket_refused and intent.order_type is OrderType.BRACKET:
+                continue
+            try:
+                order = self.send(intent)
+            except OrderRejected as refusal:
+                if refusal.code in STOP_PASSED:
+                    self.exit(symbol, f"the price has passed the stop at {level:f}")
+                    self.work(symbol, None)
+                    return
+                bracket_refused = refusal.code not in OUT_OF_BOUNDS
+                continue
+            since = self._unprotected_since.pop(symbol, self.store.now)
+            self.store.append(
+                "stop.moved" if moved else "stop.placed", symbol=symbol,
+                client_order_id=order.id, stop_price=level, quantity=quantity,
+                seconds_unprotected=int((self.store.now - since).total_seconds()),
+            )
+            return
+
+    def _stop_intents(
+        self, position: Position, quantity: Decimal, level: Decimal
+    ) -> Iterator[OrderIntent]:
+        """Brackets with ever nearer profit legs, then a plain stop."""
+        side = position.side.opposite
+        base = OrderIntent(position.symbol, side, quantity, OrderType.BRACKET, Purpose.STOP,
+                           None, level, TimeInForce.GTC, reason="protective stop")
+        distance = self.config.bracket_profit_pct
+        for _ in range(PROFIT_HALVINGS_MAX + 1):
+            yield replace(base, limit_price=position.entry_price * (1 - distance * side.sign))
+            distance /= 2
+        yield replace(base, order_type=OrderType.STOP_LIMIT,
+                      limit_price=level * (1 + STOP_LIMIT_BEYOND_PCT * side.sign))
+
+    def _advance_exit(self, position: Position, plan: _Exit, trail_to: Decimal | None) -> None:
+        now, symbol = self.store.now, position.symbol
+        patience = timedelta(seconds=self.config.exit_retry_seconds)
+        if plan.waits_for_stop and self._resting_stops(symbol) and now - plan.since < patience:
+            return  # the venue's stop is the stop
+        if plan.retry_at is not None and now < plan.retry_at:
+            self._protect(position, trail_to)
+            return
+        orders = self.outstanding(symbol)
+        overdue = [o for o in orders
+                   if o.purpose is Purpose.EXIT and now - o.created_at >= patience]
+        self._cancel([o for o in orders if o.purpose is not Purpose.EXIT] + overdue)
+        position = self.tracker.get_position(symbol)
+        if not position.quantity:
+            self._leave(symbol)
+        elif overdue:
+            plan.retry_at = now + patience
+            self._protect(position, trail_to)
+        elif not self.outstanding(symbol):
+            self._close(position, plan)
+
+    def _close(self, position: Position, plan: _Exit) -> None:
+        """Send the closing order for the smaller of our ledger and the venue's position."""
+        symbol = position.symbol
+        theirs = self.broker.positions().get(symbol)
+        if theirs is None or theirs.quantity * position.quantity <= 0:
+            return  # nothing there to close: the comparison of the books will say so
+        quantity = min(abs(position.quantity), abs(theirs.quantity))
+        try:
+            self.send(OrderIntent(symbol, position.side.opposite, quantity, OrderType.MARKET,
+                                  Purpose.EXIT, reason=plan.reason))
+        except OrderRejected:
+            # The order.updated event has the venue's reason; the stop goes back meanwhile.
+            plan.retry_at = self.store.now + timedelta(seconds=self.config.exit_retry_seconds)
+        if not self.tracker.get_position(symbol).quantity:
+            self._leave(symbol)
+
+
+_STATUS_OF = {"order.unknown": OrderStatus.UNKNOWN, "order.lost": OrderStatus.LOST}
+
+_FOLDS: Mapping[str, Callable[[ExecutionEngine, Event], None]] = {
+    "order.intended": ExecutionEngine._fold_intended,
+    "order.updated": ExecutionEngine._fold_state,
+    "order.unknown": ExecutionEngine._fold_state,
+    "order.lost": ExecutionEngine._fold_state,
+    "trade.executed": ExecutionEngine._fold_state,
+    "stop.placed": ExecutionEngine._fold_stop,
+    "stop.moved": ExecutionEngine._fold_stop,
+    "day.opened": ExecutionEngine._fold_day,
+}
+
+
+def _member(kind, value: str):
+    if value in list(kind):
+        return kind(value)
+    raise ConfigError(f"{value!r} is none of {' '.join(kind)}")
+
+
+def _ticket_from(row: Mapping) -> _Ticket:
+    order = Order.from_data(row, moment(row["created_at"])).with_state(row)
+    return _Ticket(order, maybe_decimal(row["mark_price"]), Decimal(row["recorded"]))

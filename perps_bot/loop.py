@@ -1,0 +1,613 @@
+"""Loop: what happens every few seconds, and in which order?
+
+Time passes here and nowhere below: the clock is read, the loop waits, signals are taken.  One
+tick is one function, told in docs/ONE_TICK.md in this order.  No rule of trading lives here: the
+strategy wants, risk permits, execution sends.  The same `run` serves live, paper and replay.
+"""
+
+import logging
+import queue
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+
+from perps_bot import __version__
+from perps_bot.catalog import ProductCatalog, quantity_for
+from perps_bot.errors import (
+    ConfigError,
+    OrderRejected,
+    PerpsBotError,
+    StoreDamaged,
+    VenueUnavailable,
+)
+from perps_bot.execution import ExecutionConfig, ExecutionEngine
+from perps_bot.model import (
+    ZERO,
+    Account,
+    Action,
+    Decision,
+    Event,
+    Mark,
+    OrderIntent,
+    Position,
+    Side,
+    TradingState,
+)
+from perps_bot.paper import PaperBroker
+from perps_bot.risk import RISK_KINDS, LiveRiskManager, RiskConfig, headroom, worst_price
+from perps_bot.settings import Settings, described
+from perps_bot.store import EventStore, Recovery, read_state
+from perps_bot.strategy import CROSS_AGE_BARS_MAX, BaselinePerpsStrategy, StrategyConfig
+from perps_bot.tracker import PositionTracker
+
+log = logging.getLogger("perps_bot")
+
+# Bars that may be missed before the windows start again from nothing.
+GAP_BARS_MAX = 2
+# Differences between our books and the venue's, tick after tick, before the venue's are taken.
+MISMATCHES_MAX = 3
+# How long a stop keeps trying to see its cancels confirmed.
+STOP_SECONDS_MAX = 20
+# Three interrupts within this time end the process at once.
+IMPATIENCE_SECONDS = 10
+# Candle lengths that a venue may have, seconds, longest first; windows fill from the first that
+# divides the bar.
+CANDLE_SECONDS = (86400, 21600, 14400, 7200, 3600, 1800, 900, 300, 60)
+
+
+class Clock(Protocol):
+    """Where `now` comes from, and how the loop waits."""
+
+    def now(self) -> datetime: ...
+
+    def wait(self, seconds: Decimal) -> int | None:
+        """Wait at most `seconds`; return the number of a signal that came, or None."""
+
+    def is_over(self) -> bool:
+        """Whether time has ended, as a recording's does."""
+
+
+class Surfaces(Protocol):
+    """What shows the outside world how the last tick went."""
+
+    def publish(self, bot: "Bot", now: datetime, error: str = "") -> None: ...
+
+    def snapshot(self) -> dict[str, object]: ...
+
+
+class StopRequest:
+    """The signals that the loop obeys, one at a time, in the order in which they came."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        # SimpleQueue.put is safe inside a signal handler; Event.set can deadlock there.
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def install(self) -> None:
+        for number in self.SIGNALS:
+            signal.signal(number, lambda number, _frame: self._signals.put(number))
+
+    def wait(self, seconds: float) -> int | None:
+        try:
+            return self._signals.get(timeout=max(seconds, 0))
+        except queue.Empty:
+            return None
+
+
+class SystemClock:
+    """The machine's clock, and waits that a signal ends."""
+
+    def __init__(self, stop_request: StopRequest) -> None:
+        self._stop_request = stop_request
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def wait(self, seconds: Decimal) -> int | None:
+        end = monotonic() + int(seconds * 1000) / 1000
+        return self._stop_request.wait(end - monotonic())
+
+    def is_over(self) -> bool:
+        return False
+
+
+@dataclass
+class Bot:
+    """The parts, put together, and what one process remembers between ticks.
+
+    folder    the profile's files; None writes none (replay)
+    surfaces  what people and monitors read, written after each tick
+    """
+
+    settings: Settings
+    venue: object
+    store: EventStore
+    catalog: ProductCatalog
+    tracker: PositionTracker
+    risk: LiveRiskManager
+    strategy: BaselinePerpsStrategy
+    engine: ExecutionEngine
+    broker_name: str
+    folder: Path | None = None
+    surfaces: Surfaces | None = None
+    lifts_risk_holds_at_midnight: bool = False
+    is_started: bool = False
+    trouble: str = ""
+    message: str = ""
+    halts: int = 0
+    last_decisions: dict[str, str] = field(default_factory=dict)
+    untraded: set[str] = field(default_factory=set)
+    starts: int = 0
+    _next_bar: dict[str, datetime] = field(default_factory=dict)
+    _decided: dict[str, tuple] = field(default_factory=dict)
+    _seen: dict[str, Mark] = field(default_factory=dict)
+    _mismatches: Counter = field(default_factory=Counter)
+    _last_event_at: datetime | None = None
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        return self.settings.symbols
+
+    @property
+    def bar(self) -> timedelta:
+        return timedelta(seconds=int(self.settings.bar))
+
+    def apply(self, event: Event) -> None:
+        self._last_event_at = event.at
+        if event.type == "bot.started":
+            self.starts = event.data["start"]
+        elif event.type == "day.opened":
+            self.starts = event.data["snapshot"].get("loop", {"starts": 0})["starts"]
+
+    def snapshot(self) -> dict[str, object]:
+        """Everything that a restart must know, by part; each part reads its own back."""
+        parts = {"tracker": self.tracker, "risk": self.risk, "strategy": self.strategy,
+                 "execution": self.engine}
+        if self.surfaces is not None:
+            parts["surfaces"] = self.surfaces
+        taken = {name: part.snapshot() for name, part in parts.items()}
+        return {"loop": {"starts": self.starts}, **taken}
+
+
+def assemble(
+    settings: Settings,
+    venue: object,
+    store: EventStore,
+    broker_name: str,
+    folder: Path | None = None,
+) -> Bot:
+    """Put the parts together over `venue`, which implements both protocols."""
+    tracker = PositionTracker(store)
+    risk = LiveRiskManager(configured(RiskConfig, settings), store)
+    strategy = BaselinePerpsStrategy(configured(StrategyConfig, settings))
+    catalog = ProductCatalog()
+    engine = ExecutionEngine(
+        configured(ExecutionConfig, settings), store, venue, catalog, risk, tracker)
+    bot = Bot(settings, venue, store, catalog, tracker, risk, strategy, engine, broker_name, folder)
+    for part in (strategy, bot):
+        store.subscribe(part.apply)
+    return bot
+
+
+def configured(kind: type, settings: Settings):
+    """Return the config class `kind` with every field that is a setting taken from there."""
+    names = {each.name for each in fields(kind)} & {each.name for each in fields(settings)}
+    return kind(**{name: getattr(settings, name) for name in names})
+
+
+def recover(bot: Bot) -> Recovery:
+    """Read the events back; starting and recovering are the same code."""
+    found = bot.store.recover()
+    if isinstance(bot.venue, PaperBroker) and bot._last_event_at is not None:
+        books = bot.tracker
+        bot.venue.restore(
+            books.equity() - books.total("unrealized_pnl"), books.positions().values(),
+            [o for o in bot.engine.outstanding() if o.venue_order_id], bot._last_event_at,
+        )
+    if found.damage:
+        bot.store.now = bot._last_event_at or bot.store.now
+        bot.risk.hold("damage", TradingState.REDUCING, found.damage)
+    bot.engine.recover()
+    return found
+
+
+def run(bot: Bot, clock: Clock, cycles: int | None = None) -> int:
+    """Tick until a signal, the end of time or `cycles`; return the process's exit code.
+
+    A tick that fails says so in health and the loop goes on.  A bug ends the process: health
+    says so, the traceback is in the log, and the restart is the recovery that every start is.
+    """
+    is_clean = False
+    try:
+        code = _run(bot, clock, cycles)
+        is_clean = True
+        return code
+    except ConfigError as refusal:
+        is_clean = True
+        _publish(bot, clock.now(), str(refusal))
+        raise
+    finally:
+        if not is_clean:
+            _record_bug(bot, clock.now())
+
+
+def _run(bot: Bot, clock: Clock, cycles: int | None) -> int:
+    done = 0
+    while not clock.is_over():
+        now = clock.now()
+        attempt(bot, now)
+        _publish(bot, now)
+        done += 1
+        if done == cycles:
+            return _finish_cycles(bot, clock)
+        number = clock.wait(bot.settings.interval)
+        if number == signal.SIGUSR1:
+            bot.risk.hold("operator", TradingState.REDUCING, "SIGUSR1")
+        elif number is not None:
+            return stop(bot, clock, number)
+    return 0
+
+
+def attempt(bot: Bot, now: datetime) -> bool:
+    """Do one tick; False, with `bot.trouble` saying why, when it could not be finished."""
+    try:
+        tick(bot, now)
+    except (VenueUnavailable, StoreDamaged) as failure:
+        bot.trouble = f"{type(failure).__name__}: {failure}"
+        log.warning("tick failed: %s", bot.trouble)
+        return False
+    bot.trouble = bot.store.trouble
+    return True
+
+
+def tick(bot: Bot, now: datetime) -> None:
+    """One tick.  Raises VenueUnavailable or StoreDamaged; what was done until then stands."""
+    bot.store.now = now
+    marks = bot.venue.marks(bot.symbols, now)
+    _open_day(bot, now)
+    if not bot.is_started:
+        _start(bot, now)
+    bot.engine.see(marks)
+    bot.engine.settle()
+    account = bot.engine.picture()
+    paused = _compare_books(bot)
+    bot.risk.post_trade(account)
+    wanted, said = [], []
+    for symbol in bot.symbols:
+        mark = marks.get(symbol)
+        if mark is None:
+            said.append(f"No mark price for symbol {symbol}: check the venue and the spelling")
+        elif symbol not in bot.untraded and _is_news(bot, mark, now):
+            decision = _decide(bot, mark, account, now)
+            if decision.action is Action.CLOSE:
+                at_stop = decision.reason == "trailing stop crossed"
+                bot.engine.exit(symbol, decision.reason, waits_for_stop=at_stop)
+            elif decision.action is not Action.HOLD and symbol not in paused:
+                wanted.append(decision)
+        said += _warming(bot, symbol)
+    bot.message = "; ".join(said)
+    _work(bot, bot.symbols)
+    _enter_one(bot, wanted)
+
+
+def stop(bot: Bot, clock: Clock, number: int) -> int:
+    """End in good order: entries cancelled and confirmed, stops left, the truth reported."""
+    name = signal.Signals(number).name
+    bot.store.now = clock.now()
+    if number == signal.SIGINT and bot.settings.profile != "dev":
+        bot.risk.hold("signal", TradingState.HALTED, "kill -INT")
+    print(f"{name}: cancelling entries, keeping protective stops", flush=True)
+    interrupts, begun = int(number == signal.SIGINT), clock.now()
+    while True:
+        bot.store.now = clock.now()
+        left, unprotected = _wind_down(bot)
+        waited = (clock.now() - begun).total_seconds()
+        if not left and not unprotected or waited >= STOP_SECONDS_MAX:
+            break
+        interrupts += clock.wait(Decimal("0.5")) == signal.SIGINT
+        if interrupts >= 3 and waited < IMPATIENCE_SECONDS:
+            break
+    code = 3 if left or unprotected else 0
+    _report_stop(bot, name, left, code)
+    return code
+
+
+# Inside a tick.
+
+
+def _open_day(bot: Bot, now: datetime) -> None:
+    """Begin the venue's new UTC day with a snapshot; a clock that goes back never resets it."""
+    if bot.store.day is not None and now.date() <= bot.store.day:
+        return
+    # Known before today's first mark: the equity that the day's loss is measured against.
+    equity = bot.tracker.last_equity
+    if equity is None:
+        equity = bot.venue.equity()
+    if bot.lifts_risk_holds_at_midnight:
+        for kind in RISK_KINDS:
+            bot.halts += bot.risk.lift(kind, "a new UTC day")
+    bot.store.open_day(now.date(), bot.snapshot(), equity=equity)
+
+
+def _start(bot: Bot, now: datetime) -> None:
+    """Settle what an earlier process left, compare the books, fill the windows, then say so."""
+    bot.catalog.load_from_brokerage(bot.venue)
+    for symbol in bot.symbols:
+        bot.catalog.get(symbol)
+    bot.engine.settle()
+    _hold_as_set(bot)
+    for symbol, position in _differing(bot):
+        if symbol in bot.settings.adopt:
+            bot.tracker.adopt("position.adopted", position)
+        else:
+            bot.untraded.add(symbol)
+            log.error("%s: the venue holds %s, our events explain %s: untouched until --adopt %s",
+                      symbol, position.quantity, bot.tracker.get_position(symbol).quantity, symbol)
+    for symbol in bot.symbols:
+        _fill_window(bot, symbol, now)
+    bot.engine.config = replace(bot.engine.config, epoch=f"{bot.starts + 1:04d}")
+    bot.store.append(
+        "bot.started", version=__version__, profile=bot.settings.profile, broker=bot.broker_name,
+        symbols=list(bot.symbols), start=bot.starts + 1, equity=bot.venue.equity(),
+        settings={name: str(value) for name, value, _, _ in described(bot.settings)},
+    )
+    bot.is_started = True
+
+
+def _hold_as_set(bot: Bot) -> None:
+    """`--reduce-only` and `kill_switch_enabled` hold for as long as they are set."""
+    config = bot.risk.config
+    if config.kill_switch_enabled:
+        bot.risk.hold("settings", TradingState.HALTED, "kill_switch_enabled is set")
+    elif config.reduce_only_mode:
+        if bot.risk.state is TradingState.HALTED:
+            bot.risk.lift("settings", "kill_switch_enabled is no longer set")
+        bot.risk.hold("settings", TradingState.REDUCING, "--reduce-only is set")
+    else:
+        bot.risk.lift("settings", "no longer set")
+
+
+def _differing(bot: Bot) -> list[tuple[str, Position]]:
+    theirs = bot.venue.positions()
+    return [
+        (symbol, theirs.get(symbol) or Position(symbol)) for symbol in bot.symbols
+        if (theirs.get(symbol) or Position(symbol)).quantity
+        != bot.tracker.get_position(symbol).quantity
+    ]
+
+
+def _compare_books(bot: Bot) -> set[str]:
+    """Compare our books with the venue's; return the symbols in which nothing may be opened now."""
+    differing = [(s, p) for s, p in _differing(bot) if s not in bot.untraded]
+    for symbol in tuple(bot._mismatches):
+        if symbol not in dict(differing):
+            del bot._mismatches[symbol]
+    for symbol, position in differing:
+        bot._mismatches[symbol] += 1
+        if bot._mismatches[symbol] >= MISMATCHES_MAX:
+            ours = bot.tracker.get_position(symbol).quantity
+            bot.tracker.adopt("reconcile.mismatch", position)
+            bot.risk.hold("mismatch", TradingState.REDUCING,
+                          f"{symbol}: our books say {ours:f}, the venue {position.quantity:f}")
+    return {symbol for symbol, _ in differing}
+
+
+def _is_news(bot: Bot, mark: Mark, now: datetime) -> bool:
+    """Whether anything can have changed since the last decision: a new mark, or a bar's end."""
+    fresh = bot._seen.get(mark.symbol) is not mark
+    bot._seen[mark.symbol] = mark
+    return fresh or now >= bot._next_bar.get(mark.symbol, now + bot.bar)
+
+
+def _take_bars(bot: Bot, mark: Mark, now: datetime) -> bool:
+    """Give the strategy the bars that ended since the last tick; True when there was one."""
+    symbol, bar = mark.symbol, bot.bar
+    if mark.candle is not None:
+        bot.strategy.observe(symbol, mark.price, now)
+        return True
+    due = bot._next_bar.setdefault(symbol, _bar_start(now, bar) + bar)
+    if now < due:
+        return False
+    missed = (now - due) // bar
+    bot._next_bar[symbol] = due + (missed + 1) * bar
+    if missed and _fill_window(bot, symbol, now):
+        return True
+    if missed > GAP_BARS_MAX:
+        bot.strategy.warm(symbol, [])
+    for step in range(missed + 1 if missed <= GAP_BARS_MAX else 1):
+        bot.strategy.observe(symbol, mark.price, due + step * bar)
+    return True
+
+
+def _fill_window(bot: Bot, symbol: str, now: datetime) -> bool:
+    """Fill the strategy's windows from the venue's candles, or from the cache of marks."""
+    closes = _closes(bot, symbol, now) or _cached_closes(bot, symbol, now)
+    if closes:
+        bot.strategy.warm(symbol, closes)
+    return bool(closes)
+
+
+def _warming(bot: Bot, symbol: str) -> list[str]:
+    bars, needed = bot.strategy.bars(symbol), bot.settings.long_ma_period
+    if bars >= needed:
+        return []
+    return [f"Strategy generates no signals: {symbol} has {bars} of {needed} bars; wait "
+            f"{needed - bars} bars of {bot.settings.bar} s, check mark updates and MA periods"]
+
+
+def _closes(bot: Bot, symbol: str, now: datetime) -> list[tuple[datetime, Decimal]]:
+    """Closes of the last bars, oldest first, each with the moment at which its bar ended."""
+    bar = bot.bar
+    count = bot.settings.long_ma_period + CROSS_AGE_BARS_MAX + 1
+    lengths = [bar, *(timedelta(seconds=s) for s in CANDLE_SECONDS)]
+    for length in lengths:
+        if length > bar or bar % length:
+            continue
+        seconds = int(length.total_seconds())
+        candles = bot.venue.candles(symbol, seconds, count * (bar // length), now)
+        closes = [(c.opened_at + length, c.close) for c in candles]
+        closes = [(end, close) for end, close in closes if end == _bar_start(end, bar)]
+        if closes:
+            return closes
+    return []
+
+
+def _cached_closes(bot: Bot, symbol: str, now: datetime) -> list[tuple[datetime, Decimal]]:
+    """The mark-window cache, where it is of this bar length and no older than the gap allowed."""
+    cache = read_state(bot.folder / "marks.json") if bot.folder else None
+    row = (cache or {}).get(symbol)
+    if not row or not row["bar_at"] or Decimal(row["bar_seconds"]) != bot.settings.bar:
+        return []
+    last = datetime.fromisoformat(row["bar_at"])
+    if not timedelta() <= now - last <= (GAP_BARS_MAX + 1) * bot.bar:
+        return []
+    closes = [Decimal(close) for close in row["closes"]]
+    return [(last - (len(closes) - 1 - i) * bot.bar, close) for i, close in enumerate(closes)]
+
+
+def _bar_start(at: datetime, bar: timedelta) -> datetime:
+    """The start of the bar that `at` lies in, counted from the Unix epoch."""
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    return at - (at - epoch) % bar
+
+
+def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
+    """Ask the strategy and write down what it was asked with, when that is worth a line."""
+    symbol, strategy = mark.symbol, bot.strategy
+    took_bar = _take_bars(bot, mark, now)
+    position = bot.tracker.get_position(symbol)
+    improved = strategy.watch(mark, position)
+    trail_to = strategy.trailing_stop(position)
+    if took_bar and trail_to is not None and bot.risk.state is not TradingState.HALTED:
+        bot.engine.trail(symbol, trail_to)
+        position = bot.tracker.get_position(symbol)
+    stop_price = bot.engine.stop_price(symbol) or trail_to
+    decision = strategy.decide(mark, position, stop_price)
+    bot.last_decisions[symbol] = decision.action.value
+    said = (decision.action, decision.reason)
+    if took_bar or improved or bot._decided.get(symbol) != said:
+        bot._decided[symbol] = said
+        bot.store.append(
+            "strategy.signal", symbol=symbol, action=decision.action, reason=decision.reason,
+            **decision.inputs, equity=account.equity, daily_loss=account.daily_loss,
+            trading_state=bot.risk.state, limits=_limits(bot), took_bar=took_bar,
+            memory=strategy.memory(symbol),
+        )
+    return decision
+
+
+def _limits(bot: Bot) -> dict[str, object]:
+    config = bot.risk.config
+    return {
+        "leverage": min(config.target_leverage, config.leverage_limit),
+        "leverage_limit": config.leverage_limit,
+        "max_position": config.max_position,
+        "max_position_pct_per_symbol": config.max_position_pct_per_symbol,
+        "max_exposure_pct": config.max_exposure_pct,
+        "max_daily_loss_pct": config.max_daily_loss_pct,
+        "enable_shorts": config.enable_shorts,
+        "trailing_stop_pct": bot.strategy.config.trailing_stop_pct,
+    }
+
+
+def _work(bot: Bot, symbols: Iterable[str]) -> None:
+    """Exits and protective stops, each one step further."""
+    for symbol in symbols:
+        if symbol not in bot.untraded:
+            position = bot.tracker.get_position(symbol)
+            bot.engine.work(symbol, bot.strategy.trailing_stop(position))
+
+
+def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
+    """At most one entry a tick: the first that is neither blocked nor refused."""
+    for decision in wanted:
+        symbol = decision.symbol
+        if bot.engine.outstanding(symbol) or bot.engine.is_exiting(symbol):
+            continue
+        side = Side.BUY if decision.action is Action.BUY else Side.SELL
+        try:
+            bot.engine.enter(symbol, side, _entry_quantity(bot, symbol, side), decision.reason)
+        except OrderRejected as refusal:
+            bot.message = str(refusal)
+            continue
+        _work(bot, [symbol])
+        return
+
+
+def _entry_quantity(bot: Bot, symbol: str, side: Side) -> Decimal:
+    """Base units that every limit still leaves room for, before the venue's minimum is asked."""
+    product, account = bot.catalog.get(symbol), bot.engine.picture()
+    room = headroom(symbol, side, account, product, bot.risk.config)
+    if room <= 0:
+        return product.min_quantity  # so that the gate names the limit that is used up
+    mark = account.marks[symbol]
+    price = worst_price(OrderIntent(symbol, side, ZERO), mark)
+    return quantity_for(product, room, price) or room / price
+
+
+# Stopping, and what is shown.
+
+
+def _wind_down(bot: Bot) -> tuple[tuple, list[str]]:
+    """Cancel entries and finish stops under way; return what the venue has not confirmed."""
+    try:
+        left = bot.engine.cancel_all()
+        _work(bot, bot.symbols)
+    except PerpsBotError as failure:
+        bot.trouble = str(failure)
+        return bot.engine.outstanding(), []
+    unprotected = [
+        s for s, p in bot.tracker.positions().items()
+        if s not in bot.untraded and bot.engine.stop_price(s) is None
+        and not bot.engine.is_exiting(s)
+    ]
+    return left, unprotected
+
+
+def _report_stop(bot: Bot, name: str, left: tuple, code: int) -> None:
+    positions = {s: p.quantity for s, p in bot.tracker.positions().items()}
+    stops = {s: bot.engine.stop_price(s) for s in positions}
+    bot.store.append("bot.stopped", reason=name, exit_code=code,
+                     orders_left=[o.id for o in left], positions=positions, stops=stops)
+    for order in left:
+        print(f"NOT confirmed cancelled: {order.id} {order.symbol} {order.status.value}")
+    for symbol, quantity in positions.items():
+        print(f"position kept: {symbol} {quantity:f}, stop at {stops[symbol] or 'NONE'}")
+    if bot.risk.state is TradingState.HALTED:
+        print("HALTED until: perps-bot resume --profile "
+              f"{bot.settings.profile} --reason '…'")
+    print("stopped: " + ("every entry confirmed gone" if code == 0 else "NOT verified"),
+          flush=True)
+    bot.message = f"stopped by {name}"
+    _publish(bot, bot.store.now)
+
+
+def _publish(bot: Bot, now: datetime, error: str = "") -> None:
+    if bot.surfaces is not None:
+        bot.surfaces.publish(bot, now, error)
+
+
+def _finish_cycles(bot: Bot, clock: Clock) -> int:
+    bot.store.now = clock.now()
+    if bot.is_started:
+        bot.store.append("bot.stopped", reason="cycles done", exit_code=0 if not bot.trouble else 1,
+                         orders_left=[o.id for o in bot.engine.outstanding()],
+                         positions={s: p.quantity for s, p in bot.tracker.positions().items()},
+                         stops={})
+    return 1 if bot.trouble else 0
+
+
+def _record_bug(bot: Bot, now: datetime) -> None:
+    """Leave the traceback in the log and `ok: false` behind; the exception goes on."""
+    kind, error, _ = sys.exc_info()
+    name = kind.__name__ if kind else "exit"
+    log.critical("a bug ended the process: %s: %s", name, error, exc_info=True)
+    _publish(bot, now, f"bug: {name}: {error}")

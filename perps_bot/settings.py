@@ -1,0 +1,472 @@
+"""Settings: how was I told to run?
+
+One table: what each setting is called, where it may be given, what it may be, and what it is
+when nobody says.  Every refusal comes from `resolve`, in one line.  No clock, no network, no
+logging; the config file is the only thing read.  Nothing is corrected on the quiet, and no
+message repeats a refused value: it may be a secret that was put in the wrong place.
+"""
+
+import difflib
+import re
+import tomllib
+from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from decimal import Decimal
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from perps_bot.errors import ConfigError
+from perps_bot.model import OrderType, TimeInForce
+
+PROFILES = {
+    # max_position is in USD, max_leverage in x equity, bar in seconds
+    "dev": {"max_position": Decimal(10000), "max_leverage": Decimal(3),
+            "enable_shorts": False, "bar": 60},
+    "demo": {"max_position": Decimal(100), "max_leverage": Decimal(1),
+             "enable_shorts": False, "bar": 3600},
+    "prod": {"max_position": Decimal(50000), "max_leverage": Decimal(3),
+             "enable_shorts": True, "bar": 3600},
+}
+
+
+# How values are read.  These stand above the table because the table is built from them.
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one sort of setting is read.
+
+    parse    from flag or environment text, or from a TOML value of `types`; None is a refusal
+    allowed  the range, for people
+    types    what the config file may hold; exact, so that `true` is no number
+    metavar  the placeholder in --help
+    """
+
+    parse: Callable[[object], object]
+    allowed: str
+    types: tuple[type, ...] = (str,)
+    metavar: str = "TEXT"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row.  default None: the profile says, or the setting may stay unset."""
+
+    kind: Kind
+    default: object
+    unit: str
+    help: str
+    flag: str | None = None
+    env: str | None = None
+    secret: bool = False
+    name: str = ""  # also the key in the config file
+
+    @property
+    def in_config(self) -> bool:
+        return not self.secret and self.name not in NOT_IN_CONFIG
+
+
+# Said for one run, or kept out of files that get copied.
+NOT_IN_CONFIG = ("profile", "adopt", "dry_run", "dev_fast")
+
+NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,12})?")
+DECIMALS_MAX = 12
+SYMBOL = re.compile(r"[A-Z0-9]{1,16}(-[A-Z0-9]{1,12}){1,3}")
+URL = re.compile(
+    r"(https?|wss?)://([A-Za-z0-9.-]{1,253}|\[::1\])(?::([0-9]{1,5}))?([/?][!-~]{0,2000})?"
+)
+
+
+def number(low: str, high: str, whole: bool = False, above: bool = False) -> Kind:
+    """`low` to `high`, both allowed; with `above`, `low` itself is not."""
+    least, most = Decimal(low), Decimal(high)
+
+    def parse(raw):
+        if isinstance(raw, str) and not NUMBER.fullmatch(raw):
+            return None
+        value = Decimal(raw)
+        # TOML can say inf, nan, -0.0 and 1e-999999, which no text that is a NUMBER can.
+        if not value.is_finite() or value.is_signed():
+            return None
+        if not least <= value <= most or value.as_tuple().exponent < -DECIMALS_MAX:
+            return None
+        if (above and value == least) or (whole and value % 1):
+            return None
+        return int(value) if whole else value
+
+    span = f"above {low}, up to {high}" if above else f"from {low} to {high}"
+    return Kind(parse, f"a {'whole ' * whole}number {span}", (int, Decimal), "N")
+
+
+def choice(*words: str, make: Callable = str) -> Kind:
+    def parse(raw):
+        return make(raw) if raw in words else None
+
+    return Kind(parse, f"one of {', '.join(words)}", metavar="|".join(words))
+
+
+def switch() -> Kind:
+    def parse(raw):
+        return raw if isinstance(raw, bool) else {"1": True, "0": False}.get(raw)
+
+    return Kind(parse, "1, 0 or empty; true or false in the config file", (bool,))
+
+
+def symbol_names(least: int) -> Kind:
+    def parse(raw):
+        fit = all(isinstance(each, str) and SYMBOL.fullmatch(each) for each in raw)
+        return tuple(raw) if fit and least <= len(raw) == len(set(raw)) else None
+
+    return Kind(parse, "names such as BTC-PERP, in capitals, each once", (list,), "SYMBOL")
+
+
+def text(allowed: str, make: Callable = str, longest: int = 1024, lines: bool = False) -> Kind:
+    """Printable text that is not blank; with `lines`, line breaks too, as a PEM key has."""
+    def parse(raw):
+        shown = re.sub("[\r\n]", "", raw) if lines else raw
+        fit = shown.isprintable() and raw.strip() and len(raw) <= longest
+        return make(raw) if fit else None
+
+    return Kind(parse, f"{allowed} of at most {longest} characters")
+
+
+def origin(scheme: str, *hosts: str) -> Kind:
+    """Scheme, host and port only: of these hosts, or of this computer."""
+    def parse(raw):
+        host, rest = _host_and_rest(raw, scheme)
+        return raw if not rest and (host in hosts or _is_loopback(host)) else None
+
+    known = " or ".join(f"{scheme}://{host}" for host in hosts)
+    return Kind(parse, f"{known}, or a loopback address; no path, no slash at the end")
+
+
+def webhook() -> Kind:
+    def parse(raw):
+        return raw if _host_and_rest(raw, "https")[0] else None
+
+    return Kind(parse, "an https address, or a loopback address; no user name in it")
+
+
+def _host_and_rest(raw: str, scheme: str) -> tuple[str, str]:
+    """Host and path of a URL; ("", "") unless it is `scheme`, or plain on a loopback address."""
+    found = URL.fullmatch(raw)
+    if not found:
+        return "", ""
+    given, host, port, rest = found.groups(default="")
+    plain = given + "s" == scheme and _is_loopback(host)
+    if not (given == scheme or plain) or (port and not 0 < int(port) < 65536):
+        return "", ""
+    return host, rest
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:  # a name, not an address
+        return False
+
+
+def setting(*columns: object, **places: object) -> Any:
+    """One field of Settings: a Setting that takes its name from the field."""
+    row = Setting(*columns, **places)
+    return field(repr=not row.secret, metadata={"row": row})
+
+
+SWITCH, PATH, SECRET = switch(), text("a path", Path), text("one line of text")
+PEM = text("text", longest=8192, lines=True)
+FRACTION = number("0", "1", above=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The table, and one run's values of it; a value that is None is not set.
+
+    sources  where each value came from, by name: "flag --bar", "environment LOG_LEVEL",
+             "config FILE", "profile dev" or "default"
+    """
+
+    sources: Mapping[str, str]
+    # what to run
+    profile: str = setting(
+        choice(*PROFILES), "dev", "", "which limits, and which venue", flag="--profile")
+    symbols: tuple[str, ...] = setting(
+        symbol_names(1), ("BTC-PERP",), "", "what to trade", flag="--symbols")
+    adopt: tuple[str, ...] = setting(
+        symbol_names(0), (), "", "take over what the account holds in these", flag="--adopt")
+    dry_run: bool = setting(
+        SWITCH, False, "", "live prices, paper orders: nothing can be sent", flag="--dry-run")
+    dev_fast: bool = setting(SWITCH, False, "", "one cycle, then exit", flag="--dev-fast")
+    interval: Decimal = setting(
+        number("1", "3600"), "5", "seconds", "time between ticks", flag="--interval")
+    bar: int = setting(
+        number("1", "86400", whole=True), None, "seconds",
+        "length of a bar; the averages are of its closes", flag="--bar")
+    # orders
+    order_type: OrderType = setting(
+        choice("market", "limit", make=OrderType), "market", "", "of entries", flag="--order-type")
+    time_in_force: TimeInForce = setting(
+        choice("GTC", "IOC", "GTD", make=TimeInForce), "GTD", "", "of limit entries", flag="--tif")
+    entry_gtd_seconds: int = setting(
+        number("60", "3600", whole=True), "600", "seconds", "life of a GTD entry")
+    # strategy
+    short_ma_period: int = setting(
+        number("2", "50", whole=True), "5", "bars", "fast average", flag="--short-ma-period")
+    long_ma_period: int = setting(
+        number("10", "200", whole=True), "20", "bars", "slow average", flag="--long-ma-period")
+    trailing_stop_pct: Decimal = setting(
+        number("0.005", "0.05"), "0.01", "fraction of price",
+        "distance of the trailing stop", flag="--trailing-stop-pct")
+    enable_shorts: bool = setting(SWITCH, None, "", "whether to sell short")
+    enter_on_start: bool = setting(SWITCH, False, "", "enter on a crossing older than this run")
+    # limits
+    target_leverage: Decimal = setting(
+        number("1", "5"), "2", "x equity", "wanted; the strictest limit wins", flag="--leverage")
+    max_leverage: Decimal = setting(
+        number("1", "5"), None, "x equity", "the profile's cap, which may only be lowered")
+    leverage_max_global: Decimal = setting(
+        number("1", "5"), "5", "x equity", "highest leverage over all symbols")
+    max_position: Decimal = setting(
+        number("0", "10000000", above=True), None, "USD",
+        "largest position in one symbol, in place of the profile's", flag="--max-position")
+    max_position_pct_per_symbol: Decimal = setting(
+        FRACTION, "0.2", "fraction of equity", "most initial margin in one symbol")
+    max_exposure_pct: Decimal = setting(
+        FRACTION, "0.8", "fraction of equity", "most initial margin in all symbols")
+    max_daily_loss_pct: Decimal = setting(
+        FRACTION, "0.05", "fraction of the day's first equity", "daily loss that stops entries")
+    mark_staleness_seconds_max: int = setting(
+        number("1", "60", whole=True), "10", "seconds", "age above which a price is no price")
+    stop_move_min_pct: Decimal = setting(
+        number("0", "0.05"), "0.002", "fraction of price", "smallest move of a protective stop")
+    bracket_profit_pct: Decimal = setting(
+        number("0.01", "1"), "0.20", "fraction of price", "from entry to a bracket's profit leg")
+    reduce_only_mode: bool = setting(
+        SWITCH, False, "", "only orders that shrink a position", flag="--reduce-only")
+    kill_switch_enabled: bool = setting(SWITCH, False, "", "start HALTED")
+    # paper and replay
+    seed: int = setting(
+        number("0", "4294967295", whole=True), "1", "", "which synthetic market", flag="--seed")
+    paper_equity: Decimal = setting(
+        number("0", "1000000000", above=True), "10000", "USD", "paper account", flag="--equity")
+    fee_rate: Decimal = setting(
+        number("0", "0.05"), "0.001", "fraction of notional", "paper fee", flag="--fee-rate")
+    fee_per_contract: Decimal = setting(
+        number("0", "100"), "0.15", "USD", "paper fee per contract", flag="--fee-per-contract")
+    slippage_bps: Decimal = setting(
+        number("0", "1000"), "0", "basis points", "paper slippage", flag="--slippage-bps")
+    # surroundings
+    event_store_root: Path = setting(
+        PATH, "./data", "", "where state lives", env="EVENT_STORE_ROOT")
+    log_dir: Path = setting(PATH, "logs", "", "where perps_bot.log is written", env="PERPS_LOG_DIR")
+    log_level: str = setting(
+        choice("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "", "how much to log", env="LOG_LEVEL")
+    force_mock: bool = setting(
+        SWITCH, False, "", "paper on a synthetic market, in any profile", env="PERPS_FORCE_MOCK")
+    sandbox: bool = setting(
+        SWITCH, False, "", "demo on paper with live prices", env="COINBASE_SANDBOX")
+    enable_derivatives: bool = setting(
+        SWITCH, False, "", "futures may be traded", env="COINBASE_ENABLE_DERIVATIVES")
+    run_sandbox_validations: bool = setting(
+        SWITCH, False, "", "validation scripts may run", env="RUN_SANDBOX_VALIDATIONS")
+    use_real_adapter: bool = setting(
+        SWITCH, False, "", "validation scripts ask Coinbase", env="USE_REAL_ADAPTER")
+    api_url: str = setting(
+        origin("https", "api.coinbase.com", "api-sandbox.coinbase.com"),
+        "https://api.coinbase.com", "", "REST", env="COINBASE_API_URL")
+    ws_url: str = setting(
+        origin("wss", "advanced-trade-ws.coinbase.com"),
+        "wss://advanced-trade-ws.coinbase.com", "", "market data", env="COINBASE_WS_URL")
+    ws_user_url: str = setting(
+        origin("wss", "advanced-trade-ws-user.coinbase.com"),
+        "wss://advanced-trade-ws-user.coinbase.com", "", "our orders", env="COINBASE_WS_USER_URL")
+    api_key_file: Path | None = setting(
+        PATH, None, "", "the JSON file that Coinbase hands out", env="COINBASE_API_KEY_FILE")
+    api_key: str | None = setting(
+        SECRET, None, "", "name of the API key", env="COINBASE_API_KEY", secret=True)
+    api_secret: str | None = setting(
+        PEM, None, "", "private key of the API key", env="COINBASE_API_SECRET", secret=True)
+    passphrase: str | None = setting(
+        SECRET, None, "", "of retired keys; ignored", env="COINBASE_PASSPHRASE", secret=True)
+    alert_webhook_url: str | None = setting(
+        webhook(), None, "", "where alerts are posted", env="PERPS_ALERT_WEBHOOK_URL", secret=True)
+    heartbeat_url: str | None = setting(
+        webhook(), None, "", "fetched while all is well", env="PERPS_HEARTBEAT_URL", secret=True)
+
+
+SETTINGS = tuple(
+    replace(each.metadata["row"], name=each.name) for each in fields(Settings) if each.metadata
+)
+OUR_PREFIXES = ("PERPS_", "COINBASE_")
+CONFIG_BYTES_MAX = 1024 * 1024
+TOML_FORMS = {bool: "true or false", int: "a number without quotes", str: "a text in quotes",
+              list: "a list of texts in quotes"}
+_ROWS = {row.name: row for row in SETTINGS}
+_FLAGGED = tuple(row.name for row in SETTINGS if row.flag)
+_CONFIG_KEYS = tuple(row.name for row in SETTINGS if row.in_config)
+_VARIABLES = tuple(row.env for row in SETTINGS if row.env)
+
+
+def resolve(
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    config_file: str | Path | None = None,
+) -> Settings:
+    """Say what every setting is: by flag, environment, config file, profile or default.
+
+    `flags` holds those of the command line only, by setting name: text, True for a switch, a
+    list of texts for symbols.  Raises ConfigError, in one line, for anything out of its range
+    and for any name that is not known.
+    """
+    _refuse_unknown("flag", flags, _FLAGGED)
+    ours = [name for name in environ if name.startswith(OUR_PREFIXES)]
+    _refuse_unknown("environment variable", ours, _VARIABLES)
+    file = f"config {_shown(str(config_file))}"
+    config = {} if config_file is None else _read_config(config_file, file)
+    values: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    for row in SETTINGS:  # `profile` comes first, because later rows ask it
+        given = (
+            (f"flag {row.flag}", flags.get(row.name)),
+            (f"environment {row.env}", environ.get(row.env or "") or None),
+            (file, config.get(row.name)),
+            (f"profile {values.get('profile')}",
+             PROFILES.get(values.get("profile"), {}).get(row.name)),
+        )
+        source, raw = next((each for each in given if each[1] is not None),
+                           ("default", row.default))
+        values[row.name], sources[row.name] = _parsed(row, raw, source), source
+    settings = Settings(**values, sources=sources)
+    _refuse_contradictions(settings)
+    return settings
+
+
+def add_flags(parser: ArgumentParser, names: Collection[str] | None = None) -> None:
+    """Add the table's flags, all or only `names`, as raw text: only `resolve` refuses.
+
+    A flag that is not given is absent from the namespace.
+    """
+    for row in (_ROWS[name] for name in (_FLAGGED if names is None else names)):
+        if bool in row.kind.types:
+            form = {"action": "store_true"}
+        elif list in row.kind.types:
+            form = {"action": "extend", "nargs": "+", "metavar": row.kind.metavar}
+        else:
+            form = {"metavar": row.kind.metavar}
+        parser.add_argument(row.flag, dest=row.name, default=SUPPRESS, help=_help(row), **form)
+
+
+def described(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (name, printable value, unit, source) of every setting; secrets never show."""
+    for row in SETTINGS:
+        value = _printable(row, getattr(settings, row.name))
+        yield row.name, value, row.unit, settings.sources[row.name]
+
+
+def broker_kind(settings: Settings) -> str:
+    """Return "paper-synthetic", "paper-live" (real prices, cannot send) or "coinbase"."""
+    if settings.profile == "dev" or settings.force_mock:
+        return "paper-synthetic"
+    if settings.profile == "prod" and settings.sandbox:
+        raise ConfigError(
+            f"sandbox ({settings.sources['sandbox']}) with --profile prod: Coinbase's sandbox "
+            f"has no market; use --profile demo, or --dry-run without the sandbox"
+        )
+    return "paper-live" if settings.dry_run or settings.sandbox else "coinbase"
+
+
+def data_folder(settings: Settings) -> Path:
+    return settings.event_store_root / "perps_bot" / settings.profile
+
+
+def _parsed(row: Setting, raw: object, source: str) -> object:
+    if raw is None:
+        return None
+    from_config = source.startswith("config ")
+    if from_config and type(raw) not in row.kind.types:
+        raise ConfigError(f"{row.name} ({source}): write {TOML_FORMS[row.kind.types[0]]}")
+    value = row.kind.parse(raw)
+    if value is None:
+        unit = f" ({row.unit})" if row.unit else ""
+        raise ConfigError(
+            f"{row.name} ({source}): must be {row.kind.allowed}{unit}; correct it or leave it out"
+        )
+    return value
+
+
+def _refuse_unknown(what: str, names: Collection[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            (nearest,) = difflib.get_close_matches(name[:100], known, n=1, cutoff=0)
+            raise ConfigError(f"{what} {_shown(name)} is not known; the nearest is {nearest}; "
+                              f"rename or remove it")
+
+
+def _refuse_contradictions(settings: Settings) -> None:
+    short, long, sources = settings.short_ma_period, settings.long_ma_period, settings.sources
+    if short >= long:
+        raise ConfigError(
+            f"short_ma_period {short} ({sources['short_ma_period']}) must be below "
+            f"long_ma_period {long} ({sources['long_ma_period']}); lower it or raise the other"
+        )
+    allowed = PROFILES[settings.profile]["max_leverage"]
+    if settings.max_leverage > allowed:
+        raise ConfigError(
+            f"max_leverage ({sources['max_leverage']}): must be from 1 to {allowed:f} x equity in "
+            f"profile {settings.profile}; lower it or leave it out"
+        )
+
+
+def _read_config(path: str | Path, where: str) -> dict[str, object]:
+    try:
+        with open(path, "rb") as file:
+            body = file.read(CONFIG_BYTES_MAX + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ConfigError(f"{where}: cannot be read ({_reason(error)}); correct --config") from None
+    if len(body) > CONFIG_BYTES_MAX:
+        raise ConfigError(f"{where}: longer than {CONFIG_BYTES_MAX} bytes; is it the right file?")
+    config = _toml(body, where)
+    for row in (_ROWS[key] for key in config if key in _ROWS):
+        if not row.in_config:
+            raise ConfigError(f"{where}: {row.name} is not allowed there; "
+                              f"use {row.flag or row.env}")
+    _refuse_unknown(f"{where}: key", config, _CONFIG_KEYS)
+    return config
+
+
+def _toml(body: bytes, where: str) -> dict[str, object]:
+    try:
+        return tomllib.loads(body.decode("utf-8"), parse_float=Decimal)
+    # Absurd numbers and depths come through tomllib as what Decimal, int and the stack say.
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise ConfigError(f"{where}: not valid TOML ({_reason(error)}); correct it") from None
+
+
+def _reason(error: Exception) -> str:
+    return _shown(getattr(error, "strerror", None) or str(error))
+
+
+def _shown(name: str) -> str:
+    """Foreign text, fit for one line of a terminal."""
+    return name[:200] if name.isprintable() else ascii(name[:200])
+
+
+def _help(row: Setting) -> str:
+    if bool in row.kind.types:
+        return row.help
+    said = "by profile" if row.name in PROFILES["dev"] else _printable(row, row.default)
+    facts = filter(None, (row.unit, row.kind.allowed, f"default {said}"))
+    return f"{row.help} ({'; '.join(facts)})"
+
+
+def _printable(row: Setting, value: object) -> str:
+    if row.secret:
+        return "not set" if value is None else "set"
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return " ".join(value) or "none"
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)

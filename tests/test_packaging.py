@@ -1,0 +1,277 @@
+"""The launchers and the locks: the first start installs exactly what is pinned, later ones nothing.
+
+No test touches a network: the checkouts here pin one tiny wheel that lies beside them.
+"""
+
+import configparser
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ["requirements.lock", "requirements-test.lock"]
+TOOLS = ["sh", "cmp", "cp", "mv", "rm", "find", "dirname", "readlink"]
+PATIENCE_SECONDS = 50
+
+PROGRAM = """
+import json, os, sys, tiny
+print(json.dumps([sys.argv[1:], os.getcwd(), sys.stdin.read(), sys.path, __debug__]))
+"""
+
+
+# The scripts
+
+
+@pytest.mark.parametrize("script", ["bin/perps-bot", "bin/test", "bin/venv.sh", ".ci/run"])
+@pytest.mark.parametrize("shell", ["sh", "dash", "bash"])
+def test_a_script_parses(shell, script):
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    subprocess.run([shell, "-n", ROOT / script], check=True)
+
+
+@pytest.mark.parametrize("script", ["bin/perps-bot", "bin/test", ".ci/run"])
+def test_a_script_may_be_run(script):
+    assert os.access(ROOT / script, os.X_OK)
+
+
+# The locks
+
+
+def pinned(*locks):
+    """Return {name: (version, number of hashes)} of the locks' lines, which have no other form."""
+    pins = {}
+    for lock in locks:
+        text = (ROOT / lock).read_text("utf-8").replace("\\\n", " ")
+        for line in text.splitlines():
+            if not line.startswith("#"):
+                found = re.fullmatch(r"([a-z0-9-]+)==([0-9.]+)((?: +--hash=sha256:[0-9a-f]{64})*)",
+                                     line.rstrip())
+                assert found, line
+                assert found[1] not in pins, f"{found[1]} is pinned twice"
+                pins[found[1]] = found[2], found[3].count("--hash")
+    return pins
+
+
+def test_every_pin_has_hashes():
+    assert [name for name, (_, hashes) in pinned(*LOCKS).items() if not hashes] == []
+
+
+@pytest.mark.parametrize("section, option, locks", [
+    ("options",                "install_requires", LOCKS[:1]),
+    ("options.extras_require", "test",             LOCKS),
+])
+def test_the_locks_pin_what_setup_cfg_asks_for(section, option, locks):
+    config, pins = configparser.ConfigParser(), pinned(*locks)
+    config.read(ROOT / "setup.cfg")
+    for line in config[section][option].split("\n"):
+        if line and not line.startswith("#"):
+            wanted = Requirement(line)
+            assert pins[wanted.name.lower()][0] in wanted.specifier
+
+
+def test_every_pin_has_its_row_in_the_dependencies():
+    rows = (ROOT / "docs" / "DEPENDENCIES.md").read_text("utf-8").lower()
+    assert [(name, version) for name, (version, _) in pinned(*LOCKS).items()
+            if name not in rows or version not in rows] == []
+
+
+# The first start, and the second
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory):
+    """A folder with one wheel, `tiny 1.0`."""
+    folder = tmp_path_factory.mktemp("wheels")
+    with zipfile.ZipFile(folder / "tiny-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tiny.py", "")
+        wheel.writestr("tiny-1.0.dist-info/METADATA",
+                       "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        wheel.writestr("tiny-1.0.dist-info/WHEEL",
+                       "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("tiny-1.0.dist-info/RECORD", "")
+    return folder
+
+
+@pytest.fixture
+def checkout(tmp_path, wheels):
+    """A checkout with our launcher, a program that says what it sees, and the lock of `tiny`."""
+    return a_checkout(tmp_path / "a checkout", wheels)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory, wheels):
+    """A checkout whose first start is over, and what that start said."""
+    made = a_checkout(tmp_path_factory.mktemp("started") / "bot", wheels)
+    return made, start(made, wheels)
+
+
+def a_checkout(place, wheels):
+    (place / "perps_bot").mkdir(parents=True)
+    shutil.copytree(ROOT / "bin", place / "bin")
+    (place / "perps_bot" / "__main__.py").write_text(PROGRAM)
+    digest = hashlib.sha256(next(wheels.iterdir()).read_bytes()).hexdigest()
+    (place / "requirements.lock").write_text(f"tiny==1.0 --hash=sha256:{digest}\n")
+    return place
+
+
+def start(place, wheels=None, *arguments, program="bin/perps-bot", **changes):
+    """Start the bot in `place`; without `wheels`, where no package can be had."""
+    return subprocess.run([place / program, *arguments], env=environment(wheels, **changes),
+                          input="typed", capture_output=True, text=True,
+                          timeout=PATIENCE_SECONDS, check=False)
+
+
+def environment(wheels, **changes):
+    source = {"PIP_FIND_LINKS": str(wheels), "PIP_NO_INDEX": "1"} if wheels else {
+        "PIP_INDEX_URL": "https://nowhere.invalid/", "PIP_RETRIES": "0"}
+    return {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "PIP_CONFIG_FILE": os.devnull,
+            **source, **changes}
+
+
+def seen(run):
+    """Return the program's own account: arguments, folder, standard input, sys.path, assertions."""
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_the_first_start_installs_and_says_so_in_one_line(started):
+    place, first = started
+    assert seen(first)[2] == "typed"
+    (line,) = first.stderr.splitlines()
+    assert f"making {place}/.venv from requirements.lock" in line
+    assert sorted(path.name for path in place.iterdir() if path.name.startswith(".")) == [".venv"]
+
+
+def test_a_later_start_is_silent_and_needs_no_network(started):
+    later = start(started[0], None, "--profile", "a b", "")
+    assert later.stderr == ""
+    assert seen(later)[0] == ["--profile", "a b", ""]
+
+
+def test_it_starts_through_a_symlink_and_imports_nothing_from_where_it_is(started, tmp_path):
+    for name in ("tiny.py", "json.py", "perps_bot.py"):
+        (tmp_path / name).write_text("raise SystemExit('shadowed')")
+    (tmp_path / "hop").symlink_to(started[0] / "bin" / "perps-bot")
+    (tmp_path / "bot").symlink_to("hop")
+    run = subprocess.run(["./bot"], cwd=tmp_path, capture_output=True, text=True, input="",
+                         env=environment(None, PYTHONPATH=str(tmp_path), PYTHONOPTIMIZE="1"),
+                         check=False)
+    _, folder, _, path, assertions = seen(run)
+    assert folder == str(tmp_path) and str(tmp_path) not in path and assertions
+    assert path[-1] == str(started[0])
+
+
+def test_a_moved_checkout_is_found_where_it_is_now(started, tmp_path):
+    moved = shutil.copytree(started[0], tmp_path / "elsewhere", symlinks=True)
+    run = start(moved)
+    assert seen(run)[3][-1] == str(moved) and run.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
+def test_the_program_replaces_the_launcher(started):
+    place = started[0]
+    with subprocess.Popen([place / "bin/perps-bot", "run"], env=environment(None), text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as bot:
+        command = f"{place}/.venv/bin/python\0-P\0-m\0perps_bot\0run\0"
+        assert eventually(lambda: Path(f"/proc/{bot.pid}/cmdline").read_text() == command)
+        bot.send_signal(signal.SIGTERM)
+        assert bot.wait(PATIENCE_SECONDS) == -signal.SIGTERM
+
+
+def eventually(condition):
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def test_a_package_that_is_not_the_pinned_one_is_refused_and_nothing_stays(checkout, wheels):
+    (checkout / "requirements.lock").write_text(f"tiny==1.0 --hash=sha256:{'0' * 64}\n")
+    run = start(checkout, wheels)
+    assert run.returncode == 2 and run.stdout == ""
+    assert "DO NOT MATCH THE HASHES" in run.stderr
+    assert "could not be made" in run.stderr.splitlines()[-1]
+    assert list(checkout.glob(".venv*")) == []
+
+
+def test_a_new_lock_is_installed_and_the_old_packages_stay_until_it_is(started, wheels, tmp_path):
+    place = shutil.copytree(started[0], tmp_path / "bot", symlinks=True)
+    before = (place / "requirements.lock").read_text()
+    (place / "requirements.lock").write_text("# newer\n" + before)
+    assert start(place).returncode == 2
+    (place / "requirements.lock").write_text(before)
+    assert start(place).stderr == ""
+    (place / "requirements.lock").write_text("# newer\n" + before)
+    assert "making" in start(place, wheels).stderr
+    assert start(place).stderr == ""
+
+
+def test_two_first_starts_take_turns_and_a_killed_one_is_made_again(checkout, wheels):
+    def begin():
+        return subprocess.Popen([checkout / "bin/perps-bot"], env=environment(wheels), text=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, start_new_session=True)
+
+    killed = begin()
+    assert eventually((checkout / ".venv.new" / "lib").exists)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert not (checkout / ".venv").exists()
+    both = [begin(), begin()]
+    said = [bot.communicate(timeout=PATIENCE_SECONDS)[1] for bot in both]
+    assert [bot.returncode for bot in both] == [0, 0]
+    assert sum("making" in words for words in said) == 1
+    assert [path.name for path in checkout.glob(".venv*")] == [".venv"]
+
+
+@pytest.mark.parametrize("python, complaint", [
+    ("import sys; sys.version_info = (3, 9, 2)",   "python3 is Python 3.9"),
+    ("import sys; sys.modules['ensurepip'] = None", "python3 is without venv"),
+    (None,                                         "needs Python 3.11"),
+])
+def test_without_a_python_that_will_do_it_names_the_way_out(checkout, tmp_path, python, complaint):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in TOOLS:
+        (tools / tool).symlink_to(shutil.which(tool))
+    if python:
+        fake = tools / "python3"
+        disguised = f"{python}; exec(sys.argv[1])"
+        fake.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{disguised}" "$2"\n')
+        fake.chmod(0o755)
+    run = subprocess.run([checkout / "bin/perps-bot"], env={"PATH": str(tools)}, text=True,
+                         capture_output=True, check=False)
+    assert (run.returncode, run.stdout) == (2, "")
+    (line,) = run.stderr.splitlines()
+    assert complaint in line and "apt install python3 python3-venv" in line
+    assert not (checkout / ".venv").exists()
+
+
+def test_the_real_program_starts_without_a_network(tmp_path):
+    """With the packages of this test run standing in for an installed .venv."""
+    if not (ROOT / "perps_bot" / "cli.py").exists():
+        pytest.skip("there is no cli yet")
+    place = tmp_path / "bot"
+    for folder in ("bin", "perps_bot"):
+        shutil.copytree(ROOT / folder, place / folder)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / ".venv"], check=True)
+    for folder in (place, place / ".venv"):
+        shutil.copy(ROOT / "requirements.lock", folder)
+    (site,) = place.glob(".venv/lib/python3*/site-packages")
+    (site / "packages.pth").write_text(sysconfig.get_path("purelib"))
+    run = start(place, None, "--version")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert re.search(r"\d+\.\d+", run.stdout)

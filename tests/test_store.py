@@ -1,0 +1,1090 @@
+"""The specification of `perps_bot/store.py`: what happened, in order?"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import zlib
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perps_bot import store as room
+from perps_bot.errors import ConfigError, StoreDamaged
+from perps_bot.model import Side
+from perps_bot.store import (
+    SYNCED,
+    EventStore,
+    InstanceLock,
+    Recovery,
+    prepare_folder,
+    read_events,
+    read_state,
+    write_state,
+)
+
+REPO = Path(__file__).resolve().parents[1]
+NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
+DAY = NOON.date()
+NEXT_DAY = DAY + timedelta(days=1)
+FIRST, SECOND = "2025-05-01.jsonl", "2025-05-02.jsonl"
+DISK_CALLS = ("_open", "_write", "_fsync", "_truncate", "_replace", "_link", "_make_folder")
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "events"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Where hundreds of crashes are tried, the real disk need not turn."""
+    monkeypatch.setattr(room, "_fsync", lambda fd: None)
+
+
+def a_store(folder, *types, **data):
+    """A store whose first day is open, with an event of each type appended."""
+    store = EventStore(folder, now=NOON)
+    for number, type in enumerate(types):
+        store.append(type, n=number, **data)
+    return store
+
+
+def written(folder, *types):
+    """The bytes of a day with these events."""
+    a_store(folder, *types).close()
+    return (folder / FIRST).read_bytes()
+
+
+def restarted(folder, now=NOON):
+    """What a new process knows: the store, what it said, and the events that it was told."""
+    store, told = EventStore(folder, now=now), []
+    store.subscribe(told.append)
+    return store, store.recover(), told
+
+
+def types_after_restart(folder):
+    store, _, told = restarted(folder)
+    store.close()
+    return [event.type for event in told]
+
+
+def a_copy(folder, content, name=FIRST):
+    """`folder` with nothing in it but one file of these bytes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    (folder / name).write_bytes(content)
+    return folder
+
+
+def verified(folder):
+    """The events of all files, checked without any help of the room; it raises at any fault."""
+    events, crc = [], 0
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_bytes().splitlines(keepends=True):
+            found = re.fullmatch(rb'(\{"seq":.*),"crc":"([0-9a-f]{8})"\}\n', line)
+            crc = zlib.crc32(found[1], crc)
+            assert int(found[2], 16) == crc
+            events.append(json.loads(line))
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    return events
+
+
+def bit_flips(content, start, end):
+    for at in range(start, end):
+        for bit in range(8):
+            yield content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1:]
+
+
+def failing(code, times=10**9):
+    """A disk call that fails that often, and then does nothing."""
+    left = [times]
+
+    def call(*_):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(code, os.strerror(code))
+
+    return call
+
+
+# The line
+
+
+def test_an_event_is_one_line_whose_crc_is_chained_to_the_line_before(folder):
+    store = a_store(folder)
+    store.now = NOON + timedelta(microseconds=5)
+    store.append("strategy.signal", symbol="BTC-PERP", price=Decimal("1E+2"), side=Side.BUY)
+    first = b'{"seq":1,"ts":"2025-05-01T12:00:00.000005+00:00","type":"day.opened","schema":1,' \
+            b'"day":"2025-05-01","chain":"00000000","snapshot":{}'
+    second = b'{"seq":2,"ts":"2025-05-01T12:00:00.000005+00:00","type":"strategy.signal",' \
+             b'"symbol":"BTC-PERP","price":"100","side":"buy"'
+    crc = zlib.crc32(first)
+    lines = first + b',"crc":"%08x"}\n' % crc + second
+    lines += b',"crc":"%08x"}\n' % zlib.crc32(second, crc)
+    assert (folder / FIRST).read_bytes() == lines
+
+
+@pytest.mark.parametrize("value, text", [
+    (Decimal("0.10"), '"0.10"'),
+    (Decimal("1E-9"), '"0.000000001"'),
+    (Decimal("-0"), '"-0"'),
+    (NOON.astimezone(timezone(timedelta(hours=2))), '"2025-05-01T12:00:00+00:00"'),
+    (DAY, '"2025-05-01"'),
+    (Side.SELL, '"sell"'),
+    (True, "true"),
+    (10**30, str(10**30)),
+    ({"a": (Decimal(1), None)}, '{"a":["1",null]}'),
+    ("é\n\x1b[31m\u202e\ud800", r'"\u00e9\n\u001b[31m\u202e\ud800"'),
+])
+def test_values_are_written_exactly_and_printable(folder, value, text):
+    a_store(folder).append("alert", value=value)
+    line = (folder / FIRST).read_text("ascii").splitlines()[-1]
+    assert line.partition('"value":')[2].rpartition(',"crc"')[0] == text
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize("value", [
+    1.0, {"a": [0.5]}, Decimal("NaN"), Decimal("Infinity"), Decimal("1E+5000"), NOON.replace(tzinfo=None),
+    {1: "a"}, {1, 2}, b"bytes", object(),
+])
+def test_what_could_not_be_read_back_as_it_was_meant_is_refused(folder, value):
+    store = a_store(folder, "bot.started")
+    before, told = (folder / FIRST).read_bytes(), []
+    store.subscribe(told.append)
+    with pytest.raises(TypeError):
+        store.append("alert", value=value)
+    assert (folder / FIRST).read_bytes() == before and not told
+    assert store.append("alert").seq == 3
+
+
+@pytest.mark.parametrize("name", ["seq", "ts", "crc"])
+def test_the_lines_own_fields_are_refused_as_data(folder, name):
+    with pytest.raises(ValueError, match="the line's own fields"):
+        a_store(folder).append("alert", **{name: 1})
+
+
+def test_long_strings_are_cut_except_in_the_snapshot_of_a_day(folder):
+    store = EventStore(folder)
+    store.open_day(DAY, {"text": "x" * 5000})
+    event = store.append("alert", text="x" * 5000, exact="x" * 2000)
+    opened, alert = store.read()
+    assert opened.data["snapshot"]["text"] == "x" * 5000
+    assert alert.data == {"text": "x" * 2000 + "…", "exact": "x" * 2000}
+    assert event.data["text"] == "x" * 5000
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=50) | st.sampled_from(Side)
+    | st.decimals(allow_nan=False, allow_infinity=False, min_value=-10**20, max_value=10**20)
+    | st.datetimes(timezones=st.just(UTC)) | st.dates(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def as_read(value):
+    if isinstance(value, dict):
+        return {key: as_read(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_read(item) for item in value]
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return value.isoformat() if isinstance(value, date) else value
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(st.lists(st.dictionaries(st.text(max_size=9), VALUES, max_size=4), max_size=4))
+def test_what_was_written_is_read_back(tmp_path_factory, batch):
+    batch = [{f"_{key}": value for key, value in data.items()} for data in batch]
+    folder = tmp_path_factory.mktemp("x") / "events"
+    store = EventStore(folder, now=NOON)
+    for data in batch:
+        store.append("alert", **data)
+    store.close()
+    assert [event.data for event in read_events(folder)][1:] == list(map(as_read, batch))
+    verified(folder)
+
+
+# Appending
+
+
+def test_events_are_numbered_and_dispatched_in_order_after_they_were_written(folder):
+    store, told = EventStore(folder, now=NOON), []
+    store.subscribe(lambda event: told.append((event.seq, verified(folder)[-1]["type"])))
+    store.subscribe(lambda event: told.append(event.type))
+    price = Decimal("1.50")
+    event = store.append("order.intended", price=price)
+    assert told == [(1, "day.opened"), "day.opened", (2, "order.intended"), "order.intended"]
+    assert (event.seq, event.at, event.type) == (2, NOON, "order.intended")
+    assert event.data["price"] is price
+
+
+def test_without_a_folder_events_are_numbered_and_dispatched_and_no_disk_is_touched(monkeypatch):
+    for name in DISK_CALLS:
+        monkeypatch.setattr(room, name, failing(errno.EIO))
+    store, told = EventStore(now=NOON), []
+    store.subscribe(told.append)
+    assert store.recover() == Recovery()
+    assert [store.append("alert", required=True).seq for _ in range(3)] == [1, 2, 3]
+    assert store.open_day(DAY, {}).seq == 4 and store.day == DAY
+    assert len(told) == 4 and list(store.read()) == [] and store.writable
+
+
+@pytest.mark.parametrize("type", sorted(SYNCED) + ["strategy.signal", "alert"])
+def test_orders_money_and_halts_are_fsynced_before_append_returns(folder, monkeypatch, type):
+    store, synced = a_store(folder, "alert"), []
+    monkeypatch.setattr(room, "_fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    store.append(type)
+    inode = (folder / FIRST).stat().st_ino
+    assert synced == ([inode] if type in SYNCED else [])
+    store.append("alert", required=True)
+    assert synced[-1] == inode
+
+
+def test_every_file_is_0600_and_every_folder_0700_whatever_the_umask(tmp_path):
+    for umask in (0, 0o777):
+        before = os.umask(umask)
+        try:
+            top = tmp_path / f"umask-{umask}"
+            folder = top / "profile" / "events"
+            content = written(folder, "alert", "alert")
+            (folder / FIRST).write_bytes(content[:-5])
+            restarted(folder)[0].close()
+            (folder / FIRST).write_bytes(content.replace(b"alert", b"Alert", 1))
+            restarted(folder)[0].close()
+            write_state(top / "state.json", {})
+            InstanceLock(top / "lock").acquire()
+        finally:
+            os.umask(before)
+        paths = [top, *top.rglob("*")]
+        assert {path.name for path in paths} >= {"torn", "quarantine", "lock", "state.json"}
+        for path in paths:
+            assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_a_file_that_a_backup_left_readable_is_closed_again(folder):
+    written(folder, "alert")
+    (folder / FIRST).chmod(0o644)
+    restarted(folder)
+    assert stat.S_IMODE((folder / FIRST).stat().st_mode) == 0o600
+
+
+# Days
+
+
+def test_each_day_opens_a_file_with_a_snapshot_and_goes_on_with_number_and_chain(folder):
+    store = a_store(folder, "alert")
+    store.now = NOON + timedelta(days=1)
+    event = store.open_day(NEXT_DAY, {"BTC-PERP": Decimal("0.01")}, first_equity=Decimal(5))
+    store.append("alert")
+    assert list(event.data) == ["schema", "day", "first_equity", "chain", "snapshot"]
+    events = verified(folder)
+    assert events[2]["snapshot"] == {"BTC-PERP": "0.01"}
+    assert events[2]["chain"] == events[1]["crc"]
+    assert [e.seq for e in store.read()] == [1, 2, 3, 4]
+    assert [e.seq for e in store.read(NEXT_DAY)] == [3, 4]
+    assert [e.seq for e in read_events(folder, DAY)] == [1, 2]
+    assert list(store.read(DAY - timedelta(days=1))) == []
+
+
+def test_recovery_reads_the_newest_day_alone(folder):
+    store = a_store(folder, "alert")
+    store.open_day(NEXT_DAY, {"held": 1})
+    store.append("order.intended")
+    store.close()
+    (folder / FIRST).unlink()
+    store, recovery, told = restarted(folder)
+    assert recovery == Recovery(2, 0, "", NEXT_DAY)
+    assert [event.type for event in told] == ["day.opened", "order.intended"]
+    assert store.append("alert").seq == 5 and [e.seq for e in store.read()] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("days", [0, -1])
+def test_days_never_go_backwards(folder, days):
+    for store in (a_store(folder, "alert"), EventStore(now=NOON)):
+        store.day = store.day or DAY
+        with pytest.raises(ValueError, match="cannot be opened"):
+            store.open_day(DAY + timedelta(days=days), {})
+
+
+def test_an_old_day_is_on_disk_before_the_new_one_and_the_new_name_too(folder, monkeypatch):
+    store, synced = a_store(folder, "alert"), []
+    monkeypatch.setattr(room, "_fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    store.open_day(NEXT_DAY, {})
+    assert synced == [str(folder / FIRST), str(folder / SECOND), str(folder)]
+
+
+def test_a_crash_inside_open_day_is_harmless_at_any_byte(folder, quick):
+    store = a_store(folder, "alert")
+    before = (folder / FIRST).read_bytes()
+    store.open_day(NEXT_DAY, {"held": {"BTC-PERP": "1"}})
+    store.close()
+    opening = (folder / SECOND).read_bytes()
+    for end in range(len(opening)):
+        a_copy(folder, before)
+        (folder / SECOND).write_bytes(opening[:end])
+        assert [event.seq for event in read_events(folder)] == [1, 2]
+        store, recovery, _ = restarted(folder)
+        assert recovery == Recovery(2, end, "", DAY)
+        assert (folder / SECOND).read_bytes() == b"" and len(list(folder.glob("torn/*"))) == (end > 0)
+        store.append("alert")
+        assert [event.seq for event in store.read()] == [1, 2, 3]
+        store.open_day(NEXT_DAY, {"held": {}})
+        store.close()
+        assert restarted(folder)[1] == Recovery(1, 0, "", NEXT_DAY)
+        assert len(verified(folder)) == 4
+
+
+# Torn tails
+
+
+def test_a_torn_tail_is_cut_at_every_offset_and_the_next_append_survives_the_next_start(folder, quick):
+    content = written(folder, "alert", "order.intended", "trade.executed")
+    lines = content.splitlines(keepends=True)
+    for end in range(len(b"".join(lines[:2])), len(content) + 1):
+        whole = content[:end].count(b"\n")
+        good = len(b"".join(lines[:whole]))
+        a_copy(folder, content[:end])
+        assert len(list(read_events(folder))) == whole
+        store, recovery, told = restarted(folder)
+        assert recovery == Recovery(whole, end - good, "", DAY)
+        assert [event.seq for event in told] == list(range(1, whole + 1))
+        assert [path.read_bytes() for path in folder.glob("torn/*")] == [content[good:end]] * (end > good)
+        store.append("bot.started", required=True)
+        store.close()
+        assert types_after_restart(folder)[whole:] == ["bot.started"]
+        assert len(verified(folder)) == whole + 1
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"\0" * 5000, b"\n", b"{}\n", b"\xff\n\n{", b"[" * 20000 + b"\n"])
+def test_a_tail_that_holds_no_line_is_cut_and_kept(folder, tail):
+    content = written(folder, "alert")
+    a_copy(folder, content + tail)
+    assert restarted(folder)[1] == Recovery(2, len(tail), "", DAY)
+    assert (folder / FIRST).read_bytes() == content
+    assert [path.read_bytes() for path in folder.glob("torn/*")] == [tail]
+
+
+def test_the_cut_is_on_disk_before_anything_is_appended(folder, monkeypatch):
+    a_copy(folder, written(folder, "alert") + b"torn")
+    calls = []
+    for name in ("_write", "_truncate", "_fsync"):
+        def spy(fd, *rest, name=name, call=getattr(room, name)):
+            calls.append((name, Path(os.readlink(f"/proc/self/fd/{fd}")).name))
+            return call(fd, *rest)
+        monkeypatch.setattr(room, name, spy)
+    restarted(folder)
+    kept = next(folder.glob("torn/*")).name
+    wanted = [("_write", kept), ("_fsync", kept), ("_fsync", "torn"), ("_truncate", FIRST), ("_fsync", FIRST)]
+    assert [call for call in calls if call in wanted][:5] == wanted
+
+
+def test_any_flipped_bit_in_the_last_record_loses_that_record_and_no_other(folder, quick):
+    content = written(folder, "alert", "order.intended", "order.updated")
+    start = content.rindex(b"\n", 0, -1) + 1
+    for flipped in bit_flips(content, start, len(content)):
+        a_copy(folder, flipped)
+        store, recovery, told = restarted(folder)
+        store.close()
+        assert [event.type for event in told] == ["day.opened", "alert", "order.intended"]
+        assert bool(recovery.torn_bytes) != bool(recovery.damage)
+        kept = [path.read_bytes() for path in folder.glob("[tq]*/*")]
+        assert kept in ([flipped[start:]], [flipped])
+        assert (folder / FIRST).read_bytes() == content[:start]
+
+
+# Damage
+
+
+def test_any_flipped_bit_before_the_last_record_is_damage(folder, quick):
+    content = written(folder, "alert", "order.intended", "order.updated")
+    lines = content.splitlines(keepends=True)
+    start = len(lines[0] + lines[1])
+    for flipped in bit_flips(content, start, start + len(lines[2])):
+        a_copy(folder, flipped)
+        with pytest.raises(StoreDamaged, match=f"{FIRST} line 3"):
+            list(read_events(folder))
+        store, recovery, told = restarted(folder)
+        store.close()
+        assert [event.type for event in told] == ["day.opened", "alert"]
+        assert f"{FIRST} line 3: " in recovery.damage and recovery.torn_bytes == 0
+        assert [path.read_bytes() for path in folder.glob("quarantine/*")] == [flipped]
+        assert (folder / FIRST).read_bytes() == content[:start]
+
+
+def test_any_flipped_bit_in_the_first_record_falls_back_to_the_day_before(folder, quick):
+    store = a_store(folder, "alert")
+    before = (folder / FIRST).read_bytes()
+    store.open_day(NEXT_DAY, {"held": "1"})
+    store.append("order.intended")
+    store.close()
+    content = (folder / SECOND).read_bytes()
+    for flipped in bit_flips(content, 0, content.index(b"\n") + 1):
+        a_copy(folder, before)
+        (folder / SECOND).write_bytes(flipped)
+        store, recovery, told = restarted(folder)
+        assert [event.type for event in told] == ["day.opened", "alert"]
+        assert f"{SECOND} line 1: " in recovery.damage and recovery.day == DAY
+        assert [path.read_bytes() for path in folder.glob("quarantine/*")] == [flipped]
+        store.open_day(NEXT_DAY, {})
+        store.close()
+        assert restarted(folder)[1] == Recovery(1, 0, "", NEXT_DAY)
+
+
+def relined(lines, keep):
+    """The lines of `keep`, with a proper chain but the numbers that they had."""
+    crc, out = 0, b""
+    for number in keep:
+        body = lines[number].rpartition(b',"crc"')[0]
+        crc = zlib.crc32(body, crc)
+        out += body + b',"crc":"%08x"}\n' % crc
+    return out
+
+
+@pytest.mark.parametrize("harm", [
+    lambda lines: b"".join(lines[:2] + lines[3:]),
+    lambda lines: b"".join(lines[:2] + lines[3:4]),
+    lambda lines: b"".join(lines[:2] + [lines[1]] + lines[2:]),
+    lambda lines: b"".join([*lines[:2], lines[3], lines[2], *lines[4:]]),
+    lambda lines: b"".join(lines[:2]) + b"\0" * len(lines[2]) + b"".join(lines[3:]),
+    lambda lines: b"".join(lines[:2]) + lines[2][:9] + lines[3] + lines[4],
+    lambda lines: b"".join(lines[:2]) + b"{}\n" + b"".join(lines[2:]),
+    lambda lines: relined(lines, [0, 1, 3, 4]),
+    lambda lines: relined(lines, [0, 1, 3]),
+    lambda lines: relined([*lines[:2], b'{"seq":3,"ts":"x","type":"a","crc":""}', lines[3]], range(4)),
+])
+def test_lines_lost_doubled_swapped_or_overwritten_are_damage(folder, harm):
+    content = written(folder, "alert", "alert", "alert", "alert")
+    lines = content.splitlines(keepends=True)
+    a_copy(folder, harm(lines))
+    with pytest.raises(StoreDamaged, match=f"{FIRST} line 3: "):
+        list(read_events(folder))
+    assert f"{FIRST} line 3: " in restarted(folder)[1].damage
+    assert types_after_restart(folder) == ["day.opened", "alert"]
+
+
+def test_damage_is_said_again_until_something_was_recorded_after_it(folder):
+    content = written(folder, "alert", "alert", "alert")
+    a_copy(folder, content.replace(b'"n":1', b'"n":7'))
+    assert "line 3" in restarted(folder)[1].damage
+    store, recovery, told = restarted(folder)
+    assert "quarantine" in recovery.damage and len(told) == 2
+    store.append("state.changed", state="REDUCING")
+    assert restarted(folder)[1] == Recovery(3, 0, "", DAY)
+
+
+def disk_calls(monkeypatch, die_at, done):
+    """Number the disk calls; die at the given one, before it or, if `done`, after it."""
+    count = [0]
+    for name in DISK_CALLS:
+        def call(*args, real=getattr(room, name), name=name):
+            count[0] += 1
+            number = count[0]
+            if number == die_at and not done:
+                raise Killed
+            if number == die_at and name == "_write":
+                os.write(args[0], args[1][: len(args[1]) // 2])
+                raise Killed
+            result = real(*args)
+            if number == die_at:
+                raise Killed
+            return result
+        monkeypatch.setattr(room, name, call)
+    return count
+
+
+def two_days(folder, harm):
+    store = a_store(folder, "alert", "order.intended", "order.updated")
+    store.open_day(NEXT_DAY, {})
+    store.append("trade.executed")
+    store.close()
+    return {name: harm(name, (folder / name).read_bytes()) for name in (FIRST, SECOND)}
+
+
+HARMS = {
+    "torn": lambda name, content: content[:-7],
+    "torn opening": lambda name, content: content if name == FIRST else content[:50],
+    "torn opening, torn before": lambda name, content: content[:-7] if name == FIRST else content[:50],
+    "damaged opening": lambda name, content: content.replace(b"snapshot", b"Snapshot")
+                       if name == SECOND else content,
+    "damaged opening, damaged before": lambda name, content: content.replace(b"n", b"N", 6),
+    "damaged": lambda name, content: content.replace(b'"n":1', b'"n":7') if name == FIRST else b"",
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_recovery_may_be_killed_at_any_disk_call_and_then_does_the_same(folder, quick, harm):
+    files = two_days(folder, HARMS[harm])
+
+    def prepared():
+        a_copy(folder, files[FIRST])
+        (folder / SECOND).write_bytes(files[SECOND])
+
+    def outcome():
+        store, recovery, told = restarted(folder)
+        store.close()
+        contents = {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
+        kept = {path.read_bytes() for path in folder.glob("[tq]*/*")}
+        return told, bool(recovery.damage), contents, kept
+
+    prepared()
+    wanted = outcome()
+    assert outcome() == wanted
+    points = 0
+    for done in (False, True):
+        for die_at in range(1, 100):
+            prepared()
+            with pytest.MonkeyPatch.context() as patch:
+                count = disk_calls(patch, die_at, done)
+                try:
+                    restarted(folder)[0].close()
+                except Killed:
+                    points += 1
+            if count[0] < die_at:
+                break
+            told, damaged, contents, kept = outcome()
+            assert (told, damaged, contents) == wanted[:3]
+            assert kept >= wanted[3]
+    assert points > 15
+
+
+def test_a_death_at_any_disk_call_keeps_every_event_that_append_returned(folder, quick):
+    points = 0
+    for done in (False, True):
+        for die_at in range(1, 100):
+            shutil.rmtree(folder, ignore_errors=True)
+            returned = []
+            with pytest.MonkeyPatch.context() as patch:
+                count = disk_calls(patch, die_at, done)
+                try:
+                    store = EventStore(folder, now=NOON)
+                    for type in ("bot.started", "order.intended", "alert"):
+                        returned.append(store.append(type, required=True).type)
+                    store.open_day(NEXT_DAY, {"all": returned[:]})
+                    returned = ["trade.executed"] and returned + ["day.opened"]
+                    returned.append(store.append("trade.executed", required=True).type)
+                except Killed:
+                    points += 1
+            if count[0] < die_at:
+                break
+            store, recovery, _ = restarted(folder)
+            store.close()
+            found = [event["type"] for event in verified(folder)]
+            assert found[1:1 + len(returned)] == returned and not recovery.damage
+            assert len(found) <= len(returned) + 2
+    assert points > 15
+
+
+# What is refused
+
+
+def test_a_file_of_another_schema_is_refused_with_its_path(folder):
+    content = written(folder, "alert")
+    lines = content.replace(b'"schema":1', b'"schema":2').splitlines(keepends=True)
+    a_copy(folder, relined(lines, range(2)))
+    with pytest.raises(ConfigError, match=f"{folder / FIRST}: its schema is 2"):
+        EventStore(folder).recover()
+
+
+def test_a_renamed_file_is_refused_with_its_path(folder):
+    a_copy(folder, written(folder, "alert"), name=SECOND)
+    with pytest.raises(ConfigError, match=f"{folder / SECOND}: its day is '2025-05-01'"):
+        EventStore(folder).recover()
+
+
+def test_a_file_above_the_bound_is_refused_unread(folder, monkeypatch):
+    written(folder, "alert")
+    monkeypatch.setattr(room, "FILE_BYTES_MAX", 50)
+    with pytest.raises(ConfigError, match=f"{folder / FIRST}: above 50 bytes"):
+        EventStore(folder).recover()
+
+
+def test_a_file_that_is_a_link_or_a_folder_is_refused(folder):
+    content = written(folder, "alert")
+    (folder / FIRST).rename(folder / "elsewhere")
+    (folder / FIRST).symlink_to(folder / "elsewhere")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        EventStore(folder).recover()
+    (folder / FIRST).unlink()
+    (folder / FIRST).mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        EventStore(folder).recover()
+    assert (folder / "elsewhere").read_bytes() == content
+
+
+def test_events_that_were_not_recovered_are_never_appended_to(folder):
+    content = written(folder, "alert")
+    store = EventStore(folder, now=NOON)
+    with pytest.raises(StoreDamaged, match="not recovered"):
+        store.append("order.intended", required=True)
+    assert (folder / FIRST).read_bytes() == content
+
+
+def test_recovery_comes_once_and_first(folder):
+    store = a_store(folder, "alert")
+    with pytest.raises(ValueError, match="before the first append"):
+        store.recover()
+
+
+# A disk that fails
+
+
+def short_write(fd, data):
+    return os.write(fd, data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("write", [
+    short_write, failing(errno.ENOSPC), failing(errno.EDQUOT), failing(errno.EFBIG), failing(errno.EROFS),
+])
+def test_a_refused_line_waits_while_the_state_goes_on(folder, monkeypatch, write):
+    store, told = a_store(folder, "alert"), []
+    before = (folder / FIRST).read_bytes()
+    store.subscribe(lambda event: told.append(event.seq))
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_write", write)
+        store.append("order.updated")
+        store.append("alert")
+        assert told == [3, 4] and not store.writable
+        assert str(folder / FIRST) in store.trouble and "\n" not in store.trouble
+        assert (folder / FIRST).read_bytes() == before
+    store.append("alert")
+    assert store.writable and store.trouble == ""
+    assert [event["seq"] for event in verified(folder)] == [1, 2, 3, 4, 5]
+    assert types_after_restart(folder)[2:] == ["order.updated", "alert", "alert"]
+
+
+def test_a_required_line_that_is_refused_never_happened(folder, monkeypatch):
+    store, told = a_store(folder, "alert"), []
+    store.subscribe(lambda event: told.append(event.seq))
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_write", short_write)
+        with pytest.raises(StoreDamaged, match="were written"):
+            store.append("order.intended", required=True, price=1)
+        store.append("alert")
+        with pytest.raises(StoreDamaged):
+            store.append("order.intended", required=True, price=2)
+        assert told == [3]
+    assert store.append("order.intended", required=True, price=3).seq == 4
+    assert [event.get("price") for event in verified(folder)] == [None, None, None, 3]
+
+
+def test_a_line_that_could_not_be_taken_back_is_taken_back_before_the_next(folder, monkeypatch):
+    store = a_store(folder, "alert")
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_write", short_write)
+        patch.setattr(room, "_truncate", failing(errno.EIO))
+        with pytest.raises(StoreDamaged):
+            store.append("order.intended", required=True)
+        patch.undo()
+    assert not (folder / FIRST).read_bytes().endswith(b"\n")
+    store.append("alert")
+    assert [event["type"] for event in verified(folder)] == ["day.opened", "alert", "alert"]
+
+
+def test_a_day_opens_on_a_full_disk_and_reaches_the_disk_when_it_can(folder, monkeypatch):
+    store = a_store(folder, "alert")
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_write", short_write)
+        store.append("trade.executed")
+        assert store.open_day(NEXT_DAY, {}).seq == 4 and store.day == NEXT_DAY
+        store.append("order.updated")
+        assert not store.writable
+    store.append("alert")
+    assert store.writable and len(verified(folder)) == 6
+    assert len((folder / FIRST).read_bytes().splitlines()) == 3
+    assert restarted(folder)[1] == Recovery(3, 0, "", NEXT_DAY)
+
+
+def test_beyond_its_bound_the_backlog_stays_an_exact_prefix_until_the_restart(folder, monkeypatch):
+    store, told = a_store(folder, "alert"), []
+    store.subscribe(told.append)
+    monkeypatch.setattr(room, "BACKLOG_LINES_MAX", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_write", failing(errno.ENOSPC))
+        for _ in range(9):
+            store.append("alert")
+    store.append("alert")
+    assert len(told) == 10 and store.poisoned and not store.writable
+    with pytest.raises(StoreDamaged, match="restart"):
+        store.append("order.intended", required=True)
+    assert len(verified(folder)) == 2 + 5
+    assert restarted(folder)[1] == Recovery(7, 0, "", DAY)
+
+
+@pytest.mark.parametrize("call", ["_fsync", "_fsync_folder"])
+def test_after_a_failed_fsync_no_later_append_is_acknowledged(folder, monkeypatch, call):
+    store, told = a_store(folder, "alert"), []
+    store.subscribe(lambda event: told.append(event.seq))
+    monkeypatch.setattr(room, call, failing(errno.EIO, times=1))
+    with pytest.raises(StoreDamaged) if call == "_fsync" else pytest.MonkeyPatch.context():
+        if call == "_fsync_folder":
+            store.open_day(NEXT_DAY, {})
+        store.append("order.intended", required=True)
+    for _ in range(3):
+        with pytest.raises(StoreDamaged, match="restart"):
+            store.append("order.intended", required=True)
+    store.append("order.updated")
+    store.append("alert")
+    assert store.poisoned and not store.writable and "Input/output error" in store.trouble
+    last = "day.opened" if call == "_fsync_folder" else "alert"
+    assert [event["type"] for event in verified(folder)][2:] == \
+        ["day.opened"] * (last == "day.opened") + ["order.updated", "alert"]
+    assert restarted(folder)[0].append("order.intended", required=True)
+
+
+def test_a_poisoned_store_keeps_writing_what_it_can(folder, monkeypatch):
+    store = a_store(folder, "alert")
+    monkeypatch.setattr(room, "_fsync", failing(errno.EIO))
+    for type in ("order.updated", "trade.executed", "alert"):
+        store.append(type)
+    store.open_day(NEXT_DAY, {})
+    store.append("state.changed")
+    assert len(verified(folder)) == 7 and store.poisoned
+
+
+def test_a_file_deleted_or_cut_by_somebody_else_is_trouble(folder):
+    store = a_store(folder, "alert")
+    os.truncate(folder / FIRST, 10)
+    with pytest.raises(StoreDamaged, match="somebody else"):
+        store.append("order.intended", required=True)
+    assert (folder / FIRST).stat().st_size == 10
+    (folder / FIRST).unlink()
+    with pytest.raises(StoreDamaged, match="somebody else"):
+        store.append("order.intended", required=True)
+
+
+@pytest.mark.parametrize("call", ["_write", "_fsync", "_truncate", "_replace", "_link", "_make_folder"])
+@pytest.mark.parametrize("harm", ["torn", "damaged"])
+def test_a_start_on_a_disk_that_cannot_be_repaired_still_lets_the_owner_close(folder, monkeypatch, harm, call):
+    content = written(folder, "alert", "alert", "alert")
+    harmed = content[:-7] if harm == "torn" else content.replace(b'"n":1', b'"n":7')
+    a_copy(folder, harmed)
+    with monkeypatch.context() as patch:
+        patch.setattr(room, call, failing(errno.ENOSPC))
+        store, recovery, told = restarted(folder)
+        if store.writable:
+            assert (call in ("_replace", "_link")) if harm == "torn" else call == "_truncate"
+            return
+        assert (folder / FIRST).read_bytes() in (harmed, content[: recovery.torn_bytes and -len(harmed)])
+        assert bool(recovery.damage) == (harm == "damaged")
+        with pytest.raises(StoreDamaged, match="restart"):
+            store.append("order.intended", required=True)
+        assert store.append("order.updated") is told[-1]
+    assert "order.updated" not in types_after_restart(folder)
+    assert types_after_restart(folder)[:2] == ["day.opened", "alert"]
+
+
+FULL_DISK = """
+import resource, sys
+from perps_bot.store import EventStore, StoreDamaged
+store = EventStore(sys.argv[1])
+store.append("alert", n=0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+for n in range(1, 40):
+    try:
+        store.append("order.intended" if n % 2 else "alert", required=bool(n % 2), n=n)
+    except StoreDamaged:
+        print(n)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+store.append("order.intended", required=True, n=40)
+assert store.writable
+"""
+
+
+def a_process(code, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )
+
+
+def test_a_file_size_limit_is_met_and_lifted_without_a_loss(folder):
+    refused = [int(line) for line in a_process(FULL_DISK, folder).communicate()[0].split()]
+    found = [event["n"] for event in verified(folder)[1:]]
+    assert refused and refused == list(range(refused[0], 40, 2))
+    assert found == [n for n in range(41) if n not in refused]
+
+
+KILLED_WRITER = """
+import sys
+from perps_bot.store import EventStore
+store = EventStore(sys.argv[1])
+store.recover()
+while True:
+    print(store.append("order.intended", required=True, text="x" * 1500).seq, flush=True)
+"""
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged(folder):
+    acknowledged = 0
+    for lines in (3, 7, 4):
+        process = a_process(KILLED_WRITER, folder)
+        for _ in range(lines):
+            process.stdout.readline()
+        process.kill()
+        rest = process.communicate()[0].split("\n")[:-1]
+        acknowledged = int(rest[-1]) if rest else acknowledged
+        store, recovery, told = restarted(folder)
+        store.close()
+        assert not recovery.damage and told[-1].seq >= acknowledged and len(verified(folder)) == told[-1].seq
+
+
+# Reading
+
+
+def test_reading_changes_no_byte_and_bears_with_a_running_writer(folder):
+    store = a_store(folder, "alert", "alert")
+    content = (folder / FIRST).read_bytes() + b'{"seq":4,"ts":"2025'
+    (folder / FIRST).write_bytes(content)
+    before = {path: path.stat() for path in folder.rglob("*")}
+    assert [event.seq for event in store.read()] == [1, 2, 3]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == \
+        {path: found.st_mtime_ns for path, found in before.items()}
+    assert (folder / FIRST).read_bytes() == content
+
+
+def test_a_reader_does_not_judge_what_a_writer_adds_meanwhile(folder):
+    store = a_store(folder, *["alert"] * 3)
+    whole = (folder / FIRST).read_bytes()
+    os.truncate(folder / FIRST, len(whole) - 5)
+    events = store.read()
+    next(events)
+    with (folder / FIRST).open("ab") as file:
+        file.write(whole[-5:] + whole)
+    assert [event.seq for event in events] == [2, 3]
+
+
+def test_reading_says_where_an_old_day_is_torn_or_a_day_is_missing(folder):
+    store = a_store(folder, "alert")
+    for days in (1, 2):
+        store.open_day(DAY + timedelta(days=days), {})
+    store.close()
+    (folder / SECOND).rename(folder / "gone")
+    with pytest.raises(StoreDamaged, match="2025-05-03.jsonl line 1: does not follow"):
+        list(read_events(folder))
+    (folder / "gone").rename(folder / SECOND)
+    os.truncate(folder / FIRST, (folder / FIRST).stat().st_size - 1)
+    with pytest.raises(StoreDamaged, match=f"{FIRST} line 2"):
+        list(read_events(folder))
+
+
+def test_reading_a_folder_that_is_not_there_finds_nothing(tmp_path):
+    assert list(read_events(tmp_path / "nowhere")) == [] and not (tmp_path / "nowhere").exists()
+
+
+# State files
+
+
+def test_a_state_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    path = tmp_path / "health.json"
+    write_state(path, {"ok": True, "equity": Decimal("1E+3"), "at": NOON, "side": Side.BUY})
+    assert path.read_text() == '{\n  "ok": true,\n  "equity": "1000",\n' \
+                               '  "at": "2025-05-01T12:00:00+00:00",\n  "side": "buy"\n}\n'
+    assert read_state(path)["equity"] == "1000"
+    monkeypatch.setattr(room, "_fsync", failing(errno.EIO))
+    write_state(path, {"ok": False})
+    for name, call in (("_write", short_write), ("_replace", failing(errno.EIO))):
+        monkeypatch.setattr(room, name, call)
+        with pytest.raises(OSError):
+            write_state(path, {"ok": True, "more": "x" * 1000})
+        assert read_state(path) == {"ok": False}
+        monkeypatch.undo()
+    with pytest.raises(TypeError):
+        write_state(path, {"price": 1.5})
+    write_state(path, [1, 2])
+    assert json.loads(path.read_text()) == [1, 2]
+    assert [found.name for found in tmp_path.iterdir()] == ["health.json"]
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"{", b"[]", b"1", b"null", b"\xff", b'{"a":NaN}', b'{"a":-Infinity}', b'{"a":1,"a":2}', b"\0" * 99,
+    b"[" * 100_000, b'{"a":' + b"9" * 5000 + b"}", b'{"a":1e99999999999999999999}', b'{"a":"' + b"x" * 2**20,
+])
+def test_a_state_file_that_cannot_be_used_is_moved_away_with_one_warning(tmp_path, caplog, content):
+    path = tmp_path / "marks.json"
+    for n in (1, 2):
+        path.write_bytes(content)
+        caplog.clear()
+        assert read_state(path) is None and not path.exists()
+        assert (tmp_path / f"marks.json.bad-{n}").read_bytes() == content
+        (record,) = caplog.records
+        message = record.getMessage()
+        assert record.levelname == "WARNING" and str(path) in message and message.isprintable()
+
+
+def test_a_state_path_that_is_no_file_cannot_hang_or_mislead(tmp_path):
+    (tmp_path / "secret").write_text('{"a": 1}')
+    (tmp_path / "link").symlink_to("secret")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("link", "pipe", "folder"):
+        assert read_state(tmp_path / name) is None
+        assert (tmp_path / f"{name}.bad-1").exists()
+    assert read_state(tmp_path / "absent") is None
+    assert (tmp_path / "secret").exists()
+
+
+def test_numbers_in_state_files_come_back_as_decimals_and_the_bound_is_exact(tmp_path):
+    path = tmp_path / "state.json"
+    path.write_text('{"a":0.1}')
+    assert read_state(path, size_max=9) == {"a": Decimal("0.1")}
+    assert read_state(path, size_max=8) is None
+
+
+# The lock
+
+
+HOLDER = """
+import sys
+from perps_bot.store import InstanceLock
+print(InstanceLock(sys.argv[1]).acquire(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_lock_is_held_for_life_and_kill_9_frees_it(tmp_path):
+    lock = InstanceLock(tmp_path / "lock")
+    assert lock.holder() is None and not (tmp_path / "lock").exists()
+    process = a_process(HOLDER, tmp_path / "lock")
+    assert process.stdout.readline() == "None\n"
+    assert lock.acquire() == process.pid and lock.holder() == process.pid
+    os.truncate(tmp_path / "lock", 0)
+    assert lock.acquire() == 0 and lock.holder() == 0
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert lock.holder() is None
+    assert lock.acquire() is None
+    assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+    assert a_process(HOLDER, tmp_path / "lock").communicate()[0] == f"{os.getpid()}\n"
+    lock.release()
+    assert a_process(HOLDER, tmp_path / "lock").communicate()[0] == "None\n"
+
+
+def test_the_lock_is_not_inherited_and_never_unlinked(tmp_path):
+    lock = InstanceLock(tmp_path / "lock")
+    lock.acquire()
+    inode = (tmp_path / "lock").stat().st_ino
+    child = subprocess.Popen(["sleep", "30"], close_fds=False)
+    lock.release()
+    try:
+        assert InstanceLock(tmp_path / "lock").holder() is None
+    finally:
+        child.kill()
+        child.wait()
+    assert (tmp_path / "lock").stat().st_ino == inode
+
+
+def test_somebody_who_only_asks_for_the_holder_cannot_keep_the_bot_from_starting(tmp_path, monkeypatch):
+    lock, refusals = InstanceLock(tmp_path / "lock"), [BlockingIOError, BlockingIOError]
+    real = room.fcntl.flock
+
+    def flock(fd, how):
+        if how & room.fcntl.LOCK_EX and refusals:
+            raise refusals.pop()
+        real(fd, how)
+
+    monkeypatch.setattr(room.fcntl, "flock", flock)
+    assert lock.acquire() is None and not refusals
+
+
+def test_the_lock_is_taken_on_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "_write", failing(errno.ENOSPC))
+    lock = InstanceLock(tmp_path / "lock")
+    assert lock.acquire() is None and InstanceLock(tmp_path / "lock").holder() == 0
+
+
+# Folders
+
+
+def a_link(path):
+    path.with_name("target").mkdir(mode=0o700)
+    path.symlink_to("target")
+
+
+def a_folder(mode):
+    def make(path):
+        path.mkdir()
+        path.chmod(mode)
+    return make
+
+
+@pytest.mark.parametrize("make, words, way_out", [
+    (a_link, "is a symlink", "name its target"),
+    (lambda path: path.symlink_to("nowhere"), "is a symlink", "name its target"),
+    (lambda path: path.write_text(""), "is not a folder", "move it away"),
+    (a_folder(0o720), "others may write it", "chmod 700 {path}"),
+    (a_folder(0o702), "others may write it", "chmod 700 {path}"),
+])
+def test_a_folder_that_cannot_be_trusted_is_refused_in_one_line_with_the_way_out(
+    tmp_path, make, words, way_out
+):
+    path = tmp_path / "profile"
+    make(path)
+    for use in (prepare_folder, EventStore):
+        with pytest.raises(ConfigError) as refusal:
+            use(path)
+        assert str(refusal.value) == f"{path}: {words}: {way_out.format(path=path)}"
+
+
+@pytest.mark.parametrize("name", ["a/../b", "a\nb", "a\x1b[31mb"])
+def test_a_path_that_would_mislead_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError) as refusal:
+        prepare_folder(f"{tmp_path}/{name}")
+    assert str(refusal.value).isprintable() and not list(tmp_path.iterdir())
+
+
+def test_a_folder_below_a_file_is_refused_and_one_that_others_may_read_is_closed(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="choose another EVENT_STORE_ROOT"):
+        prepare_folder(tmp_path / "file" / "below")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o755)
+    assert prepare_folder(tmp_path / "open") == tmp_path / "open"
+    assert stat.S_IMODE((tmp_path / "open").stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(tmp_path):
+    (tmp_path / "profile").mkdir()
+    os.chown(tmp_path / "profile", 12345, 12345)
+    with pytest.raises(ConfigError, match="is another user's"):
+        prepare_folder(tmp_path / "profile")
+
+
+NOBODY = """
+import os, sys
+from perps_bot.store import prepare_folder
+from perps_bot.errors import ConfigError
+if os.geteuid() == 0:
+    os.chown(sys.argv[1], 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+os.chmod(sys.argv[1], 0o500)
+try:
+    prepare_folder(sys.argv[1])
+except ConfigError as refusal:
+    print(refusal)
+"""
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    tmp_path.chmod(0o711)
+    tmp_path.parent.chmod(0o711)
+    tmp_path.parent.parent.chmod(0o711)
+    path = tmp_path / "profile"
+    path.mkdir()
+    said = a_process(NOBODY, path).communicate()[0]
+    assert said == f"{path}: is not writable: chmod 700 {path}\n"
