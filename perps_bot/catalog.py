@@ -56,7 +56,7 @@ def enforce_perp_rules(
 ) -> tuple[Decimal, Decimal]:
     """Return (quantity, limit price) in the product's steps: base units, USD per base unit.
 
-    Raises BelowMinimum when nothing tradable is left, ConfigError for a float.
+    Raises BelowMinimum when nothing tradable is left, TypeError for a float.
     """
     limit = quantize_price(product, exact("price", price), side)
     return quantize_quantity(product, exact("qty", qty), limit), limit

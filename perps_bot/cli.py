@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from time import perf_counter
 
 from perps_bot import __version__
 from perps_bot.errors import ConfigError
@@ -206,12 +205,13 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from perps_bot.loop import SystemClock
     from perps_bot.market import SyntheticMarket
     from perps_bot.ops import check, settings_rows
     from perps_bot.settings import described
 
     settings = _settings(arguments)
-    checks = list(check(settings, SyntheticMarket(settings.seed), datetime.now(UTC)))
+    checks = list(check(settings, SyntheticMarket(settings.seed), SystemClock().now()))
     ok = all(row.ok for row in checks)
     if arguments.json:
         names = ("name", "value", "unit", "source")
@@ -237,7 +237,7 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from perps_bot.loop import recover
+    from perps_bot.loop import SystemClock, recover
     from perps_bot.settings import data_folder
     from perps_bot.store import InstanceLock, prepare_folder
 
@@ -252,7 +252,7 @@ def _resume(arguments: argparse.Namespace) -> int:
         return LOCKED
     bot = _bot(settings, folder)
     recover(bot)
-    bot.store.now = datetime.now(UTC)
+    bot.store.now = SystemClock().now()
     lifted = bot.risk.resume(arguments.reason, bot.store.now.date(), arguments.clear_daily_loss)
     if not bot.store.writable:
         print(f"perps-bot: not resumed: {bot.store.trouble}", file=sys.stderr)
@@ -284,6 +284,7 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
+    from perps_bot.loop import SystemClock
     from perps_bot.market import RecordedMarket
     from perps_bot.replay import replay
 
@@ -300,9 +301,9 @@ def _replay(arguments: argparse.Namespace) -> int:
                for name in (arguments.events, arguments.trades, arguments.equity_curve)]
     _refuse_overwriting(*outputs)
     progress = _progress if sys.stderr.isatty() else None
-    begun = perf_counter()
+    clock = SystemClock()
     result = replay(market, settings, *outputs, progress)
-    seconds = Decimal(str(perf_counter() - begun))
+    seconds = clock.elapsed()
     if progress:
         print("\r\033[K", end="", file=sys.stderr)
     row = {**asdict(result), "bars_per_second": result.bars / seconds}

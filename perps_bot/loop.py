@@ -68,7 +68,7 @@ class Clock(Protocol):
     def now(self) -> datetime: ...
 
     def wait(self, seconds: Decimal) -> int | None:
-        """Wait at most `seconds`; return the number of a signal that came, or None."""
+        """Wait until `seconds` after the last `now`; return a signal that came, or None."""
 
     def is_over(self) -> bool:
         """Whether time has ended, as a recording's does."""
@@ -78,6 +78,8 @@ class Surfaces(Protocol):
     """What shows the outside world how the last tick went."""
 
     def publish(self, bot: "Bot", now: datetime, error: str = "") -> None: ...
+
+    def say(self, text: str) -> None: ...
 
     def snapshot(self) -> dict[str, object]: ...
 
@@ -95,9 +97,9 @@ class StopRequest:
         for number in self.SIGNALS:
             signal.signal(number, lambda number, _frame: self._signals.put(number))
 
-    def wait(self, seconds: float) -> int | None:
+    def wait(self, seconds: Decimal) -> int | None:
         try:
-            return self._signals.get(timeout=max(seconds, 0))
+            return self._signals.get(timeout=max(int(seconds * 1000), 0) / 1000)
         except queue.Empty:
             return None
 
@@ -105,15 +107,21 @@ class StopRequest:
 class SystemClock:
     """The machine's clock, and waits that a signal ends."""
 
-    def __init__(self, stop_request: StopRequest) -> None:
-        self._stop_request = stop_request
+    def __init__(self, stop_request: StopRequest | None = None) -> None:
+        self._stop_request = stop_request or StopRequest()
+        self._asked_at = monotonic()
 
     def now(self) -> datetime:
+        self._asked_at = monotonic()
         return datetime.now(UTC)
 
+    def elapsed(self) -> Decimal:
+        """Seconds since `now` was last asked, by the monotonic clock."""
+        return Decimal(str(monotonic() - self._asked_at))
+
     def wait(self, seconds: Decimal) -> int | None:
-        end = monotonic() + int(seconds * 1000) / 1000
-        return self._stop_request.wait(end - monotonic())
+        # Counted from the last `now`, so that ticks keep their distance however long one took.
+        return self._stop_request.wait(seconds - self.elapsed())
 
     def is_over(self) -> bool:
         return False
@@ -142,7 +150,6 @@ class Bot:
     is_started: bool = False
     trouble: str = ""
     message: str = ""
-    halts: int = 0
     last_decisions: dict[str, str] = field(default_factory=dict)
     untraded: set[str] = field(default_factory=set)
     starts: int = 0
@@ -304,7 +311,7 @@ def stop(bot: Bot, clock: Clock, number: int) -> int:
     bot.store.now = clock.now()
     if number == signal.SIGINT and bot.settings.profile != "dev":
         bot.risk.hold("signal", TradingState.HALTED, "kill -INT")
-    print(f"{name}: cancelling entries, keeping protective stops", flush=True)
+    _say(bot, f"{name}: cancelling entries, keeping protective stops")
     interrupts, begun = int(number == signal.SIGINT), clock.now()
     while True:
         bot.store.now = clock.now()
@@ -333,7 +340,7 @@ def _open_day(bot: Bot, now: datetime) -> None:
         equity = bot.venue.equity()
     if bot.lifts_risk_holds_at_midnight:
         for kind in RISK_KINDS:
-            bot.halts += bot.risk.lift(kind, "a new UTC day")
+            bot.risk.lift(kind, "a new UTC day")
     bot.store.open_day(now.date(), bot.snapshot(), equity=equity)
 
 
@@ -578,16 +585,19 @@ def _report_stop(bot: Bot, name: str, left: tuple, code: int) -> None:
     bot.store.append("bot.stopped", reason=name, exit_code=code,
                      orders_left=[o.id for o in left], positions=positions, stops=stops)
     for order in left:
-        print(f"NOT confirmed cancelled: {order.id} {order.symbol} {order.status.value}")
+        _say(bot, f"NOT confirmed cancelled: {order.id} {order.symbol} {order.status.value}")
     for symbol, quantity in positions.items():
-        print(f"position kept: {symbol} {quantity:f}, stop at {stops[symbol] or 'NONE'}")
+        _say(bot, f"position kept: {symbol} {quantity:f}, stop at {stops[symbol] or 'NONE'}")
     if bot.risk.state is TradingState.HALTED:
-        print("HALTED until: perps-bot resume --profile "
-              f"{bot.settings.profile} --reason '…'")
-    print("stopped: " + ("every entry confirmed gone" if code == 0 else "NOT verified"),
-          flush=True)
+        _say(bot, f"HALTED until: perps-bot resume --profile {bot.settings.profile} --reason '...'")
+    _say(bot, "stopped: " + ("every entry confirmed gone" if code == 0 else "NOT verified"))
     bot.message = f"stopped by {name}"
     _publish(bot, bot.store.now)
+
+
+def _say(bot: Bot, text: str) -> None:
+    if bot.surfaces is not None:
+        bot.surfaces.say(text)
 
 
 def _publish(bot: Bot, now: datetime, error: str = "") -> None:

@@ -232,9 +232,10 @@ class RecordedMarket:
 
     @property
     def bad_rows(self) -> int:
-        """Rows that were skipped, those that `funding_due` met included."""
-        files = (*self._files, *(reader.file for reader in self._due.values()))
-        return sum(file.bad_rows for file in files)
+        """Rows that were skipped, those of the funding files included."""
+        pairs = zip(self._due.values(), self._newest.values())
+        funding = sum(max(one.file.bad_rows, other.file.bad_rows) for one, other in pairs)
+        return funding + sum(file.bad_rows for file in self._files)
 
     def progress(self) -> Decimal:
         """Return the fraction of the price files' bytes, as they lie on disk, read so far."""
@@ -276,8 +277,7 @@ class _CsvFile:
 
     def rows(self) -> Iterator[Mark | FundingRate]:
         """Yield what each good row says, oldest first."""
-        # Bound to names because the loop below runs a million times.
-        symbol, begin, end = self.symbol, self.begin or FIRST_MOMENT, self.end
+        symbol, begin, end = self.symbol, self.begin or FIRST_MOMENT, self.end  # once, for speed
         latest = earliest = FIRST_MOMENT
         with _lines(self.path) as (self.raw, self.size, lines):
             header = next(lines, "").removesuffix("\n")
@@ -366,7 +366,7 @@ _PRICE_KINDS = {
 _FUNDING_KINDS = {"time,funding_rate": (_funding_rate, datetime.resolution)}
 
 # Possessive quantifiers (`?+`) halve the time: a row that fails is not tried in other ways.
-_NUMBER = r"\d{1,15}+(?:\.\d{1,12}+)?+"
+_NUMBER = r"\d{1,15}+(?:\.\d{1,18}+)?+"
 _DAY, _CLOCK = r"(?:19|20)\d\d-\d\d-\d\d", r"\d\d:\d\d:\d\d(?:\.\d{1,6}+)?+"
 _COLUMNS = {
     "time": (rf"{_DAY}[T ]{_CLOCK}(?:Z|\+00:00)", "a UTC time as 2025-01-31T23:59:00Z"),

@@ -11,18 +11,16 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from perps_bot.errors import ConfigError
-
 ZERO = Decimal(0)
 
 
 def exact(name: str, value: object) -> Decimal:
-    """Return `value` as a finite Decimal, or raise ConfigError; a float is refused."""
+    """Return `value` as a finite Decimal.  Raises TypeError for a float, ValueError for a NaN."""
     if isinstance(value, bool) or not isinstance(value, Decimal | int):
-        raise ConfigError(f"{name}: {value!r} is a {type(value).__name__}; pass a Decimal")
+        raise TypeError(f"{name}: {value!r} is a {type(value).__name__}; pass a Decimal")
     number = Decimal(value)
     if not number.is_finite():
-        raise ConfigError(f"{name}: {value} is not a number")
+        raise ValueError(f"{name}: {value} is not a number")
     return number
 
 

@@ -106,6 +106,10 @@ class Surfaces:
             except OSError as failure:
                 log.warning("%s was not written: %s", self._folder / name, failure.strerror)
 
+    def say(self, text: str) -> None:
+        """Tell the operator at the terminal."""
+        print(text, flush=True)
+
     def state(self, bot: Bot, now: datetime) -> dict[str, object]:
         """What a person wants to see at a glance; never read back."""
         books, counts = bot.tracker, self._counts
@@ -196,7 +200,8 @@ def check(settings: Settings, market: MarketData, now: datetime) -> Iterator[Che
 
 def settings_rows(settings: Settings) -> Iterator[str]:
     """Every value in force and where it came from, one line each."""
-    rows = [(n, f"{value} {unit}".rstrip(), source) for n, value, unit, source in described(settings)]
+    rows = [(n, f"{value} {unit}".rstrip(), source)
+            for n, value, unit, source in described(settings)]
     width = max(len(name) for name, _, _ in rows)
     for name, value, source in rows:
         yield f"{name:<{width}}  {value:<34}  {source}"

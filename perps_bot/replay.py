@@ -16,8 +16,9 @@ from pathlib import Path
 
 from perps_bot.loop import Bot, assemble, run
 from perps_bot.market import RecordedMarket
-from perps_bot.model import ZERO, Event, Fill, FundingPayment, Side, moment
+from perps_bot.model import ZERO, Event, Fill, FundingPayment, Side, TradingState, moment
 from perps_bot.paper import PaperBroker
+from perps_bot.risk import RISK_KINDS
 from perps_bot.settings import Settings
 from perps_bot.stats import EquityCurve, TripSummary, sharpe, sortino
 from perps_bot.store import EventStore
@@ -32,7 +33,8 @@ class Result:
     """One run.  Money in USD; `..._pct` and rates are fractions; None where not defined.
 
     trades    closed round trips; bars  rows of prices that were read
-    refusals  refused orders by code; halts  risk holds that a midnight lifted
+    refusals  refused orders by code; halts  times that a risk limit
+              stopped entries; the next UTC midnight lifts that
     exposure  fraction of the time in which something was held
     """
 
@@ -118,7 +120,7 @@ class _Score:
         self._end: datetime | None = None
         self._held = timedelta()
         self._is_holding = False
-        self._ticks = 0
+        self._ticks = self._halts = 0
 
     def publish(self, bot: Bot, now: datetime, error: str = "") -> None:
         if self._start is None:
@@ -155,6 +157,8 @@ class _Score:
                                               data["rate"], data["paid_at"]))
         elif event.type == "risk.rejected":
             self._refusals.update(data["codes"])
+        elif event.type == "state.changed" and data["kind"] in RISK_KINDS:
+            self._halts += data["state"] != TradingState.TRADING
 
     def result(self, bot: Bot) -> Result:
         books, returns = bot.tracker, self._curve.daily_returns
@@ -170,7 +174,7 @@ class _Score:
             sharpe=sharpe(returns), sortino=sortino(returns),
             max_drawdown_pct=self._curve.max_drawdown_pct,
             exposure=_share(self._held, span),
-            refusals=dict(sorted(self._refusals.items())), halts=bot.halts,
+            refusals=dict(sorted(self._refusals.items())), halts=self._halts,
         )
 
 

@@ -280,19 +280,19 @@ def read_events(folder: str | Path, day: date | None = None) -> Iterator[Event]:
 
     A torn last line ends it silently, for a writer may be at work; damage raises StoreDamaged.
     """
-    paths = [path for path in _day_files(Path(folder)) if path.stat().st_size]
     before = None
-    for path in paths:
+    for path in _day_files(Path(folder)):
         if day is not None and path.stem != day.isoformat():
             continue
         file = _DayFile(path)
         for event in file:
             if before and file.events == 1 and (event.data["chain"], event.seq) != before:
-                raise StoreDamaged(f"{path} line 1: does not follow the file before it")
+                raise StoreDamaged(f"{path} line 1: does not follow the end of the day before it")
             yield event
-        if file.problem and not (file.torn and path == paths[-1]):
+        if file.problem and not file.torn:
             raise StoreDamaged(file.problem)
-        before = f"{file.crc:08x}", file.seq + 1
+        if file.events:
+            before = f"{file.crc:08x}", file.seq + 1
 
 
 def write_state(path: str | Path, value: object) -> None:
@@ -406,9 +406,8 @@ class _DayFile:
 
     def __init__(self, path: Path):
         self.path = path
-        self.day: date | None = None
         self.seq = self.crc = self.offset = self.size = self.events = 0
-        self.problem, self.torn = "", False
+        self.day, self.problem, self.torn = None, "", False
 
     def __iter__(self) -> Iterator[Event]:
         try:
@@ -477,8 +476,8 @@ def _encode(event: Event, chain: int) -> tuple[bytes, int]:
     if not RESERVED.isdisjoint(event.data):
         raise ValueError(f"{event.type}: {sorted(RESERVED)} are the line's own fields")
     fields = {"seq": event.seq, "ts": event.at, "type": event.type, **event.data}
-    length_max = None if event.type == "day.opened" else STRING_LENGTH_MAX
-    body = _to_json(_plain(fields, length_max))[:-1].encode("ascii")
+    fields = _plain(fields, None if event.type == "day.opened" else STRING_LENGTH_MAX)
+    body = _to_json(fields)[:-1].encode("ascii")
     crc = zlib.crc32(body, chain)
     return body + CRC_FORM % crc, crc
 
@@ -502,8 +501,9 @@ def _plain(value: object, length_max: int | None = None) -> object:
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, str):
-        return value if len(value) <= (length_max or len(value)) else value[:length_max] + "…"
-    if value is None or isinstance(value, int):
+        text = value[:length_max]
+        return text if len(text) == len(value) else f"{text}…"
+    if isinstance(value, int | None):
         return value
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _plain(item, length_max) for key, item in value.items()}
@@ -572,7 +572,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _fsync_folder(path: Path) -> None:
-    fd = _open(path, os.O_RDONLY | os.O_DIRECTORY)
+    fd = _open(path, os.O_RDONLY)
     try:
         _fsync(fd)
     finally:

@@ -83,6 +83,10 @@ class _Memory:
             setattr(self, name, getattr(self, name) + price - oldest)
             window.append(price)
 
+    def take_over(self, old: "_Memory") -> None:
+        """Remember the cross that an earlier memory had not answered yet."""
+        self.side, self.pending, self.pending_bars = old.side, old.pending, old.pending_bars
+
     def is_warm(self) -> bool:
         return len(self.long) == self.long.maxlen
 
@@ -134,10 +138,9 @@ class BaselinePerpsStrategy:
             if not remembers or bar_at <= old.bar_at:
                 fresh.pending = None
             if remembers and bar_at == old.bar_at:
-                fresh.side, fresh.pending, fresh.pending_bars = old.side, old.pending, old.pending_bars
+                fresh.take_over(old)
         if remembers and old.bar_at > fresh.bar_at:
-            # The venue's candles lag behind what was already seen.
-            fresh.side, fresh.pending, fresh.pending_bars = old.side, old.pending, old.pending_bars
+            fresh.take_over(old)  # the venue's candles lag behind what was already seen
             fresh.bar_at = old.bar_at
         if not remembers and self.config.enter_on_start:
             fresh.pending, fresh.pending_bars = fresh.side, 0
@@ -170,7 +173,8 @@ class BaselinePerpsStrategy:
         """
         memory = self._memory(mark.symbol)
         action, reason = self._judge(memory, mark, position, stop_price)
-        return Decision(mark.symbol, action, reason, self._inputs(memory, mark, position, stop_price))
+        inputs = self._inputs(memory, mark, position, stop_price)
+        return Decision(mark.symbol, action, reason, inputs)
 
     def bars(self, symbol: str) -> int:
         """How many bar closes the long window holds."""

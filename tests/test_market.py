@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections import deque
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
@@ -77,6 +77,10 @@ def crossovers(closes):
     return sum(one != other for one, other in pairwise(sides))
 
 
+def returns_of(prices):
+    return [float(later / earlier) - 1 for earlier, later in pairwise(prices)]
+
+
 def closes(market, symbol, seconds, count):
     return [candle.close for candle in market.candles(symbol, seconds, count, MIDNIGHT)]
 
@@ -106,10 +110,10 @@ def test_three_times_leverage_fits_a_long_and_a_short_needs_more_margin(product)
 
 @pytest.mark.parametrize("symbol, clock, price", [
     ("BTC-PERP", "00:00:00", "83327.5"),
-    ("BTC-PERP", "12:34:56", "83470"),
-    ("ETH-PERP", "12:34:56", "3128.00"),
-    ("SOL-PERP", "12:34:56", "149.550"),
-    ("XRP-PERP", "12:34:56", "2.23265"),
+    ("BTC-PERP", "12:34:56", "84050.0"),
+    ("ETH-PERP", "12:34:56", "3088.50"),
+    ("SOL-PERP", "12:34:56", "145.485"),
+    ("XRP-PERP", "12:34:56", "2.19945"),
 ])
 def test_the_path_is_the_same_on_every_machine_and_python(synthetic, symbol, clock, price):
     assert str(mid(synthetic, symbol, at(clock))) == price
@@ -147,8 +151,8 @@ def test_the_order_of_the_questions_changes_no_answer(synthetic):
 
 
 def test_symbols_move_each_in_its_own_way(synthetic):
-    btc, eth = (closes(synthetic, symbol, 60, 500) for symbol in SYMBOLS[:2])
-    assert abs(correlation(*([b / a - 1 for a, b in pairwise(c)] for c in (btc, eth)))) < 0.3
+    btc, eth = (returns_of(closes(synthetic, symbol, 60, 500)) for symbol in SYMBOLS[:2])
+    assert abs(correlation(btc, eth)) < 0.3
 
 
 def test_a_mark_is_a_two_sided_quote_on_the_tick_at_the_whole_second(synthetic):
@@ -166,8 +170,7 @@ def test_a_mark_is_a_two_sided_quote_on_the_tick_at_the_whole_second(synthetic):
 
 
 def test_now_in_another_time_zone_is_the_same_moment(synthetic):
-    new_york = timedelta(hours=-5)
-    there = MIDNIGHT.astimezone(datetime.now(UTC).astimezone().tzinfo) + new_york - new_york
+    there = MIDNIGHT.astimezone(timezone(timedelta(hours=-5)))
     assert synthetic.marks(SYMBOLS, there) == synthetic.marks(SYMBOLS, MIDNIGHT)
 
 
@@ -197,9 +200,9 @@ def test_the_price_stays_within_8_percent_of_its_base_forever(second, symbol, se
 
 @pytest.mark.parametrize("symbol", SYMBOLS)
 def test_minutes_are_as_restless_as_a_real_market_and_restless_in_clusters(synthetic, symbol):
-    returns = [b / a - 1 for a, b in pairwise(closes(synthetic, symbol, 60, 4000))]
+    returns = returns_of(closes(synthetic, symbol, 60, 4000))
     sizes = [abs(change) for change in returns]
-    assert Decimal("0.0003") < pstdev(returns) < Decimal("0.0008")
+    assert 0.0003 < pstdev(returns) < 0.0008
     assert correlation(sizes[:-1], sizes[1:]) > 0.15
     assert correlation(sizes[:-5], sizes[5:]) > 0.10
 
@@ -295,7 +298,7 @@ def told(market):
         marks = market.marks(SYMBOLS, now)
         fresh = [f"{s[:3]} {m.price}" for s, m in marks.items() if seen.get(s) is not m]
         seen = dict(marks)
-        lines.append(f"{now:%H:%M:%S} {', '.join(fresh)}")
+        lines.append(f"{now:%H:%M:%S} {', '.join(sorted(fresh))}")
     return lines
 
 
@@ -360,7 +363,7 @@ def test_files_run_on_one_clock(recorded):
         "00:02:00 BTC 3, ETH 5, SOL 7.0",
         "00:03:00 ETH 6",
         "00:04:00 BTC 4, ETH 7",
-    ] or told(market) == []
+    ]
 
 
 def test_a_symbol_without_news_keeps_its_mark_and_the_dict_is_never_copied(recorded):
@@ -455,7 +458,7 @@ BAD_ROWS = [
     (BARS,       "00:06:00,,9,1,5,2",                          "open ''"),
     (BARS,       "00:06:00,٥,9,1,5,2",                         "open '٥'"),
     (BARS,       "00:06:00,5,1234567890123456,1,5,2",          "high '1234567890123456'"),
-    (BARS,       "00:06:00,5,9,1.1234567890123,5,2",           "low '1.1234567890123'"),
+    (BARS,       "00:06:00,5,9,1.1234567890123456789,5,2",     "low '1.1234567890123456789'"),
     (BARS,       "00:06:00,5,9,1,5,-2",                        "volume '-2'"),
     (BARS,       "00:06:00,5,9,0,5,2",                         "price is zero"),
     (BARS,       "00:06:00,5,4,1,3,2",                         "do not enclose"),
@@ -538,7 +541,7 @@ def test_a_bad_row_does_not_move_the_clock(recorded):
 
 
 GOOD_FILE = f"{BARS}\n2026-11-23T00:00:00Z,5,9,1,5,2\n".encode()
-WHOLE_GZ = gzip.compress(GOOD_FILE * 1 + b"2026-11-23T00:01:00Z,5,9,1,5,2\n" * 1)
+WHOLE_GZ = gzip.compress(GOOD_FILE + b"2026-11-23T00:01:00Z,5,9,1,5,2\n")
 
 
 @pytest.mark.parametrize("name, content, said", [
@@ -546,8 +549,8 @@ WHOLE_GZ = gzip.compress(GOOD_FILE * 1 + b"2026-11-23T00:01:00Z,5,9,1,5,2\n" * 1
     ("empty.csv",   b"",                                     "header ''"),
     ("empty.csv.gz", b"",                                    "header ''"),
     ("header.csv",  BARS.encode(),                           "not one usable row"),
-    ("other.csv",   b"date,price\n1,2\n",                    "header 'date,price' is none of .*open"),
-    ("fund.csv",    b"time,funding_rate\n",                  "header 'time,funding_rate' is none of"),
+    ("other.csv",   b"date,price\n1,2\n",                    "header 'date,price' is none of"),
+    ("fund.csv",    b"time,funding_rate\n",                  "header 'time,funding_rate' is"),
     ("plain.csv.gz", GOOD_FILE,                              "cannot be read: Not a gzipped file"),
     ("packed.csv",  gzip.compress(GOOD_FILE),                "cannot be read: .*decode"),
     ("cut.csv.gz",  WHOLE_GZ[:-12],                          "cannot be read: .*ended before"),
@@ -642,7 +645,7 @@ def test_a_long_recording_needs_no_more_memory_than_a_short_one(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert market.rows == 20_000
-    assert peak < 600_000  # bytes; the rows themselves would need 20 times as much
+    assert peak < 400_000  # bytes; the rows themselves would need 20 times as much
 
 
 # --- funding -------------------------------------------------------------------------------
@@ -720,7 +723,7 @@ def test_a_bad_funding_row_is_skipped_and_counted_when_the_owner_says_so(recorde
 def test_prices_are_no_funding(tmp_path):
     path = tmp_path / "bars.csv"
     path.write_bytes(GOOD_FILE)
-    with pytest.raises(ConfigError, match="bars.csv: header 'time,open.*none of .'time,funding_rate"):
+    with pytest.raises(ConfigError, match="bars.csv: header 'time,open.*of .'time,funding_rate"):
         RecordedMarket([path], ["BTC-PERP"], [path], bar_seconds=60)
 
 
@@ -729,8 +732,8 @@ def test_prices_are_no_funding(tmp_path):
 
 def run(names, funding=(), **options):
     """Run a market of real files to its end; return it, its moments and its last mark."""
-    market = RecordedMarket(
-        [DATA / name for name in names], SYMBOLS[:len(names)], [DATA / f for f in funding], **options)
+    files, rates = ([DATA / name for name in chosen] for chosen in (names, funding))
+    market = RecordedMarket(files, SYMBOLS[:len(files)], rates, **options)
     moments = list(iter(market.advance, None))
     assert all(earlier < later for earlier, later in pairwise(moments))
     return market, moments, market.marks(SYMBOLS, moments[-1])["BTC-PERP"]
@@ -738,21 +741,26 @@ def run(names, funding=(), **options):
 
 @needs_data
 @pytest.mark.parametrize("name, rows, moments, first, last", [
-    ("btcusdt-perp-binance-1m-2025-05.csv.gz", 43198, 43198, "2025-05-04T15:34", "2025-06-03T15:31"),
-    ("btcusdt-perp-binance-5m-2025-03.csv.gz", 10906, 10906, "2025-03-06T10:35", "2025-04-13T07:20"),
-    ("btcusd-coinbase-1d-2015-2025.csv",       3718,  3718,  "2015-07-23T00:00", "2025-09-25T00:00"),
-    ("btcusdt-perp-binance-mark-8h-2025.csv",  266,   266,   "2025-03-07T00:00", "2025-06-03T08:00"),
-    ("btc-perp-1m-2022-01.csv.gz",             45031, 45031, "2021-12-31T23:02", "2022-02-01T05:32"),
-    ("btcusdt-perp-binance-2024-08-08-trades.csv.gz",
-     21313, 5260, "2024-08-08T23:54", "2024-08-08T23:59"),
-    ("btcusdt-perp-binance-2024-08-08-quotes.csv.gz",
+    ("perp-binance-1m-2025-05.csv.gz", 43198, 43198, "2025-05-04T15:34", "2025-06-03T15:31"),
+    ("perp-binance-5m-2025-03.csv.gz", 10906, 10906, "2025-03-06T10:35", "2025-04-13T07:20"),
+    ("perp-binance-mark-8h-2025.csv",  266,   266,   "2025-03-07T00:00", "2025-06-03T08:00"),
+    ("perp-binance-2024-08-08-trades.csv.gz",
+     21313, 5260,  "2024-08-08T23:54", "2024-08-08T23:59"),
+    ("perp-binance-2024-08-08-quotes.csv.gz",
      66089, 34246, "2024-08-08T23:54", "2024-08-09T00:00"),
 ])
 def test_every_kind_of_real_file_is_read_to_its_end(name, rows, moments, first, last):
-    market, seen, _ = run([name])
+    market, seen, _ = run([f"btcusdt-{name}"])
     assert (market.rows, market.bad_rows, len(seen)) == (rows, 0, moments)
     assert [f"{moment:%Y-%m-%dT%H:%M}" for moment in (seen[0], seen[-1])] == [first, last]
     assert market.progress() == 1
+
+
+@needs_data
+def test_ten_years_of_days_with_volumes_of_13_places_are_read_to_the_end():
+    market, moments, _ = run(["btcusd-coinbase-1d-2015-2025.csv"])
+    assert market.rows == len(moments) == 3718
+    assert moments[-1] == datetime(2025, 9, 25, tzinfo=UTC)
 
 
 @needs_data
@@ -771,10 +779,10 @@ def test_four_real_symbols_run_on_one_clock_with_their_funding():
         [f"{coin}usdt-perp-binance-funding-2025.csv" for coin in coins],
         end=datetime(2025, 5, 7, tzinfo=UTC))
     assert {s: f"{m.price}" for s, m in market.marks(SYMBOLS, moments[-1]).items()} == {
-        "BTC-PERP": "96839.0", "ETH-PERP": "1817.92", "SOL-PERP": "146.94", "XRP-PERP": "2.1452"}
+        "BTC-PERP": "96798.9", "ETH-PERP": "1816.22", "SOL-PERP": "146.83", "XRP-PERP": "2.154"}
     due = market.funding_due("BTC-PERP", moments[0], moments[-1])
     assert [f"{rate.at:%d %H}" for rate in due] == [
-        "05 00", "05 08", "05 16", "06 00", "06 08", "06 16", "07 00"]
+        "04 16", "05 00", "05 08", "05 16", "06 00", "06 08", "06 16"]
     assert market.funding("XRP-PERP", moments[-1]).at <= moments[-1]
 
 
@@ -784,7 +792,7 @@ def test_four_real_symbols_run_on_one_clock_with_their_funding():
     ("btcusdt-perp-binance-funding-2020-2023.csv",    4383),
     ("ethusdt-perp-binance-funding-2025.csv",         267),
 ])
-def test_every_real_funding_file_is_read_to_its_end(recorded, name, rows):
+def test_every_real_funding_file_is_read_to_its_end(name, rows):
     prices = DATA / "btcusdt-perp-binance-mark-8h-2025.csv"
     market = RecordedMarket([prices], ["BTC-PERP"], [DATA / name])
     due = market.funding_due("BTC-PERP", datetime(2015, 1, 1, tzinfo=UTC), MIDNIGHT)
