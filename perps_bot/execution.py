@@ -13,32 +13,13 @@ from decimal import Decimal
 
 from perps_bot.broker import Broker
 from perps_bot.catalog import (
-    ProductCatalog,
-    floor_to,
-    quantize_price,
-    quantize_quantity,
-    quantize_stop,
+    ProductCatalog, floor_to, quantize_price, quantize_quantity, quantize_stop,
 )
 from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUnavailable
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
-    ZERO,
-    Account,
-    Breach,
-    Event,
-    Mark,
-    Order,
-    OrderIntent,
-    OrderStatus,
-    OrderType,
-    Position,
-    Purpose,
-    Side,
-    TimeInForce,
-    TradingState,
-    exact,
-    maybe_decimal,
-    moment,
+    ZERO, Account, Breach, Event, Mark, Order, OrderIntent, OrderStatus, OrderType, Position,
+    Purpose, Side, TimeInForce, TradingState, exact, maybe_decimal, moment,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
@@ -72,6 +53,7 @@ class ExecutionConfig:
     entry_gtd_seconds   how long a resting entry lives, so that it dies with a dead bot
     exit_retry_seconds  how long an exit may stay unfilled, and a crossed stop unfired
     bracket_profit_pct  the profit leg's distance, of the entry price
+    trailing_stop_pct   the distance of the stop that a resting entry carries, of its price
     stop_move_min_pct   the least by which the trail moves the stop, of its price
     tag, epoch          lead every client order id; the epoch is new for each run
     """
@@ -81,6 +63,7 @@ class ExecutionConfig:
     entry_gtd_seconds: int = 600
     exit_retry_seconds: int = 10
     bracket_profit_pct: Decimal = Decimal("0.20")
+    trailing_stop_pct: Decimal = Decimal("0.01")
     stop_move_min_pct: Decimal = Decimal("0.002")
     tag: str = "pb"
     epoch: str = "0"
@@ -102,28 +85,32 @@ class _Ticket:
     def is_finished(self) -> bool:
         return self.order.status.is_terminal and self.recorded == self.order.filled_quantity
 
+    def as_data(self) -> dict[str, object]:
+        order = self.order
+        return {"created_at": order.created_at, **order.intent_data(), **order.state_data(),
+                "recorded": self.recorded, "mark_price": self.mark_price}
+
+    @classmethod
+    def from_data(cls, row: Mapping) -> "_Ticket":
+        order = Order.from_data(row, moment(row["created_at"])).with_state(row)
+        return cls(order, maybe_decimal(row["mark_price"]), Decimal(row["recorded"]))
+
 
 @dataclass
 class _Exit:
-    """A position that shall be closed, over as many steps as it takes."""
+    """A position that shall be closed, over as many steps as it takes; until then, protected."""
 
     reason: str
-    since: datetime
-    waits_for_stop: bool
-    retry_at: datetime | None = None
+    not_before: datetime
 
 
 class ExecutionEngine:
     """Sends, settles, protects and closes.  What must outlive the process is a fold over events."""
 
     def __init__(
-        self,
-        config: ExecutionConfig | None = None,
-        event_store: EventStore | None = None,
-        broker: Broker | None = None,
-        catalog: ProductCatalog | None = None,
-        risk: LiveRiskManager | None = None,
-        tracker: PositionTracker | None = None,
+        self, config: ExecutionConfig | None = None, event_store: EventStore | None = None,
+        broker: Broker | None = None, catalog: ProductCatalog | None = None,
+        risk: LiveRiskManager | None = None, tracker: PositionTracker | None = None,
     ) -> None:
         self.config = config or ExecutionConfig()
         self.store = event_store or EventStore()
@@ -146,13 +133,8 @@ class ExecutionEngine:
     # One order.
 
     def place_order(
-        self,
-        symbol: str,
-        side: str,
-        qty: Decimal,
-        order_type: str = "market",
-        limit_price: Decimal | None = None,
-        time_in_force: str | None = None,
+        self, symbol: str, side: str, qty: Decimal, order_type: str = "market",
+        limit_price: Decimal | None = None, time_in_force: str | None = None,
         reason: str = "by hand",
     ) -> Order:
         """Send one order and return what is known of it.  qty is base units, USD per base unit.
@@ -250,8 +232,9 @@ class ExecutionEngine:
         """Where our stop rests, USD per base unit; None while there is none."""
         return next((o.intent.stop_price for o in self._resting_stops(symbol)), None)
 
-    def is_entering(self, symbol: str) -> bool:
-        return any(o.purpose is Purpose.ENTRY for o in self.outstanding(symbol))
+    @property
+    def _patience(self) -> timedelta:
+        return timedelta(seconds=self.config.exit_retry_seconds)
 
     def is_exiting(self, symbol: str) -> bool:
         return symbol in self._exits
@@ -275,24 +258,39 @@ class ExecutionEngine:
             if order.id not in self._tickets and self._is_attached_to_ours(order):
                 self.store.append("order.intended", **order.intent_data(), mark_price=None)
                 self._update(order)
+                self._say_stop("stop.placed", order)
         for ticket in tuple(self._tickets.values()):
             self._learn(ticket, listed.get(ticket.order.id))
 
     def enter(self, symbol: str, side: Side, quantity: Decimal, reason: str) -> Order:
         """Open a position as the settings say: market, or a limit on our side of the book."""
         intent = OrderIntent(symbol, side, quantity, self.config.order_type, reason=reason)
-        mark = self.marks.get(symbol)
-        if intent.order_type is OrderType.LIMIT and mark is not None:
-            force = self.config.time_in_force
-            takes = force is TimeInForce.IOC
-            price = mark.ask if (side is Side.BUY) == takes else mark.bid
-            intent = self._resting(intent, price, force)
-        return self.send(intent)
+        mark, force = self.marks.get(symbol), self.config.time_in_force
+        if intent.order_type is OrderType.MARKET or mark is None:
+            return self.send(intent)
+        ours, theirs = (mark.bid, mark.ask) if side is Side.BUY else (mark.ask, mark.bid)
+        takes = self._resting(intent, theirs, TimeInForce.IOC)
+        if force is TimeInForce.IOC:
+            return self.send(takes)
+        distance = 1 - self.config.trailing_stop_pct * side.sign
+        stop = quantize_stop(self.catalog.get(symbol), ours * distance, side.opposite)
+        rests = replace(self._resting(intent, ours, force), attached_stop_price=stop)
+        try:
+            return self.send(rests)
+        except OrderRejected as refusal:
+            if "ATTACHED" not in refusal.code:
+                raise
+            return self.send(takes)  # an entry that cannot carry its stop must not rest
 
-    def exit(self, symbol: str, reason: str, waits_for_stop: bool = False) -> None:
-        """Begin to close `symbol`; an exit under way goes on unchanged."""
+    def exit(self, symbol: str, reason: str, leaves_it_to_the_stop: bool = False) -> None:
+        """Begin to close `symbol`; an exit under way goes on unchanged.
+
+        A stop that the price has crossed gets some seconds to fill at the venue first.
+        """
         if symbol not in self._exits:
-            self._exits[symbol] = _Exit(reason, self.store.now, waits_for_stop)
+            waits = leaves_it_to_the_stop and self._resting_stops(symbol)
+            not_before = self.store.now + self._patience if waits else self.store.now
+            self._exits[symbol] = _Exit(reason, not_before)
 
     def work(self, symbol: str, trail_to: Decimal | None) -> None:
         """Take the next step of an exit, or bring the protective stop to the position.
@@ -319,13 +317,14 @@ class ExecutionEngine:
             self._cancel(stops)
             self.work(symbol, trail_to)
 
-    def cancel_all(self, purposes: tuple[Purpose, ...] = (Purpose.ENTRY,)) -> tuple[Order, ...]:
-        """Ask for every outstanding order of these purposes to be cancelled, then look.
+    def entries(self, symbol: str | None = None) -> list[Order]:
+        """Our outstanding entries."""
+        return [o for o in self.outstanding(symbol) if o.purpose is Purpose.ENTRY]
 
-        Returns those that the venue has not confirmed gone.
-        """
-        self._cancel([o for o in self.outstanding() if o.purpose in purposes])
-        return tuple(o for o in self.outstanding() if o.purpose in purposes)
+    def cancel_all(self, symbol: str | None = None) -> list[Order]:
+        """Ask for every entry to be cancelled, look, and return those not confirmed gone."""
+        self._cancel(self.entries(symbol))
+        return self.entries(symbol)
 
     # Folding events: the only place where orders change.
 
@@ -339,11 +338,7 @@ class ExecutionEngine:
         return {
             "sequence": self._sequence,
             "stop_levels": dict(self._stop_levels),
-            "orders": [
-                {"created_at": t.order.created_at, **t.order.intent_data(),
-                 **t.order.state_data(), "recorded": t.recorded, "mark_price": t.mark_price}
-                for t in self._tickets.values()
-            ],
+            "orders": [ticket.as_data() for ticket in self._tickets.values()],
         }
 
     def _fold_intended(self, event: Event) -> None:
@@ -357,12 +352,13 @@ class ExecutionEngine:
         ticket = self._tickets.get(event.data["client_order_id"])
         if ticket is not None:
             data = event.data
-            if event.type == "order.updated":
-                ticket.order = ticket.order.with_state(data)
-            elif event.type == "trade.executed":
+            if event.type == "trade.executed":
                 ticket.recorded += Decimal(data["quantity"])
+            elif event.type == "order.updated":
+                ticket.order = ticket.order.with_state(data)
             else:
-                ticket.order = replace(ticket.order, status=_STATUS_OF[event.type])
+                status = OrderStatus(event.type.removeprefix("order."))
+                ticket.order = replace(ticket.order, status=status)
             if ticket.is_finished:
                 self._finish(ticket)
         if event.type == "trade.executed" and not Decimal(event.data["position_quantity"]):
@@ -376,7 +372,8 @@ class ExecutionEngine:
         if data:
             self._sequence = data["sequence"]
             self._stop_levels = {s: Decimal(price) for s, price in data["stop_levels"].items()}
-            self._tickets = {row["client_order_id"]: _ticket_from(row) for row in data["orders"]}
+            tickets = map(_Ticket.from_data, data["orders"])
+            self._tickets = {ticket.order.id: ticket for ticket in tickets}
 
     def _finish(self, ticket: _Ticket) -> None:
         del self._tickets[ticket.order.id]
@@ -448,8 +445,8 @@ class ExecutionEngine:
                           purpose=order.purpose, **order.state_data())
 
     def _doubt(self, order: Order, why: str) -> None:
-        self.store.append("order.unknown", client_order_id=order.id, symbol=order.symbol,
-                          reason=why)
+        self.store.append(
+            "order.unknown", client_order_id=order.id, symbol=order.symbol, reason=why)
 
     def _cancel(self, orders: list[Order]) -> None:
         """Ask, then look: only `settle` says that an order is gone."""
@@ -487,7 +484,8 @@ class ExecutionEngine:
         order, now = ticket.order, self.store.now
         if listed is not None:
             ticket.missed_at = None
-            if listed.state_data() != order.state_data():
+            is_old = order.status.is_terminal and listed.filled_quantity <= order.filled_quantity
+            if not is_old and listed.state_data() != order.state_data():
                 self._update(order.with_state(listed.state_data()))
         elif order.status.is_terminal or ticket.recorded:
             return
@@ -517,17 +515,18 @@ class ExecutionEngine:
     def _protect(self, position: Position, trail_to: Decimal | None) -> None:
         """Bring the stops to the position's size: replace what is too much, add what is missing."""
         symbol, held = position.symbol, abs(position.quantity)
-        if self._stopped_quantity(symbol) > held:
+        if self._committed(position) > held:
             self._cancel(self._resting_stops(symbol))
-        missing = held - self._stopped_quantity(symbol)
-        if missing == held:
+        if not self._resting_stops(symbol):
             self._unprotected_since.setdefault(symbol, self.store.now)
+        missing = held - self._committed(position)
         level = self._stop_level(position, trail_to)
         if missing > 0 and level is not None:
             self._place_stop(position, missing, level)
 
-    def _stopped_quantity(self, symbol: str) -> Decimal:
-        return sum((o.remaining for o in self._resting_stops(symbol)), ZERO)
+    def _committed(self, position: Position) -> Decimal:
+        """Base units of `position` that our outstanding stops and exits may still close."""
+        return self.books().committed(position.symbol, position.side.opposite)
 
     def _stop_level(self, position: Position, trail_to: Decimal | None) -> Decimal | None:
         """The tighter of where the stop was and where the trail says, on the tick."""
@@ -549,18 +548,22 @@ class ExecutionEngine:
                 order = self.send(intent)
             except OrderRejected as refusal:
                 if refusal.code in STOP_PASSED:
-                    self.exit(symbol, f"the price has passed the stop at {level:f}")
+                    why = f"the price has passed the stop at {level:f}"
+                    self._exits[symbol] = _Exit(why, self.store.now)
                     self.work(symbol, None)
                     return
                 bracket_refused = refusal.code not in OUT_OF_BOUNDS
                 continue
-            since = self._unprotected_since.pop(symbol, self.store.now)
-            self.store.append(
-                "stop.moved" if moved else "stop.placed", symbol=symbol,
-                client_order_id=order.id, stop_price=level, quantity=quantity,
-                seconds_unprotected=int((self.store.now - since).total_seconds()),
-            )
+            self._say_stop("stop.moved" if moved else "stop.placed", order)
             return
+
+    def _say_stop(self, type: str, order: Order) -> None:
+        bare_since = self._unprotected_since.pop(order.symbol, self.store.now)
+        self.store.append(
+            type, symbol=order.symbol, client_order_id=order.id, quantity=order.quantity,
+            stop_price=order.intent.stop_price,
+            seconds_unprotected=int((self.store.now - bare_since).total_seconds()),
+        )
 
     def _stop_intents(
         self, position: Position, quantity: Decimal, level: Decimal
@@ -577,22 +580,19 @@ class ExecutionEngine:
                       limit_price=level * (1 + STOP_LIMIT_BEYOND_PCT * side.sign))
 
     def _advance_exit(self, position: Position, plan: _Exit, trail_to: Decimal | None) -> None:
+        """Cancel what reserves the position, see it gone, close; unfilled, the stop goes back."""
         now, symbol = self.store.now, position.symbol
-        patience = timedelta(seconds=self.config.exit_retry_seconds)
-        if plan.waits_for_stop and self._resting_stops(symbol) and now - plan.since < patience:
-            return  # the venue's stop is the stop
-        if plan.retry_at is not None and now < plan.retry_at:
+        if now < plan.not_before:
             self._protect(position, trail_to)
             return
-        orders = self.outstanding(symbol)
-        overdue = [o for o in orders
-                   if o.purpose is Purpose.EXIT and now - o.created_at >= patience]
-        self._cancel([o for o in orders if o.purpose is not Purpose.EXIT] + overdue)
+        in_the_way = [o for o in self.outstanding(symbol)
+                      if o.purpose is not Purpose.EXIT or now - o.created_at >= self._patience]
+        self._cancel(in_the_way)
         position = self.tracker.get_position(symbol)
         if not position.quantity:
             self._leave(symbol)
-        elif overdue:
-            plan.retry_at = now + patience
+        elif any(o.purpose is Purpose.EXIT for o in in_the_way):
+            plan.not_before = now + self._patience
             self._protect(position, trail_to)
         elif not self.outstanding(symbol):
             self._close(position, plan)
@@ -609,21 +609,16 @@ class ExecutionEngine:
                                   Purpose.EXIT, reason=plan.reason))
         except OrderRejected:
             # The order.updated event has the venue's reason; the stop goes back meanwhile.
-            plan.retry_at = self.store.now + timedelta(seconds=self.config.exit_retry_seconds)
+            plan.not_before = self.store.now + self._patience
         if not self.tracker.get_position(symbol).quantity:
             self._leave(symbol)
 
 
-_STATUS_OF = {"order.unknown": OrderStatus.UNKNOWN, "order.lost": OrderStatus.LOST}
-
 _FOLDS: Mapping[str, Callable[[ExecutionEngine, Event], None]] = {
     "order.intended": ExecutionEngine._fold_intended,
-    "order.updated": ExecutionEngine._fold_state,
-    "order.unknown": ExecutionEngine._fold_state,
-    "order.lost": ExecutionEngine._fold_state,
-    "trade.executed": ExecutionEngine._fold_state,
-    "stop.placed": ExecutionEngine._fold_stop,
-    "stop.moved": ExecutionEngine._fold_stop,
+    **dict.fromkeys(("order.updated", "order.unknown", "order.lost", "trade.executed"),
+                    ExecutionEngine._fold_state),
+    **dict.fromkeys(("stop.placed", "stop.moved"), ExecutionEngine._fold_stop),
     "day.opened": ExecutionEngine._fold_day,
 }
 
@@ -633,7 +628,3 @@ def _member(kind, value: str):
         return kind(value)
     raise ConfigError(f"{value!r} is none of {' '.join(kind)}")
 
-
-def _ticket_from(row: Mapping) -> _Ticket:
-    order = Order.from_data(row, moment(row["created_at"])).with_state(row)
-    return _Ticket(order, maybe_decimal(row["mark_price"]), Decimal(row["recorded"]))

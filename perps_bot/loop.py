@@ -21,30 +21,19 @@ from typing import Protocol
 from perps_bot import __version__
 from perps_bot.catalog import ProductCatalog, quantity_for
 from perps_bot.errors import (
-    ConfigError,
-    OrderRejected,
-    PerpsBotError,
-    StoreDamaged,
-    VenueUnavailable,
+    ConfigError, OrderRejected, PerpsBotError, StoreDamaged, VenueUnavailable,
 )
 from perps_bot.execution import ExecutionConfig, ExecutionEngine
 from perps_bot.model import (
-    ZERO,
-    Account,
-    Action,
-    Decision,
-    Event,
-    Mark,
-    OrderIntent,
-    Position,
-    Side,
-    TradingState,
+    ZERO, Account, Action, Decision, Event, Mark, OrderIntent, Position, Side, TradingState,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import RISK_KINDS, LiveRiskManager, RiskConfig, headroom, worst_price
 from perps_bot.settings import Settings, described
-from perps_bot.store import EventStore, Recovery, read_state
-from perps_bot.strategy import CROSS_AGE_BARS_MAX, BaselinePerpsStrategy, StrategyConfig
+from perps_bot.store import EPOCH, EventStore, Recovery, read_state
+from perps_bot.strategy import (
+    CROSS_AGE_BARS_MAX, STOP_CROSSED, BaselinePerpsStrategy, StrategyConfig,
+)
 from perps_bot.tracker import PositionTracker
 
 log = logging.getLogger("perps_bot")
@@ -185,10 +174,7 @@ class Bot:
 
 
 def assemble(
-    settings: Settings,
-    venue: object,
-    store: EventStore,
-    broker_name: str,
+    settings: Settings, venue: object, store: EventStore, broker_name: str,
     folder: Path | None = None,
 ) -> Bot:
     """Put the parts together over `venue`, which implements both protocols."""
@@ -295,8 +281,7 @@ def tick(bot: Bot, now: datetime) -> None:
         elif symbol not in bot.untraded and _is_news(bot, mark, now):
             decision = _decide(bot, mark, account, now)
             if decision.action is Action.CLOSE:
-                at_stop = decision.reason == "trailing stop crossed"
-                bot.engine.exit(symbol, decision.reason, waits_for_stop=at_stop)
+                _close(bot, decision)
             elif decision.action is not Action.HOLD and symbol not in paused:
                 wanted.append(decision)
         said += _warming(bot, symbol)
@@ -424,13 +409,17 @@ def _take_bars(bot: Bot, mark: Mark, now: datetime) -> bool:
     if now < due:
         return False
     missed = (now - due) // bar
-    bot._next_bar[symbol] = due + (missed + 1) * bar
+    last = due + missed * bar
+    bot._next_bar[symbol] = last + bar
     if missed and _fill_window(bot, symbol, now):
-        return True
-    if missed > GAP_BARS_MAX:
+        due = last  # the newest bar's candle may not be out yet
+    elif missed > GAP_BARS_MAX:
         bot.strategy.warm(symbol, [])
-    for step in range(missed + 1 if missed <= GAP_BARS_MAX else 1):
-        bot.strategy.observe(symbol, mark.price, due + step * bar)
+        due = last
+    while due <= last:
+        if due > (bot.strategy.bar_at(symbol) or EPOCH):
+            bot.strategy.observe(symbol, mark.price, due)
+        due += bar
     return True
 
 
@@ -482,14 +471,16 @@ def _cached_closes(bot: Bot, symbol: str, now: datetime) -> list[tuple[datetime,
 
 def _bar_start(at: datetime, bar: timedelta) -> datetime:
     """The start of the bar that `at` lies in, counted from the Unix epoch."""
-    epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    return at - (at - epoch) % bar
+    return at - (at - EPOCH) % bar
 
 
 def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
     """Ask the strategy and write down what it was asked with, when that is worth a line."""
     symbol, strategy = mark.symbol, bot.strategy
     took_bar = _take_bars(bot, mark, now)
+    side = strategy.side(symbol)
+    if side and any(entry.side is not side for entry in bot.engine.entries(symbol)):
+        bot.engine.cancel_all(symbol)  # the averages turned before it was filled
     position = bot.tracker.get_position(symbol)
     improved = strategy.watch(mark, position)
     trail_to = strategy.trailing_stop(position)
@@ -523,6 +514,13 @@ def _limits(bot: Bot) -> dict[str, object]:
         "enable_shorts": config.enable_shorts,
         "trailing_stop_pct": bot.strategy.config.trailing_stop_pct,
     }
+
+
+def _close(bot: Bot, decision: Decision) -> None:
+    """Begin an exit; under a halt only a crossed stop closes, everything else is the owner's."""
+    at_stop = decision.reason == STOP_CROSSED
+    if at_stop or bot.risk.state is not TradingState.HALTED:
+        bot.engine.exit(decision.symbol, decision.reason, leaves_it_to_the_stop=at_stop)
 
 
 def _work(bot: Bot, symbols: Iterable[str]) -> None:
@@ -563,23 +561,22 @@ def _entry_quantity(bot: Bot, symbol: str, side: Side) -> Decimal:
 # Stopping, and what is shown.
 
 
-def _wind_down(bot: Bot) -> tuple[tuple, list[str]]:
+def _wind_down(bot: Bot) -> tuple[list, list[str]]:
     """Cancel entries and finish stops under way; return what the venue has not confirmed."""
     try:
         left = bot.engine.cancel_all()
         _work(bot, bot.symbols)
     except PerpsBotError as failure:
         bot.trouble = str(failure)
-        return bot.engine.outstanding(), []
+        return list(bot.engine.outstanding()), []
     unprotected = [
         s for s, p in bot.tracker.positions().items()
         if s not in bot.untraded and bot.engine.stop_price(s) is None
-        and not bot.engine.is_exiting(s)
     ]
     return left, unprotected
 
 
-def _report_stop(bot: Bot, name: str, left: tuple, code: int) -> None:
+def _report_stop(bot: Bot, name: str, left: list, code: int) -> None:
     positions = {s: p.quantity for s, p in bot.tracker.positions().items()}
     stops = {s: bot.engine.stop_price(s) for s in positions}
     bot.store.append("bot.stopped", reason=name, exit_code=code,

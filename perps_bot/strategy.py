@@ -28,6 +28,8 @@ from perps_bot.model import (
 
 # A cross that could not be acted on is old news after this many bars.
 CROSS_AGE_BARS_MAX = 3
+# The reason of a close that a halt does not hold back.
+STOP_CROSSED = "trailing stop crossed"
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,10 @@ class BaselinePerpsStrategy:
     def window(self, symbol: str) -> list[Decimal]:
         return list(self._memory(symbol).long)
 
+    def side(self, symbol: str) -> Side | None:
+        """The side of the averages at the last bar on which they differed."""
+        return self._memory(symbol).side
+
     def bar_at(self, symbol: str) -> datetime | None:
         return self._memory(symbol).bar_at
 
@@ -217,7 +223,7 @@ class BaselinePerpsStrategy:
     ) -> tuple[Action, str]:
         if position.quantity:
             if stop_price is not None and _crossed(mark.price, stop_price, position):
-                return Action.CLOSE, "trailing stop crossed"
+                return Action.CLOSE, STOP_CROSSED
             if memory.side and memory.side is not position.side:
                 return Action.CLOSE, "averages turned against the position"
             return Action.HOLD, "position follows the averages"
