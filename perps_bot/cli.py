@@ -2,7 +2,7 @@
 
 Arguments in, exit code out: this room parses, wires the parts and prints.  It decides nothing
 about trading and hides no error.  Rooms that a command does not need are imported only when it
-runs, so that `--version` and the small commands start at once.
+runs, so that `--version` and `--help` start at once.
 
 Exit codes: 0 done and verified; 1 the answer is no, or a bug; 2 settings; 3 stopped or asked but
 not verified; 75 another instance holds the lock.
@@ -13,7 +13,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -25,27 +27,34 @@ from perps_bot.errors import ConfigError
 
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
 LOG_BYTES_MAX, LOG_FILES = 5_000_000, 5
-STRATEGY_FLAGS = ("short_ma_period", "long_ma_period", "trailing_stop_pct", "target_leverage",
-                  "max_position")
-REPLAY_FLAGS = (*STRATEGY_FLAGS, "paper_equity", "fee_rate", "fee_per_contract", "slippage_bps",
+REPLAY_FLAGS = ("short_ma_period", "long_ma_period", "trailing_stop_pct", "target_leverage",
+                "max_position", "paper_equity", "fee_rate", "fee_per_contract", "slippage_bps",
                 "bar")
+
+log = logging.getLogger("perps_bot")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(argv)
+        return _dispatch(sys.argv[1:] if argv is None else argv)
     except ConfigError as refusal:
-        print(f"perps-bot: {refusal}", file=sys.stderr)
-        return SETTINGS_WRONG
+        _complain(str(refusal))
+        return LOCKED if isinstance(refusal, _InUse) else SETTINGS_WRONG
     except KeyboardInterrupt:
-        print("perps-bot: interrupted; nothing was sent", file=sys.stderr)
+        _complain("interrupted; nothing was sent")
         return NOT_VERIFIED
-    except BrokenPipeError:
-        # The reader went away (`| head`): say nothing more into the closed pipe at exit.
+
+
+def tell(text: str) -> bool:
+    """Print for whoever asked; False where standard output takes no more."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        # What stays in the buffer must not fail once more when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOT_VERIFIED
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -64,14 +73,29 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise ConfigError(f"{message}; see {self.prog} --help")
 
+    def print_help(self, file=None) -> None:
+        tell(self.format_help().rstrip())
+
+
+class _InUse(ConfigError):
+    """Another instance works in this folder."""
+
+
+def _complain(text: str) -> None:
+    """One line on stderr, whatever text it repeats."""
+    with suppress(OSError):
+        print("perps-bot:", text if text.isprintable() else ascii(text), file=sys.stderr)
+
 
 def _dispatch(argv: list[str]) -> int:
     if argv[:1] == ["--version"]:
-        print(f"perps-bot {__version__}")
-        return DONE
+        return _answer(f"perps-bot {__version__}")
     if argv[:1] in (["--help"], ["-h"]):
-        print(_overview())
-        return DONE
+        return _answer(_overview())
+    if not __debug__:
+        raise ConfigError("python -O removes checks: start without -O and PYTHONOPTIMIZE")
+    # The diary goes where `run` says; without that, Python would print warnings on its own.
+    log.addHandler(logging.NullHandler())
     name = argv[0] if argv and not argv[0].startswith("-") else "run"
     command = COMMANDS.get(name)
     if command is None:
@@ -82,7 +106,11 @@ def _dispatch(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.arguments(parser)
-    return command.run(parser.parse_args(argv[1:] if argv[:1] == [name] else argv))
+    try:
+        arguments = parser.parse_args(argv[1:] if argv[:1] == [name] else argv)
+    except SystemExit:  # --help was printed
+        return DONE
+    return command.run(arguments)
 
 
 def _overview() -> str:
@@ -92,6 +120,41 @@ def _overview() -> str:
             f"perps-bot --profile dev --dev-fast")
 
 
+def _answer(text: str, code: int = DONE) -> int:
+    """Print a command's whole answer; one that nobody could read is not verified."""
+    return code if tell(text) else NOT_VERIFIED
+
+
+def _config_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="TOML file with settings by name")
+
+
+def _settings(arguments: argparse.Namespace):
+    from perps_bot.settings import SETTINGS, resolve
+
+    names = {row.name for row in SETTINGS}
+    flags = {name: value for name, value in vars(arguments).items() if name in names}
+    return resolve(flags, os.environ, arguments.config)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Be the only writer of `folder` for a while."""
+    from perps_bot.store import InstanceLock
+
+    lock = InstanceLock(folder / "lock")
+    try:
+        holder = lock.acquire()
+    except OSError as error:
+        raise ConfigError(f"{folder / 'lock'}: {error.strerror}: move it away") from error
+    if holder is not None:
+        raise _InUse(f"{folder} is in use by pid {holder}; stop it first: kill -TERM {holder}")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 # run
 
 
@@ -99,63 +162,43 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     from perps_bot.settings import add_flags
 
     add_flags(parser)
-    parser.add_argument("--config", metavar="FILE", help="TOML file with settings by name")
+    _config_argument(parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from perps_bot.loop import StopRequest, SystemClock, recover, run
     from perps_bot.ops import Surfaces
     from perps_bot.settings import data_folder
-    from perps_bot.store import InstanceLock, prepare_folder
+    from perps_bot.store import prepare_folder
 
-    if not __debug__:
-        raise ConfigError("python -O removes checks: start without -O and PYTHONOPTIMIZE")
     settings = _settings(arguments)
+    venue = _venue(settings)  # refuses before anything is written
     folder = prepare_folder(data_folder(settings))
-    lock = InstanceLock(folder / "lock")
-    holder = lock.acquire()
-    if holder is not None:
-        print(f"perps-bot: {folder} is in use by pid {holder}; stop it first: kill -TERM {holder}",
-              file=sys.stderr)
-        return LOCKED
-    _log_to(settings)
-    bot = _bot(settings, folder)
-    bot.surfaces = Surfaces(folder)
-    bot.store.subscribe(bot.surfaces.apply)
-    signals = StopRequest()
-    signals.install()
-    found = recover(bot)
-    bot.surfaces.is_live = True
-    print(f"perps-bot {__version__} profile={settings.profile} broker={bot.broker_name} "
-          f"symbols={','.join(settings.symbols)} state={bot.risk.state} files={folder} "
-          f"events_read={found.events} pid={os.getpid()}", flush=True)
-    code = run(bot, SystemClock(signals), cycles=1 if settings.dev_fast else None)
-    if settings.dev_fast:
-        _print_cycle(bot)
+    with _alone_in(folder):
+        _log_to(settings)
+        bot = _bot(settings, venue, folder)
+        bot.surfaces = Surfaces(folder, tell)
+        bot.store.subscribe(bot.surfaces.apply)
+        signals = StopRequest()
+        signals.install()
+        _announce(bot, recover(bot))
+        bot.surfaces.is_live = True
+        code = run(bot, SystemClock(signals), cycles=1 if settings.dev_fast else None)
+        if settings.dev_fast:
+            _tell_cycle(bot)
+        bot.store.close()
     return code
 
 
-def _settings(arguments: argparse.Namespace, environ: Mapping[str, str] | None = None):
-    from perps_bot.settings import resolve
-
-    flags = {k: v for k, v in vars(arguments).items() if k not in ("config", "json", "reason",
-                                                                    "clear_daily_loss")}
-    return resolve(flags, os.environ if environ is None else environ,
-                   getattr(arguments, "config", None))
-
-
-def _bot(settings, folder: Path):
-    """The parts for a profile: which venue, and where its events are kept."""
-    from perps_bot.loop import assemble
+def _venue(settings):
+    """The venue of a profile, on which nothing has happened yet."""
     from perps_bot.market import SyntheticMarket
     from perps_bot.paper import PaperBroker
     from perps_bot.settings import broker_kind
-    from perps_bot.store import EventStore
 
-    kind = broker_kind(settings)
-    if kind != "paper-synthetic":
+    if broker_kind(settings) != "paper-synthetic":
         raise ConfigError(
-            f"profile {settings.profile} would need Coinbase, which this program cannot reach: "
+            f"profile {settings.profile} would need Coinbase, which this version cannot reach: "
             f"use --profile dev, or PERPS_FORCE_MOCK=1 for paper on a synthetic market"
         )
     market = SyntheticMarket(settings.seed)
@@ -163,10 +206,26 @@ def _bot(settings, folder: Path):
     for symbol in settings.symbols:
         if symbol not in known:
             raise ConfigError(f"{symbol}: no such product; there are {' '.join(sorted(known))}")
-    venue = PaperBroker(market, settings.paper_equity, settings.fee_rate,
-                        settings.fee_per_contract, settings.slippage_bps)
+    return PaperBroker(market, settings.paper_equity, settings.fee_rate,
+                       settings.fee_per_contract, settings.slippage_bps)
+
+
+def _bot(settings, venue, folder: Path):
+    """The parts, put together over the profile's events."""
+    from perps_bot.loop import assemble
+    from perps_bot.settings import broker_kind
+    from perps_bot.store import EventStore
+
     events = folder / ("events" if settings.profile == "dev" else "paper-events")
-    return assemble(settings, venue, EventStore(events), kind, folder)
+    return assemble(settings, venue, EventStore(events), broker_kind(settings), folder)
+
+
+class _PrivateLog(RotatingFileHandler):
+    """The log file, for its owner's eyes, after every rotation too."""
+
+    def _open(self):
+        return open(self.baseFilename, self.mode, encoding=self.encoding,
+                    opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
 def _log_to(settings) -> None:
@@ -174,26 +233,55 @@ def _log_to(settings) -> None:
     from perps_bot.store import prepare_folder
 
     path = prepare_folder(settings.log_dir) / "perps_bot.log"
-    handlers = [logging.StreamHandler(),
-                RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES)]
-    os.chmod(path, 0o600)
+    try:
+        file = _PrivateLog(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}: mend it or set PERPS_LOG_DIR") from error
+    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    form.converter = time.gmtime
     # A full disk must not make the logging module print tracebacks over the operator's screen.
     logging.raiseExceptions = False
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", handlers=handlers,
-                        level=settings.log_level)
+    for handler in (logging.StreamHandler(), file):
+        handler.setFormatter(form)
+        log.addHandler(handler)
+    log.setLevel(settings.log_level)
 
 
-def _print_cycle(bot) -> None:
+def _announce(bot, found) -> None:
+    """Say what is about to run, within which limits, and what it was not asked to do."""
+    settings, risk = bot.settings, bot.risk
+    tell(f"perps-bot {__version__} profile={settings.profile} broker={bot.broker_name} "
+         f"symbols={','.join(settings.symbols)} state={risk.state} files={bot.folder} "
+         f"events_read={found.events} pid={os.getpid()}")
+    tell(f"limits: leverage {min(settings.target_leverage, risk.config.leverage_limit):f}x (target "
+         f"{settings.target_leverage:f}, profile {settings.max_leverage:f}, global "
+         f"{settings.leverage_max_global:f}), {settings.max_position:f} USD a symbol "
+         f"({settings.sources['max_position']})")
+    for kind, hold in risk.holds.items():
+        tell(f"{hold.state} because of {kind}: {hold.reason}")
+    if found.torn_bytes:
+        log.warning("%s bytes of a last write that did not finish were cut and kept in events/torn",
+                    found.torn_bytes)
+    if found.damage:
+        log.error("events damaged, increasing nothing: %s: see Damaged events in the runbook",
+                  found.damage)
+    if settings.passphrase:
+        log.warning("COINBASE_PASSPHRASE belongs to keys that Coinbase has retired: ignored")
+    if settings.order_type == "limit" and settings.time_in_force == "GTC":
+        log.warning("time_in_force GTC: a resting entry outlives a dead bot, GTD would not")
+
+
+def _tell_cycle(bot) -> None:
     for symbol in bot.symbols:
         position, mark = bot.tracker.get_position(symbol), bot.engine.marks.get(symbol)
         held = f"{position.quantity:f} @ {position.entry_price:f}" if position.quantity else "flat"
-        print(f"{symbol}: mark {mark.price if mark else 'none'}, "
-              f"{bot.strategy.bars(symbol)} of {bot.settings.long_ma_period} bars, "
-              f"decision {bot.last_decisions.get(symbol, 'none')}, {held}")
-    said = bot.trouble or bot.message
-    print(f"one cycle {'FAILED: ' if bot.trouble else 'done'}"
-          f"{' ' if said and not bot.trouble else ''}{said}; equity "
-          f"{bot.tracker.last_equity} USD, state {bot.risk.state}")
+        tell(f"{symbol}: mark {mark.price if mark else 'none'}, "
+             f"{bot.strategy.bars(symbol)} of {bot.settings.long_ma_period} bars, "
+             f"decision {bot.last_decisions.get(symbol, 'none')}, {held}")
+    if bot.message:
+        tell(bot.message)
+    tell(f"one cycle {f'FAILED: {bot.trouble}' if bot.trouble else 'done'}; equity "
+         f"{bot.tracker.equity():f} USD, state {bot.risk.state}")
 
 
 # check, resume
@@ -208,29 +296,33 @@ def _check(arguments: argparse.Namespace) -> int:
     from perps_bot.loop import SystemClock
     from perps_bot.market import SyntheticMarket
     from perps_bot.ops import check, settings_rows
-    from perps_bot.settings import described
+    from perps_bot.settings import broker_kind, described
 
     settings = _settings(arguments)
+    kind = broker_kind(settings)
     checks = list(check(settings, SyntheticMarket(settings.seed), SystemClock().now()))
-    ok = all(row.ok for row in checks)
+    code = DONE if all(row.ok for row in checks) else NO
     if arguments.json:
         names = ("name", "value", "unit", "source")
-        print(json.dumps({"ok": ok, "checks": [asdict(row) for row in checks],
-                          "settings": [dict(zip(names, row)) for row in described(settings)]},
-                         indent=2, default=str))
-    else:
-        print("\n".join(settings_rows(settings)))
-        for row in checks:
-            print(f"{'ok ' if row.ok else 'NO '} {row.name}: {row.text}")
-        print(f"prices and product rules of the synthetic market; equity assumed "
-              f"{settings.paper_equity} USD; the venue was not asked")
-    return DONE if ok else NO
+        return _answer(json.dumps({
+            "ok": code == DONE, "broker": kind, "checks": [asdict(row) for row in checks],
+            "settings": [dict(zip(names, row)) for row in described(settings)],
+        }, indent=2), code)
+    lines = [*settings_rows(settings), ""]
+    lines += [f"{'ok' if row.ok else 'NO'}  {row.name}: {row.text}" for row in checks]
+    lines.append(f"Prices and product rules are the synthetic market's, equity is taken as "
+                 f"{settings.paper_equity:f} USD; no venue was asked.")
+    if kind != "paper-synthetic":
+        lines.append(f"This version cannot reach Coinbase: it runs {settings.profile} on paper, "
+                     f"with PERPS_FORCE_MOCK=1.")
+    return _answer("\n".join(lines), code)
 
 
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
     from perps_bot.settings import add_flags
 
     add_flags(parser, ("profile",))
+    _config_argument(parser)
     parser.add_argument("--reason", required=True, help="what was checked; kept in the events")
     parser.add_argument("--clear-daily-loss", action="store_true",
                         help="resume on the day on which the daily loss limit was hit")
@@ -239,26 +331,24 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
 def _resume(arguments: argparse.Namespace) -> int:
     from perps_bot.loop import SystemClock, recover
     from perps_bot.settings import data_folder
-    from perps_bot.store import InstanceLock, prepare_folder
+    from perps_bot.store import prepare_folder
 
     settings = _settings(arguments)
-    folder = data_folder(settings)
+    venue, folder = _venue(settings), data_folder(settings)
+    if not arguments.reason.strip():
+        raise ConfigError("--reason is empty: say what was checked")
     if not folder.is_dir():
         raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted")
-    holder = InstanceLock(prepare_folder(folder) / "lock").acquire()
-    if holder is not None:
-        print(f"perps-bot: pid {holder} is running: kill -TERM {holder}, then resume",
-              file=sys.stderr)
-        return LOCKED
-    bot = _bot(settings, folder)
-    recover(bot)
-    bot.store.now = SystemClock().now()
-    lifted = bot.risk.resume(arguments.reason, bot.store.now.date(), arguments.clear_daily_loss)
+    with _alone_in(prepare_folder(folder)):
+        bot = _bot(settings, venue, folder)
+        recover(bot)
+        bot.store.now = SystemClock().now()
+        lifted = bot.risk.resume(arguments.reason, bot.store.now.date(), arguments.clear_daily_loss)
+        bot.store.close()
     if not bot.store.writable:
-        print(f"perps-bot: not resumed: {bot.store.trouble}", file=sys.stderr)
+        _complain(f"not resumed: {bot.store.trouble}")
         return NOT_VERIFIED
-    print(f"resumed: {', '.join(lifted) or 'nothing was held'}; state {bot.risk.state}")
-    return DONE
+    return _answer(f"resumed: {', '.join(lifted) or 'nothing was held'}; state {bot.risk.state}")
 
 
 # replay
@@ -268,47 +358,48 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
     from perps_bot.settings import add_flags
 
     add_flags(parser, REPLAY_FLAGS)
+    _config_argument(parser)
     parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or .csv.gz, a symbol each")
-    for flag, what in (("symbol", "symbol of a file; repeat in the order of the files"),
-                       ("funding", "funding rates; repeat in the order of the files")):
-        parser.add_argument(f"--{flag}", action="append", default=[], metavar=flag.upper(),
-                            help=what)
+    for flag, shown, what in (
+        ("symbol", "SYMBOL", "symbol of a file (default BTC-PERP); repeat in the files' order"),
+        ("funding", "FILE", "funding rates; repeat in the order of the files"),
+    ):
+        parser.add_argument(f"--{flag}", action="append", default=[], metavar=shown, help=what)
     parser.add_argument("--from", dest="begin", metavar="TIME", help="first row, ISO 8601, UTC")
     parser.add_argument("--to", dest="end", metavar="TIME", help="rows before this, ISO 8601, UTC")
-    parser.add_argument("--events", metavar="DIR", help="write the events there")
+    parser.add_argument("--events", metavar="DIR", help="write the events there, a new folder")
     parser.add_argument("--trades", metavar="FILE", help="write every fill as CSV")
     parser.add_argument("--equity-curve", metavar="FILE", help="write time,equity as CSV")
     parser.add_argument("--skip-bad-rows", action="store_true", help="count bad rows and go on")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--config", metavar="FILE", help="TOML file with settings by name")
 
 
 def _replay(arguments: argparse.Namespace) -> int:
     from perps_bot.loop import SystemClock
     from perps_bot.market import RecordedMarket
-    from perps_bot.replay import replay
+    from perps_bot.replay import replay, report_lines
 
-    flags = {name: value for name, value in vars(arguments).items() if name in REPLAY_FLAGS}
-    symbols = arguments.symbol or ["BTC-PERP"]
-    settings = _settings(argparse.Namespace(
-        **flags, profile="dev", symbols=symbols, config=arguments.config))
+    if arguments.symbol:
+        arguments.symbols = arguments.symbol
+    settings = _settings(arguments)
+    begin, end = _time("--from", arguments.begin), _time("--to", arguments.end)
+    if begin and end and begin >= end:
+        raise ConfigError(f"--from {arguments.begin} is not before --to {arguments.end}")
+    outputs = list(_outputs(arguments))
     bar = settings.bar if settings.sources["bar"].startswith(("flag", "config")) else None
-    market = RecordedMarket(
-        arguments.files, symbols, arguments.funding, bar, _time("--from", arguments.begin),
-        _time("--to", arguments.end), arguments.skip_bad_rows,
-    )
-    outputs = [None if name is None else Path(name)
-               for name in (arguments.events, arguments.trades, arguments.equity_curve)]
-    _refuse_overwriting(*outputs)
-    progress = _progress if sys.stderr.isatty() else None
-    clock = SystemClock()
-    result = replay(market, settings, *outputs, progress)
-    seconds = clock.elapsed()
-    if progress:
-        print("\r\033[K", end="", file=sys.stderr)
-    row = {**asdict(result), "bars_per_second": result.bars / seconds}
-    print(_json(row) if arguments.json else _report(row))
-    return DONE
+    market = RecordedMarket(arguments.files, settings.symbols, arguments.funding, bar, begin, end,
+                            arguments.skip_bad_rows)
+    is_watched, clock = sys.stderr is not None and sys.stderr.isatty(), SystemClock()
+    try:
+        result = replay(market, settings, *outputs, _progress if is_watched else None)
+    finally:
+        if is_watched:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    speed = (result.bars / clock.elapsed()).quantize(Decimal("0.1"))
+    if arguments.json:
+        row = {**asdict(result), "bars_per_second": speed}
+        return _answer(json.dumps(row, default=_plain))
+    return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
 
 
 def _time(flag: str, text: str | None) -> datetime | None:
@@ -316,43 +407,47 @@ def _time(flag: str, text: str | None) -> datetime | None:
         return None
     try:
         at = datetime.fromisoformat(text)
-    except ValueError as wrong:
+    except ValueError:
         raise ConfigError(f"{flag} {text}: not a time such as 2025-05-05 or "
-                          f"2025-05-05T12:00:00Z") from wrong
+                          f"2025-05-05T12:00:00Z") from None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def _refuse_overwriting(events: Path | None, *files: Path | None) -> None:
-    if events is not None and events.exists() and any(events.iterdir()):
-        raise ConfigError(f"--events {events}: is not empty; name a new folder")
-    for path in files:
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"{path}: its folder does not exist")
+def _outputs(arguments: argparse.Namespace) -> Iterator[Path | None]:
+    """Yield where to write; refuses now what would fail at the end, or destroy something."""
+    taken = {os.path.realpath(name) for name in (*arguments.files, *arguments.funding)}
+    for flag, name in (("--events", arguments.events), ("--trades", arguments.trades),
+                       ("--equity-curve", arguments.equity_curve)):
+        if name is None:
+            yield None
+            continue
+        path = os.path.realpath(name)
+        folder = os.path.dirname(path)
+        for is_wrong, words in (
+            (path in taken, "is named twice: name another"),
+            (not os.path.isdir(folder), "its folder does not exist: make it"),
+            (not os.access(folder, os.W_OK), "its folder cannot be written: name another"),
+            (flag != "--events" and os.path.exists(path) and not os.path.isfile(path),
+             "is no plain file: name another"),
+            (flag == "--events" and os.path.exists(path) and not _is_empty_folder(path),
+             "is not an empty folder: name a new one"),
+        ):
+            if is_wrong:
+                raise ConfigError(f"{flag} {name}: {words}")
+        taken.add(path)
+        yield Path(path)
+
+
+def _is_empty_folder(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.ismount(path) and not os.listdir(path)
 
 
 def _progress(done: Decimal) -> None:
     print(f"\r{done:.0%} read", end="", file=sys.stderr, flush=True)
 
 
-def _json(row: Mapping[str, object]) -> str:
-    def plain(value: object) -> str:
-        return f"{value:f}" if isinstance(value, Decimal) else value.isoformat()
-
-    return json.dumps(row, default=plain)
-
-
-def _report(row: Mapping[str, object]) -> str:
-    percent = ("return_pct", "win_rate", "max_drawdown_pct", "exposure")
-    lines = []
-    for name, value in row.items():
-        if name in percent and value is not None:
-            value = f"{value:.2%}"
-        elif isinstance(value, Decimal):
-            value = f"{value:,.2f}"
-        elif isinstance(value, dict):
-            value = ", ".join(f"{code} {count}" for code, count in value.items()) or "none"
-        lines.append(f"{name.replace('_', ' '):<18} {'not defined' if value is None else value}")
-    return "\n".join(lines)
+def _plain(value: object) -> str:
+    return f"{value:f}" if isinstance(value, Decimal) else value.isoformat()
 
 
 COMMANDS = {
@@ -365,6 +460,6 @@ COMMANDS = {
     "replay": Command(_replay, "run the same loop over recorded prices",
                       "perps-bot replay btc-1m.csv.gz --symbol BTC-PERP", _replay_arguments),
     "resume": Command(_resume, "lift a halt, with a reason",
-                      "perps-bot resume --profile prod --reason 'checked the positions'",
+                      "perps-bot resume --profile dev --reason 'checked the positions'",
                       _resume_arguments),
 }

@@ -24,6 +24,7 @@ from perps_bot.errors import (
     ConfigError, OrderRejected, PerpsBotError, StoreDamaged, VenueUnavailable,
 )
 from perps_bot.execution import ExecutionConfig, ExecutionEngine
+from perps_bot.market import bar_closes, bar_start
 from perps_bot.model import (
     ZERO, Account, Action, Decision, Event, Mark, OrderIntent, Position, Side, TradingState,
 )
@@ -46,9 +47,6 @@ MISMATCHES_MAX = 3
 STOP_SECONDS_MAX = 20
 # Three interrupts within this time end the process at once.
 IMPATIENCE_SECONDS = 10
-# Candle lengths that a venue may have, seconds, longest first; windows fill from the first that
-# divides the bar.
-CANDLE_SECONDS = (86400, 21600, 14400, 7200, 3600, 1800, 900, 300, 60)
 
 
 class Clock(Protocol):
@@ -405,7 +403,7 @@ def _take_bars(bot: Bot, mark: Mark, now: datetime) -> bool:
     if mark.candle is not None:
         bot.strategy.observe(symbol, mark.price, now)
         return True
-    due = bot._next_bar.setdefault(symbol, _bar_start(now, bar) + bar)
+    due = bot._next_bar.setdefault(symbol, bar_start(now, bar) + bar)
     if now < due:
         return False
     missed = (now - due) // bar
@@ -425,7 +423,8 @@ def _take_bars(bot: Bot, mark: Mark, now: datetime) -> bool:
 
 def _fill_window(bot: Bot, symbol: str, now: datetime) -> bool:
     """Fill the strategy's windows from the venue's candles, or from the cache of marks."""
-    closes = _closes(bot, symbol, now) or _cached_closes(bot, symbol, now)
+    count = bot.settings.long_ma_period + CROSS_AGE_BARS_MAX + 1
+    closes = bar_closes(bot.venue, symbol, bot.bar, count, now) or _cached_closes(bot, symbol, now)
     if closes:
         bot.strategy.warm(symbol, closes)
     return bool(closes)
@@ -439,23 +438,6 @@ def _warming(bot: Bot, symbol: str) -> list[str]:
             f"{needed - bars} bars of {bot.settings.bar} s, check mark updates and MA periods"]
 
 
-def _closes(bot: Bot, symbol: str, now: datetime) -> list[tuple[datetime, Decimal]]:
-    """Closes of the last bars, oldest first, each with the moment at which its bar ended."""
-    bar = bot.bar
-    count = bot.settings.long_ma_period + CROSS_AGE_BARS_MAX + 1
-    lengths = [bar, *(timedelta(seconds=s) for s in CANDLE_SECONDS)]
-    for length in lengths:
-        if length > bar or bar % length:
-            continue
-        seconds = int(length.total_seconds())
-        candles = bot.venue.candles(symbol, seconds, count * (bar // length), now)
-        closes = [(c.opened_at + length, c.close) for c in candles]
-        closes = [(end, close) for end, close in closes if end == _bar_start(end, bar)]
-        if closes:
-            return closes
-    return []
-
-
 def _cached_closes(bot: Bot, symbol: str, now: datetime) -> list[tuple[datetime, Decimal]]:
     """The mark-window cache, where it is of this bar length and no older than the gap allowed."""
     cache = read_state(bot.folder / "marks.json") if bot.folder else None
@@ -467,11 +449,6 @@ def _cached_closes(bot: Bot, symbol: str, now: datetime) -> list[tuple[datetime,
         return []
     closes = [Decimal(close) for close in row["closes"]]
     return [(last - (len(closes) - 1 - i) * bot.bar, close) for i, close in enumerate(closes)]
-
-
-def _bar_start(at: datetime, bar: timedelta) -> datetime:
-    """The start of the bar that `at` lies in, counted from the Unix epoch."""
-    return at - (at - EPOCH) % bar
 
 
 def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:

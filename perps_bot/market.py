@@ -20,6 +20,7 @@ from io import BufferedReader, TextIOWrapper
 from itertools import islice, pairwise
 from operator import attrgetter
 
+from perps_bot.broker import MarketData
 from perps_bot.errors import ConfigError
 from perps_bot.model import ZERO, Candle, FundingRate, Mark, Product
 
@@ -158,6 +159,34 @@ def _products_of(symbols: Collection[str], listing: Iterable[Product]) -> dict[s
     return {symbol: known[symbol] for symbol in symbols}
 
 
+# Candle lengths that a venue may have, in seconds, longest first.
+CANDLE_SECONDS = (86400, 21600, 14400, 7200, 3600, 1800, 900, 300, 60)
+
+
+def bar_closes(
+    market: MarketData, symbol: str, bar: timedelta, count: int, now: datetime
+) -> list[tuple[datetime, Decimal]]:
+    """Return the closes of the last bars, oldest first, each with the moment of its bar's end.
+
+    From candles of the bar's own length, else from the longest that divide it; else nothing.
+    """
+    for length in (bar, *(timedelta(seconds=seconds) for seconds in CANDLE_SECONDS)):
+        if length > bar or bar % length:
+            continue
+        seconds, candles_a_bar = int(length.total_seconds()), bar // length
+        candles = market.candles(symbol, seconds, count * candles_a_bar, now)
+        ends = [(candle.opened_at + length, candle.close) for candle in candles]
+        closes = [(end, close) for end, close in ends if end == bar_start(end, bar)]
+        if closes:
+            return closes
+    return []
+
+
+def bar_start(at: datetime, bar: timedelta) -> datetime:
+    """Return the start of the bar that `at` lies in, counted from the Unix epoch."""
+    return at - (at - datetime(1970, 1, 1, tzinfo=UTC)) % bar
+
+
 LINE_LENGTH_MAX, BAR_LENGTH_ROWS = 1000, 500  # characters of a line, rows that tell a bar
 # Recorders write in order of arrival, so the exchange's own times go back by some milliseconds.
 LATENESS_MAX = timedelta(seconds=1)
@@ -188,9 +217,7 @@ class RecordedMarket:
         self._news = merge(*(file.rows() for file in self._files), key=attrgetter("at"))
         self._ahead = next(self._news, None)
         self._marks: dict[str, Mark] = {}
-        # Two readings of each funding file: what is due must not depend on who asked for a rate.
-        self._due = {s: _FundingReader(f, s, skip) for s, f in zip(symbols, funding_files)}
-        self._newest = {s: _FundingReader(f, s, skip) for s, f in zip(symbols, funding_files)}
+        self._funding = {s: _FundingReader(f, s, skip) for s, f in zip(symbols, funding_files)}
 
     def advance(self) -> datetime | None:
         """Move to the next moment at which any file has news and return it; None at the end."""
@@ -213,17 +240,8 @@ class RecordedMarket:
 
     def funding(self, symbol: str, now: datetime) -> FundingRate | None:
         """Return the newest rate at or before `now`, which never goes back."""
-        if symbol not in self._newest:
-            return None
-        for _ in self._newest[symbol].until(now):
-            pass
-        return self._newest[symbol].newest
-
-    def funding_due(self, symbol: str, after: datetime, until: datetime) -> list[FundingRate]:
-        """Return the rates with after < at <= until.  Each is returned once; time only moves on."""
-        if symbol not in self._due:
-            return []
-        return [rate for rate in self._due[symbol].until(until) if rate.at > after]
+        reader = self._funding.get(symbol)
+        return reader and reader.newest_until(now)
 
     @property
     def rows(self) -> int:
@@ -233,9 +251,8 @@ class RecordedMarket:
     @property
     def bad_rows(self) -> int:
         """Rows that were skipped, those of the funding files included."""
-        pairs = zip(self._due.values(), self._newest.values())
-        funding = sum(max(one.file.bad_rows, other.file.bad_rows) for one, other in pairs)
-        return funding + sum(file.bad_rows for file in self._files)
+        files = (*self._files, *(reader.file for reader in self._funding.values()))
+        return sum(file.bad_rows for file in files)
 
     def progress(self) -> Decimal:
         """Return the fraction of the price files' bytes, as they lie on disk, read so far."""
@@ -244,18 +261,18 @@ class RecordedMarket:
 
 
 class _FundingReader:
-    """One reading of a funding file; `newest` is the last rate that `until` has passed."""
+    """One funding file, read as far as time has come."""
 
     def __init__(self, path: str, symbol: str, skip_bad_rows: bool):
         self.file = _CsvFile(path, symbol, _FUNDING_KINDS, skip_bad_rows)
         self._rates = self.file.rows()
         self._ahead = next(self._rates)
-        self.newest: FundingRate | None = None
+        self._newest: FundingRate | None = None
 
-    def until(self, moment: datetime) -> Iterator[FundingRate]:
+    def newest_until(self, moment: datetime) -> FundingRate | None:
         while self._ahead is not None and self._ahead.at <= moment:
-            self.newest, self._ahead = self._ahead, next(self._rates, None)
-            yield self.newest
+            self._newest, self._ahead = self._ahead, next(self._rates, None)
+        return self._newest
 
 
 @dataclass
@@ -374,7 +391,7 @@ _COLUMNS = {
     "taker_side": ("(?:buy|sell)", "buy or sell"),
     "funding_rate": ("-?" + _NUMBER, "a plain number"),
 }
-_OTHER_COLUMN = (_NUMBER, "a plain number above zero")
+_OTHER_COLUMN = (_NUMBER, "a plain number without a sign")
 
 
 def _what_is_wrong(row: str, header: str) -> str:

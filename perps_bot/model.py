@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from operator import attrgetter
 
 ZERO = Decimal(0)
 
@@ -24,23 +25,24 @@ def exact(name: str, value: object) -> Decimal:
     return number
 
 
+def fraction(name: str, value: object) -> Decimal:
+    """Like `exact`, for settings in code: a float is read through its shortest decimal text."""
+    return exact(name, Decimal(str(value)) if isinstance(value, float) else value)
+
+
+# What an event carries, in memory or as text.
+
+
 def maybe_decimal(value: Decimal | str | None) -> Decimal | None:
-    """Return what an event carries for an optional number."""
     return None if value is None else Decimal(value)
 
 
 def moment(value: datetime | str) -> datetime:
-    """Return what an event carries for a time."""
     return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
 def maybe_moment(value: datetime | str | None) -> datetime | None:
     return None if value is None else moment(value)
-
-
-def fraction(name: str, value: object) -> Decimal:
-    """Like `exact`, for settings in code: a float is read through its shortest decimal text."""
-    return exact(name, Decimal(repr(value)) if isinstance(value, float) else value)
 
 
 class Side(StrEnum):
@@ -105,15 +107,10 @@ class OrderStatus(StrEnum):
         return self in _TERMINAL
 
 
-_TERMINAL = frozenset(
-    {
-        OrderStatus.FILLED,
-        OrderStatus.CANCELLED,
-        OrderStatus.EXPIRED,
-        OrderStatus.REJECTED,
-        OrderStatus.LOST,
-    }
-)
+_TERMINAL = frozenset({
+    OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.EXPIRED, OrderStatus.REJECTED,
+    OrderStatus.LOST,
+})
 
 
 class TradingState(StrEnum):
@@ -125,7 +122,7 @@ class TradingState(StrEnum):
 
     @property
     def severity(self) -> int:
-        return ("TRADING", "REDUCING", "HALTED").index(self.value)
+        return tuple(TradingState).index(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +253,7 @@ class Order:
     filled_quantity  base units
     average_price    USD per base unit of the filled part; None before the first fill
     reason           why the venue refused or ended it, in its own words
+    unbooked         filled_quantity less what our books have of it; reads lag, either way
 
     originating_order_id  the venue order that this one was attached to; ours if that one is
     """
@@ -269,63 +267,47 @@ class Order:
     average_price: Decimal | None = None
     reason: str = ""
     originating_order_id: str = ""
+    unbooked: Decimal = ZERO
 
-    @property
-    def symbol(self) -> str:
-        return self.intent.symbol
-
-    @property
-    def side(self) -> Side:
-        return self.intent.side
-
-    @property
-    def quantity(self) -> Decimal:
-        return self.intent.quantity
-
-    @property
-    def purpose(self) -> Purpose:
-        return self.intent.purpose
+    symbol = property(attrgetter("intent.symbol"))
+    side = property(attrgetter("intent.side"))
+    quantity = property(attrgetter("intent.quantity"))
+    purpose = property(attrgetter("intent.purpose"))
 
     @property
     def remaining(self) -> Decimal:
-        """Base units that may still fill; zero once the order is finished."""
-        return ZERO if self.status.is_terminal else self.quantity - self.filled_quantity
+        """Base units that may still move the position in our books."""
+        may_fill = ZERO if self.status.is_terminal else self.quantity - self.filled_quantity
+        return max(may_fill + self.unbooked, ZERO)
 
     def intent_data(self) -> dict[str, object]:
         """The fields that are fixed before sending, by name, as events carry them."""
-        intent = self.intent
-        data: dict[str, object] = {"client_order_id": self.id}
-        data.update((name, getattr(intent, name)) for name in _INTENT_FIELDS)
-        return data | {"originating_order_id": self.originating_order_id}
+        fixed = {name: getattr(self.intent, name) for name in _INTENT_FIELDS}
+        return {"client_order_id": self.id, **fixed,
+                "originating_order_id": self.originating_order_id}
 
     def state_data(self) -> dict[str, object]:
         """The fields that the venue's answers change, by name, as events carry them."""
         return {
-            "status": self.status,
-            "venue_order_id": self.venue_order_id,
-            "filled_quantity": self.filled_quantity,
-            "average_price": self.average_price,
+            "status": self.status, "venue_order_id": self.venue_order_id,
+            "filled_quantity": self.filled_quantity, "average_price": self.average_price,
             "answer": self.reason,
         }
 
     def with_state(self, data: Mapping) -> "Order":
         """Return this order with the fields of `state_data`, in memory or as text."""
         return replace(
-            self,
-            status=OrderStatus(data["status"]),
-            venue_order_id=data["venue_order_id"],
+            self, status=OrderStatus(data["status"]), venue_order_id=data["venue_order_id"],
             filled_quantity=Decimal(data["filled_quantity"]),
-            average_price=maybe_decimal(data["average_price"]),
-            reason=data["answer"],
+            average_price=maybe_decimal(data["average_price"]), reason=data["answer"],
         )
 
     @classmethod
     def from_data(cls, data: Mapping, created_at: datetime) -> "Order":
         """Return the order of `intent_data`, in memory or as text."""
-        fields = {name: read(data[name]) for name, read in _INTENT_FIELDS.items()}
-        origin = data["originating_order_id"]
-        return cls(data["client_order_id"], OrderIntent(**fields), created_at,
-                   originating_order_id=origin)
+        intent = OrderIntent(**{name: read(data[name]) for name, read in _INTENT_FIELDS.items()})
+        return cls(data["client_order_id"], intent, created_at,
+                   originating_order_id=data["originating_order_id"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,9 +359,7 @@ class Position:
     @property
     def side(self) -> Side | None:
         """The side that opened it; None when flat."""
-        if not self.quantity:
-            return None
-        return Side.BUY if self.quantity > 0 else Side.SELL
+        return None if not self.quantity else Side.BUY if self.quantity > 0 else Side.SELL
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,16 +387,14 @@ class Account:
 
     def committed(self, symbol: str, side: Side) -> Decimal:
         """Base units of all our orders on `side` that may still fill."""
-        return sum(
-            (o.remaining for o in self.outstanding if o.symbol == symbol and o.side is side), ZERO
-        )
+        ours = (o for o in self.outstanding if o.symbol == symbol and o.side is side)
+        return sum((order.remaining for order in ours), ZERO)
 
     def reduces(self, intent: OrderIntent) -> bool:
         """Whether `intent`, with our other orders on its side filled, only shrinks the position."""
         held = self.position(intent.symbol).quantity * -intent.side.sign
-        if held <= 0:
-            return False
-        return intent.quantity + self.committed(intent.symbol, intent.side) <= held
+        free = held - self.committed(intent.symbol, intent.side)
+        return 0 < intent.quantity <= free
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,6 +414,10 @@ class Breach:
     unit: str = ""
     message: str = ""
 
+    def __str__(self) -> str:
+        said = (self.limit, "measured", self.measured, "allowed", self.allowed, self.unit)
+        return f"{self.message}: {' '.join(filter(None, said))}"
+
 
 @dataclass(frozen=True, slots=True)
 class RiskVerdict:
@@ -450,18 +432,12 @@ class RiskVerdict:
 
     @property
     def reason(self) -> str:
-        return "; ".join(
-            f"{b.message}: {b.limit} measured {b.measured} allowed {b.allowed} {b.unit}".rstrip()
-            for b in self.breaches
-        )
+        return "; ".join(map(str, self.breaches))
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the strategy wants for one symbol, with every number that it used.
-
-    inputs  the numbers, by name, as the event carries them
-    """
+    """What the strategy wants for one symbol; inputs are the numbers that it used, by name."""
 
     symbol: str
     action: Action

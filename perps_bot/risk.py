@@ -62,13 +62,13 @@ class RiskConfig:
     mark_staleness_seconds_max: Decimal = Decimal(10)
 
     def __post_init__(self) -> None:
-        for name in (
-            "leverage_max_global", "max_daily_loss_pct", "max_exposure_pct", "max_leverage",
-            "max_position_pct_per_symbol", "target_leverage", "mark_staleness_seconds_max",
-        ):
-            object.__setattr__(self, name, fraction(name, getattr(self, name)))
-        if self.max_position is not None:
-            object.__setattr__(self, "max_position", fraction("max_position", self.max_position))
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or value is None:
+                continue
+            number = fraction(name, value)
+            if number <= 0:
+                raise ConfigError(f"{name}: {number} must be above 0")
+            object.__setattr__(self, name, number)
 
     @property
     def leverage_limit(self) -> Decimal:
@@ -82,123 +82,92 @@ class RiskConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
-    """One entry and everything that its limits are measured on, as if all of it had filled."""
+class Cap:
+    """One limit on notional, measured as if everything outstanding had filled.
 
-    intent: OrderIntent
-    account: Account
-    product: Product
-    limits: RiskConfig
-    mark: Mark | None
-    price: Decimal  # USD per base unit, the worst that the entry may pay
-    notional: Decimal  # USD of this symbol, the entry and everything outstanding filled
-    others: Decimal  # USD of the other symbols, in the same way
-
-    @property
-    def leverage(self) -> Decimal:
-        return self.limits.leverage_in_force(self.product, self.intent.side)
-
-
-@dataclass(frozen=True, slots=True)
-class _Limit:
-    """One row: what is measured, what is allowed, and what to tell the operator."""
+    limit    the setting's value, in `unit`
+    worth    USD of notional that one of `unit` allows
+    overall  whether all symbols count together
+    """
 
     code: str
     setting: str
-    measured: Callable[[_Case], Decimal]
-    allowed: Callable[[_Case], Decimal]
+    limit: Decimal
+    worth: Decimal
+    overall: bool
     unit: str
     message: str
 
+    def room(self, own: Decimal, others: Decimal) -> Decimal:
+        """USD of notional left; below zero is a breach."""
+        return self.limit * self.worth - own - (others if self.overall else ZERO)
 
-def _margin_share(notional: Decimal, case: _Case) -> Decimal:
-    return notional / case.leverage / case.account.equity
+    def breach(self, own: Decimal, others: Decimal) -> Breach:
+        notional = own + others if self.overall else own
+        measured = notional / self.worth if self.worth > 0 else INFINITY
+        return _breach(self.code, self.setting, measured, self.limit, self.unit, self.message)
 
 
-LIMITS = (
-    _Limit(
-        "LEVERAGE_EXCEEDED", "leverage_max_global",
-        lambda c: (c.notional + c.others) / c.account.equity,
-        lambda c: c.limits.leverage_limit, "x equity",
-        "Risk check failed: Leverage exceeds limit (lower --leverage, add equity, check positions)",
-    ),
-    _Limit(
-        "POSITION_SHARE_EXCEEDED", "max_position_pct_per_symbol",
-        lambda c: _margin_share(c.notional, c),
-        lambda c: c.limits.max_position_pct_per_symbol, "of equity, as initial margin",
-        "Risk check failed: Position share exceeds limit (reduce the size)",
-    ),
-    _Limit(
-        "EXPOSURE_EXCEEDED", "max_exposure_pct",
-        lambda c: _margin_share(c.notional + c.others, c),
-        lambda c: c.limits.max_exposure_pct, "of equity, as initial margin",
-        "Risk check failed: Exposure exceeds limit (close something or trade fewer symbols)",
-    ),
-    _Limit(
-        "POSITION_VALUE_EXCEEDED", "max_position",
-        lambda c: c.notional,
-        lambda c: c.notional if c.limits.max_position is None else c.limits.max_position, "USD",
-        "Risk check failed: Position value exceeds limit (reduce the size or set --max-position)",
-    ),
-    _Limit(
-        "DAILY_LOSS_EXCEEDED", "max_daily_loss_pct",
-        lambda c: daily_loss_share(c.account),
-        lambda c: c.limits.max_daily_loss_pct, "of day-start equity",
-        "Risk check failed: Daily loss exceeds limit (wait for the next UTC day, then resume)",
-    ),
-    _Limit(
-        "STALE_MARK", "mark_staleness_seconds_max",
-        lambda c: age_seconds(c.mark, c.account.at),
-        lambda c: c.limits.mark_staleness_seconds_max, "s",
-        "Risk check failed: Mark price is stale (check the market data)",
-    ),
-)
+def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> tuple[Cap, ...]:
+    """The table of limits on notional for an entry on `side`."""
+    equity, of_margin = account.equity, "of equity, as initial margin"
+    margin = equity * limits.leverage_in_force(product, side)
+    most = INFINITY if limits.max_position is None else limits.max_position
+    strictest = min(("max_leverage", "leverage_max_global"), key=lambda n: getattr(limits, n))
+    return (
+        # code, setting, its value, USD that one of its unit allows, overall?, unit, message
+        Cap("LEVERAGE_EXCEEDED", strictest, limits.leverage_limit, equity, True, "x equity",
+            "Leverage exceeds limit (lower --leverage, add equity, check positions)"),
+        Cap("POSITION_SHARE_EXCEEDED", "max_position_pct_per_symbol",
+            limits.max_position_pct_per_symbol, margin, False, of_margin,
+            "Position share exceeds limit (reduce the size)"),
+        Cap("EXPOSURE_EXCEEDED", "max_exposure_pct", limits.max_exposure_pct, margin, True,
+            of_margin, "Exposure exceeds limit (close something or trade fewer symbols)"),
+        Cap("POSITION_VALUE_EXCEEDED", "max_position", most, Decimal(1), False, "USD",
+            "Position value exceeds limit (reduce the size or set --max-position)"),
+    )
 
 
 def headroom(
     symbol: str, side: Side, account: Account, product: Product, limits: RiskConfig
 ) -> Decimal:
-    """Return the USD notional that an entry may still add under every limit above.
+    """Return the USD notional that an entry may still add under every cap; no mark, no room.
 
-    The sizing's only source, so that what it asks for is what the gate lets through.
+    The sizing's only source, so that what it asks for, counted at `worst_price`, is what the
+    gate lets through.
     """
-    if account.equity <= 0:
+    if symbol not in account.marks:
         return ZERO
-    leverage = limits.leverage_in_force(product, side)
-    held = worst_notional(account, symbol)
-    total = sum((worst_notional(account, s) for s in _symbols(account, symbol)), ZERO)
-    room = [
-        account.equity * limits.max_position_pct_per_symbol * leverage - held,
-        account.equity * limits.max_exposure_pct * leverage - total,
-        account.equity * limits.leverage_limit - total,
-    ]
-    if limits.max_position is not None:
-        room.append(limits.max_position - held)
-    return max(min(room), ZERO)
+    own, others = worst_notional(account, symbol), _others(account, symbol)
+    room = min(cap.room(own, others) for cap in caps(account, product, side, limits))
+    return max(room, ZERO)
 
 
 def worst_price(intent: OrderIntent, mark: Mark) -> Decimal:
-    """The highest price at which `intent` is counted, USD per base unit."""
-    touch = mark.ask if intent.side is Side.BUY else mark.bid
-    return max(mark.price, touch, intent.limit_price or ZERO)
+    """The highest price at which `intent` may count, USD per base unit."""
+    return max(mark.price, mark.bid, mark.ask, intent.limit_price or ZERO)
 
 
-def worst_notional(
-    account: Account, symbol: str, more: OrderIntent | None = None, price: Decimal | None = None
-) -> Decimal:
-    """USD of one symbol if its outstanding entries, and `more`, had filled the worse way."""
-    held = account.position(symbol).quantity
-    mark = account.marks.get(symbol)
-    price = price or (mark.price if mark else account.position(symbol).mark_price)
-    bought, sold = (more.quantity if more and more.side is side else ZERO for side in Side)
-    for order in account.outstanding:
-        if order.symbol == symbol and order.purpose is Purpose.ENTRY:
-            price = max(price, order.intent.limit_price or ZERO)
-            if order.side is Side.BUY:
-                bought += order.remaining
-            else:
-                sold += order.remaining
-    return max(abs(held + bought), abs(held - sold)) * price
+def worst_notional(account: Account, symbol: str, more: OrderIntent | None = None) -> Decimal:
+    """USD of one symbol if its outstanding entries, and `more`, had filled the worse way.
+
+    What has no price counts as infinite: missing data never becomes a number.
+    """
+    position, mark = account.position(symbol), account.marks.get(symbol)
+    entries = [(order.intent, order.remaining) for order in account.outstanding
+               if order.symbol == symbol and order.purpose is Purpose.ENTRY and order.remaining]
+    if more is not None:
+        entries.append((more, more.quantity))
+    if not entries and not position.quantity:
+        return ZERO
+    price = worst_price(_AT_MARKET, mark) if mark else position.mark_price
+    if not price:
+        return INFINITY
+    filled = {Side.BUY: ZERO, Side.SELL: ZERO}
+    for intent, quantity in entries:
+        filled[intent.side] += quantity * max(price, intent.limit_price or ZERO)
+    held = position.quantity * price
+    return max(abs(held + filled[Side.BUY]), abs(held - filled[Side.SELL]))
 
 
 def daily_loss_share(account: Account) -> Decimal:
@@ -209,14 +178,6 @@ def daily_loss_share(account: Account) -> Decimal:
     if account.day_start_equity > 0:
         return account.daily_loss / account.day_start_equity
     return Decimal(1) if account.daily_loss > 0 else ZERO
-
-
-def age_seconds(mark: Mark | None, now: datetime) -> Decimal:
-    """How old a mark is; a price from the future counts as new."""
-    if mark is None:
-        return ZERO
-    age = now - mark.at
-    return Decimal(age.days * 86400 + age.seconds) + Decimal(age.microseconds) / 1_000_000
 
 
 @dataclass(frozen=True)

@@ -434,7 +434,7 @@ class _DayFile:
     def _accept(self, line: bytes) -> Event:
         event, crc = _decode(line, self.crc if self.events else None)
         if not self.events:
-            self._check_head(event)
+            self._check_head(event.data)
         elif event.seq != self.seq + 1:
             raise ValueError(f"seq {event.seq} follows {self.seq}")
         self.seq, self.crc = event.seq, crc
@@ -442,11 +442,9 @@ class _DayFile:
         self.events += 1
         return event
 
-    def _check_head(self, event: Event) -> None:
-        if event.type != "day.opened":
-            raise ValueError("it does not begin with day.opened")
+    def _check_head(self, data: Mapping[str, object]) -> None:
         for name, due in (("schema", SCHEMA), ("day", self.path.stem)):
-            if (found := event.data.get(name)) != due:
+            if (found := data.get(name)) != due:
                 said = f"{self.path}: its {name} is {found!r}, not {due!r}"
                 raise ConfigError(f"{said}: undo the renaming, or use the version that wrote it")
         self.day = date.fromisoformat(self.path.stem)

@@ -408,19 +408,59 @@ def test_a_tail_that_holds_no_line_is_cut_and_kept(folder, tail):
     assert kept_aside(folder) == [tail]
 
 
-def test_the_cut_is_on_disk_before_anything_is_appended(folder, monkeypatch):
-    a_copy(folder, written(folder, "alert") + b"torn")
+def spied(monkeypatch):
+    """A list that grows by (call, file name) with every call that changes the disk."""
     calls = []
-    for name in ("_write", "_truncate", "_fsync"):
-        def spy(fd, *rest, name=name, call=getattr(room, name)):
-            calls.append((name, path_of(fd).name))
-            return call(fd, *rest)
+    for name in ("_write", "_truncate", "_fsync", "_link", "_replace"):
+        def spy(target, *rest, name=name, call=getattr(room, name)):
+            path = path_of(target) if isinstance(target, int) else rest[0]
+            calls.append((name, path.name))
+            return call(target, *rest)
         monkeypatch.setattr(room, name, spy)
+    return calls
+
+
+def test_a_torn_tail_is_kept_then_cut_and_both_are_on_disk_before_the_first_append(
+    folder, monkeypatch
+):
+    a_copy(folder, written(folder, "alert") + b"torn")
+    calls, kept = spied(monkeypatch), f"{FIRST}.2-1"
     restarted(folder)
-    kept = next(folder.glob("torn/*")).name
-    wanted = [("_write", kept), ("_fsync", kept), ("_fsync", "torn"),
-              ("_truncate", FIRST), ("_fsync", FIRST)]
-    assert [call for call in calls if call in wanted][:5] == wanted
+    assert calls == [
+        ("_fsync", "events"),  # in which `torn` is new
+        ("_write", kept), ("_fsync", kept), ("_fsync", "torn"),
+        ("_truncate", FIRST), ("_fsync", FIRST),
+        ("_fsync", FIRST), ("_fsync", "events"),
+    ]
+
+
+def test_damage_is_kept_then_replaced_and_both_are_on_disk_before_the_first_append(
+    folder, monkeypatch
+):
+    content = written(folder, "alert", "alert")
+    a_copy(folder, content.replace(b'"n":0', b'"n":7'))
+    calls = spied(monkeypatch)
+    restarted(folder)
+    assert calls == [
+        ("_fsync", "events"),  # in which `quarantine` is new
+        ("_link", f"{FIRST}.1-1"), ("_fsync", "quarantine"),
+        ("_write", "2025-05-01.tmp"), ("_fsync", "2025-05-01.tmp"),
+        ("_replace", FIRST), ("_fsync", "events"),
+        ("_fsync", FIRST), ("_fsync", "events"),
+    ]
+
+
+def test_what_the_last_process_wrote_is_on_disk_before_the_first_append(folder, monkeypatch):
+    written(folder, "alert")
+    calls = spied(monkeypatch)
+    restarted(folder)
+    assert calls == [("_fsync", FIRST), ("_fsync", "events")]
+
+
+def test_a_new_folder_is_on_disk_before_its_first_event(tmp_path, monkeypatch):
+    calls = spied(monkeypatch)
+    EventStore(tmp_path / "profile" / "events")
+    assert calls == [("_fsync", tmp_path.name), ("_fsync", "profile")]
 
 
 def test_any_flipped_bit_in_the_last_record_loses_that_record_and_no_other(folder, quick):
@@ -699,6 +739,11 @@ def test_recovery_comes_once_and_first(folder):
 # A disk that fails
 
 
+def fails_from(number):
+    calls = iter(range(1, 10**9))
+    return lambda fd, data: 0 if next(calls) >= number else os.write(fd, data)
+
+
 def short_write(fd, data):
     return os.write(fd, data[: len(data) // 2])
 
@@ -773,8 +818,11 @@ def test_beyond_its_bound_the_backlog_stays_an_exact_prefix_until_the_restart(fo
         patch.setattr(room, "_write", failing(errno.ENOSPC))
         for _ in range(9):
             store.append("alert")
+        patch.setattr(room, "_write", fails_from(3))
+        store.append("alert")
+    assert len(verified(folder)) == 2 + 2
     store.append("alert")
-    assert len(told) == 10 and store.poisoned and not store.writable
+    assert len(told) == 11 and store.poisoned and not store.writable
     with pytest.raises(StoreDamaged, match="restart"):
         store.append("order.intended", required=True)
     assert len(verified(folder)) == 2 + 5
@@ -821,6 +869,8 @@ def test_a_file_deleted_or_cut_by_somebody_else_is_trouble(folder):
     with pytest.raises(StoreDamaged, match="somebody else"):
         store.append("order.intended", required=True)
     assert (folder / FIRST).stat().st_size == 10
+    (folder / FIRST).unlink()
+    store = a_store(folder, "alert")
     (folder / FIRST).unlink()
     with pytest.raises(StoreDamaged, match="somebody else"):
         store.append("order.intended", required=True)
@@ -940,6 +990,16 @@ def test_reading_says_where_an_old_day_is_torn_or_a_day_is_missing(folder):
         list(read_events(folder))
     (folder / "gone").rename(folder / SECOND)
     os.truncate(folder / FIRST, (folder / FIRST).stat().st_size - 1)
+    with pytest.raises(StoreDamaged, match=f"{SECOND} line 1: does not follow"):
+        list(read_events(folder))
+
+
+def test_reading_notices_a_day_of_another_history(folder, tmp_path):
+    for other, price in ((folder, 1), (tmp_path / "other", 2)):
+        store = a_store(other, "alert", price=price)
+        store.open_day(NEXT_DAY, {})
+        store.close()
+    shutil.copy(tmp_path / "other" / SECOND, folder / SECOND)
     with pytest.raises(StoreDamaged, match=f"{SECOND} line 1: does not follow"):
         list(read_events(folder))
 
@@ -1128,6 +1188,14 @@ def test_a_folder_below_a_file_is_refused_and_one_that_others_may_read_is_closed
     assert stat.S_IMODE((tmp_path / "open").stat().st_mode) == 0o700
 
 
+def test_two_bots_may_make_their_common_folder_at_the_same_moment(tmp_path, monkeypatch):
+    def mkdir(path, mode, real=os.mkdir):
+        real(path, mode)
+        raise FileExistsError
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    assert prepare_folder(tmp_path / "data" / "profile").is_dir()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_a_folder_of_another_user_is_refused(tmp_path):
     (tmp_path / "profile").mkdir()
@@ -1151,11 +1219,10 @@ except ConfigError as refusal:
 """
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
-    tmp_path.chmod(0o711)
-    tmp_path.parent.chmod(0o711)
-    tmp_path.parent.parent.chmod(0o711)
-    path = tmp_path / "profile"
-    path.mkdir()
-    said = a_process(NOBODY, path).communicate()[0]
-    assert said == f"{path}: is not writable: chmod 700 {path}\n"
+def test_a_folder_that_cannot_be_written_is_refused():
+    with tempfile.TemporaryDirectory() as top:
+        os.chmod(top, 0o711)
+        path = Path(top) / "profile"
+        path.mkdir()
+        said = a_process(NOBODY, path).communicate()[0]
+        assert said == f"{path}: is not writable: chmod 700 {path}\n"
