@@ -5,11 +5,12 @@ cannot hurt: quantities down, never up to a minimum; limits never better for the
 stops away from firing early.  It holds what the venue listed and invents nothing.
 """
 
+from dataclasses import replace
 from decimal import Decimal
 
 from perps_bot.broker import MarketData
 from perps_bot.errors import BelowMinimum, ConfigError
-from perps_bot.model import Product, Side, exact
+from perps_bot.model import OrderIntent, Product, Side, exact
 
 
 class ProductCatalog:
@@ -62,13 +63,28 @@ def enforce_perp_rules(
     return quantize_quantity(product, exact("qty", qty), limit), limit
 
 
+def quantized(product: Product, intent: OrderIntent, price: Decimal | None) -> OrderIntent:
+    """Return `intent` in the product's steps; `price` is the mark's, for a market order.
+
+    Without a price only the step is held: a reduction needs no more.  Raises BelowMinimum.
+    """
+    limit = intent.limit_price
+    if limit is not None:
+        limit = quantize_price(product, limit, intent.side)
+    if price is None:
+        quantity = floor_to(intent.quantity, product.quantity_increment)
+    else:
+        quantity = quantize_quantity(product, intent.quantity, limit or price)
+    return replace(intent, quantity=quantity, limit_price=limit)
+
+
 def quantize_quantity(product: Product, quantity: Decimal, price: Decimal) -> Decimal:
     """Return the largest tradable quantity not above `quantity` (base units).
 
     Raises BelowMinimum when the product's minimum quantity or notional cannot be met.
     """
     # Floored, never rounded: half a step too much could breach the limit that risk approved.
-    tradable = min(floor_to(quantity, product.quantity_increment), product.max_quantity)
+    tradable = floor_to(min(quantity, product.max_quantity), product.quantity_increment)
     if tradable <= 0 or tradable < product.min_quantity or tradable * price < product.min_notional:
         raise BelowMinimum(
             f"Quantization failed: Below minimum: {product.symbol} {quantity:f} becomes "

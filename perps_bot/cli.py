@@ -94,23 +94,27 @@ def _dispatch(argv: list[str]) -> int:
         return _answer(_overview())
     if not __debug__:
         raise ConfigError("python -O removes checks: start without -O and PYTHONOPTIMIZE")
-    # The diary goes where `run` says; without that, Python would print warnings on its own.
-    log.addHandler(logging.NullHandler())
-    name = argv[0] if argv and not argv[0].startswith("-") else "run"
-    command = COMMANDS.get(name)
-    if command is None:
+    # The diary goes where `run` says; without this, Python would print warnings on its own.
+    log.handlers = [logging.NullHandler()]
+    name, rest = ("run", argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
+    if name not in COMMANDS:
         raise ConfigError(f"{name!r} is no command; there are {' '.join(COMMANDS)}")
+    try:
+        arguments = _parser(name).parse_args(rest)
+    except SystemExit:  # --help was printed
+        return DONE
+    return COMMANDS[name].run(arguments)
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    command = COMMANDS[name]
     parser = _Parser(
         prog=f"perps-bot {name}", description=command.help, allow_abbrev=False,
         epilog=f"example: {command.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.arguments(parser)
-    try:
-        arguments = parser.parse_args(argv[1:] if argv[:1] == [name] else argv)
-    except SystemExit:  # --help was printed
-        return DONE
-    return command.run(arguments)
+    return parser
 
 
 def _overview() -> str:
@@ -181,7 +185,9 @@ def _run(arguments: argparse.Namespace) -> int:
         bot.store.subscribe(bot.surfaces.apply)
         signals = StopRequest()
         signals.install()
-        _announce(bot, recover(bot))
+        found = recover(bot)
+        _announce(bot, found)
+        _warn(settings, found)
         bot.surfaces.is_live = True
         code = run(bot, SystemClock(signals), cycles=1 if settings.dev_fast else None)
         if settings.dev_fast:
@@ -241,34 +247,40 @@ def _log_to(settings) -> None:
     form.converter = time.gmtime
     # A full disk must not make the logging module print tracebacks over the operator's screen.
     logging.raiseExceptions = False
-    for handler in (logging.StreamHandler(), file):
+    log.handlers = [logging.StreamHandler(), file]
+    for handler in log.handlers:
         handler.setFormatter(form)
-        log.addHandler(handler)
     log.setLevel(settings.log_level)
 
 
 def _announce(bot, found) -> None:
-    """Say what is about to run, within which limits, and what it was not asked to do."""
-    settings, risk = bot.settings, bot.risk
+    """Say what is about to run, within which limits, and what holds it back."""
+    settings, config = bot.settings, bot.risk.config
     tell(f"perps-bot {__version__} profile={settings.profile} broker={bot.broker_name} "
-         f"symbols={','.join(settings.symbols)} state={risk.state} files={bot.folder} "
+         f"symbols={','.join(settings.symbols)} state={bot.risk.state} files={bot.folder} "
          f"events_read={found.events} pid={os.getpid()}")
-    tell(f"limits: leverage {min(settings.target_leverage, risk.config.leverage_limit):f}x (target "
-         f"{settings.target_leverage:f}, profile {settings.max_leverage:f}, global "
-         f"{settings.leverage_max_global:f}), {settings.max_position:f} USD a symbol "
+    tell(f"limits: leverage {min(config.target_leverage, config.leverage_limit):f}x (target "
+         f"{config.target_leverage:f}, profile {config.max_leverage:f}, global "
+         f"{config.leverage_max_global:f}), {settings.max_position:f} USD a symbol "
          f"({settings.sources['max_position']})")
-    for kind, hold in risk.holds.items():
-        tell(f"{hold.state} because of {kind}: {hold.reason}")
+    for kind, hold in bot.risk.holds.items():
+        if kind != "settings":  # those are taken or lifted anew by the first tick
+            tell(f"{hold.state} because of {kind}: {hold.reason}; lifted by: perps-bot resume "
+                 f"--profile {settings.profile} --reason '...'")
+
+
+def _warn(settings, found) -> None:
+    """Write into the diary what the owner may not have meant, or must look at."""
     if found.torn_bytes:
-        log.warning("%s bytes of a last write that did not finish were cut and kept in events/torn",
+        log.warning("%s bytes of a last write that did not finish were cut and kept in torn",
                     found.torn_bytes)
     if found.damage:
-        log.error("events damaged, increasing nothing: %s: see Damaged events in the runbook",
-                  found.damage)
+        log.error("the events are damaged, nothing is increased: %s: see 'Damaged events' in "
+                  "docs/RUNBOOK_PERPS.md", found.damage)
     if settings.passphrase:
         log.warning("COINBASE_PASSPHRASE belongs to keys that Coinbase has retired: ignored")
     if settings.order_type == "limit" and settings.time_in_force == "GTC":
-        log.warning("time_in_force GTC: a resting entry outlives a dead bot, GTD would not")
+        log.warning("time_in_force GTC: a resting entry outlives a dead bot; with GTD it would not")
 
 
 def _tell_cycle(bot) -> None:
@@ -295,19 +307,31 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     from perps_bot.loop import SystemClock
     from perps_bot.market import SyntheticMarket
-    from perps_bot.ops import check, settings_rows
-    from perps_bot.settings import broker_kind, described
+    from perps_bot.ops import check
+    from perps_bot.settings import broker_kind
 
     settings = _settings(arguments)
     kind = broker_kind(settings)
     checks = list(check(settings, SyntheticMarket(settings.seed), SystemClock().now()))
     code = DONE if all(row.ok for row in checks) else NO
-    if arguments.json:
-        names = ("name", "value", "unit", "source")
-        return _answer(json.dumps({
-            "ok": code == DONE, "broker": kind, "checks": [asdict(row) for row in checks],
-            "settings": [dict(zip(names, row)) for row in described(settings)],
-        }, indent=2), code)
+    show = _check_json if arguments.json else _check_text
+    return _answer(show(settings, kind, checks), code)
+
+
+def _check_json(settings, kind: str, checks: list) -> str:
+    from perps_bot.settings import described
+
+    names = ("name", "value", "unit", "source")
+    return json.dumps({
+        "ok": all(row.ok for row in checks), "broker": kind,
+        "checks": [asdict(row) for row in checks],
+        "settings": [dict(zip(names, row)) for row in described(settings)],
+    }, indent=2)
+
+
+def _check_text(settings, kind: str, checks: list) -> str:
+    from perps_bot.ops import settings_rows
+
     lines = [*settings_rows(settings), ""]
     lines += [f"{'ok' if row.ok else 'NO'}  {row.name}: {row.text}" for row in checks]
     lines.append(f"Prices and product rules are the synthetic market's, equity is taken as "
@@ -315,7 +339,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if kind != "paper-synthetic":
         lines.append(f"This version cannot reach Coinbase: it runs {settings.profile} on paper, "
                      f"with PERPS_FORCE_MOCK=1.")
-    return _answer("\n".join(lines), code)
+    return "\n".join(lines)
 
 
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
@@ -361,34 +385,30 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
     _config_argument(parser)
     parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or .csv.gz, a symbol each")
     for flag, shown, what in (
-        ("symbol", "SYMBOL", "symbol of a file (default BTC-PERP); repeat in the files' order"),
-        ("funding", "FILE", "funding rates; repeat in the order of the files"),
+        ("--symbol", "SYMBOL", "symbol of a file (default BTC-PERP); repeat in the files' order"),
+        ("--funding", "FILE", "funding rates; repeat in the order of the files"),
     ):
-        parser.add_argument(f"--{flag}", action="append", default=[], metavar=shown, help=what)
-    parser.add_argument("--from", dest="begin", metavar="TIME", help="first row, ISO 8601, UTC")
-    parser.add_argument("--to", dest="end", metavar="TIME", help="rows before this, ISO 8601, UTC")
-    parser.add_argument("--events", metavar="DIR", help="write the events there, a new folder")
-    parser.add_argument("--trades", metavar="FILE", help="write every fill as CSV")
-    parser.add_argument("--equity-curve", metavar="FILE", help="write time,equity as CSV")
+        parser.add_argument(flag, action="append", default=[], metavar=shown, help=what)
+    for flag, shown, what in (
+        ("--from", "TIME", "first row, ISO 8601, UTC"),
+        ("--to", "TIME", "rows before this, ISO 8601, UTC"),
+        ("--events", "DIR", "write the events there, into a new folder"),
+        ("--trades", "FILE", "write every fill as CSV"),
+        ("--equity-curve", "FILE", "write time,equity as CSV"),
+    ):
+        parser.add_argument(flag, metavar=shown, help=what)
     parser.add_argument("--skip-bad-rows", action="store_true", help="count bad rows and go on")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _replay(arguments: argparse.Namespace) -> int:
     from perps_bot.loop import SystemClock
-    from perps_bot.market import RecordedMarket
     from perps_bot.replay import replay, report_lines
 
     if arguments.symbol:
         arguments.symbols = arguments.symbol
     settings = _settings(arguments)
-    begin, end = _time("--from", arguments.begin), _time("--to", arguments.end)
-    if begin and end and begin >= end:
-        raise ConfigError(f"--from {arguments.begin} is not before --to {arguments.end}")
-    outputs = list(_outputs(arguments))
-    bar = settings.bar if settings.sources["bar"].startswith(("flag", "config")) else None
-    market = RecordedMarket(arguments.files, settings.symbols, arguments.funding, bar, begin, end,
-                            arguments.skip_bad_rows)
+    outputs, market = list(_outputs(arguments)), _recorded(arguments, settings)
     is_watched, clock = sys.stderr is not None and sys.stderr.isatty(), SystemClock()
     try:
         result = replay(market, settings, *outputs, _progress if is_watched else None)
@@ -400,6 +420,19 @@ def _replay(arguments: argparse.Namespace) -> int:
         row = {**asdict(result), "bars_per_second": speed}
         return _answer(json.dumps(row, default=_plain))
     return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
+
+
+def _recorded(arguments: argparse.Namespace, settings):
+    from perps_bot.market import RecordedMarket
+
+    # The parser keeps them under their flags' names, of which one is a keyword.
+    begin, end = (_time(flag, vars(arguments)[flag[2:]]) for flag in ("--from", "--to"))
+    if begin and end and begin >= end:
+        raise ConfigError(f"--from {begin.isoformat()} is not before --to {end.isoformat()}")
+    # The profile's bar is for a living market; candles bring their own.
+    bar = None if settings.sources["bar"].startswith("profile") else settings.bar
+    return RecordedMarket(arguments.files, settings.symbols, arguments.funding, bar, begin, end,
+                          arguments.skip_bad_rows)
 
 
 def _time(flag: str, text: str | None) -> datetime | None:
@@ -416,30 +449,23 @@ def _time(flag: str, text: str | None) -> datetime | None:
 def _outputs(arguments: argparse.Namespace) -> Iterator[Path | None]:
     """Yield where to write; refuses now what would fail at the end, or destroy something."""
     taken = {os.path.realpath(name) for name in (*arguments.files, *arguments.funding)}
-    for flag, name in (("--events", arguments.events), ("--trades", arguments.trades),
-                       ("--equity-curve", arguments.equity_curve)):
-        if name is None:
-            yield None
-            continue
-        path = os.path.realpath(name)
-        folder = os.path.dirname(path)
-        for is_wrong, words in (
-            (path in taken, "is named twice: name another"),
-            (not os.path.isdir(folder), "its folder does not exist: make it"),
-            (not os.access(folder, os.W_OK), "its folder cannot be written: name another"),
-            (flag != "--events" and os.path.exists(path) and not os.path.isfile(path),
-             "is no plain file: name another"),
-            (flag == "--events" and os.path.exists(path) and not _is_empty_folder(path),
-             "is not an empty folder: name a new one"),
-        ):
-            if is_wrong:
-                raise ConfigError(f"{flag} {name}: {words}")
-        taken.add(path)
-        yield Path(path)
+    for flag, name, kind, is_free in (
+        ("--events", arguments.events, "empty folder", _is_empty_folder),
+        ("--trades", arguments.trades, "plain file", os.path.isfile),
+        ("--equity-curve", arguments.equity_curve, "plain file", os.path.isfile),
+    ):
+        path = name and os.path.realpath(name)
+        if path in taken or path and os.path.exists(path) and not is_free(path):
+            raise ConfigError(f"{flag} {name}: is in use or no {kind}: name a new one")
+        taken.add(path or "")
+        yield path and Path(path)
 
 
 def _is_empty_folder(path: str) -> bool:
-    return os.path.isdir(path) and not os.path.ismount(path) and not os.listdir(path)
+    try:
+        return not os.path.ismount(path) and not os.listdir(path)
+    except OSError:  # a file, or a folder that is not ours to read
+        return False
 
 
 def _progress(done: Decimal) -> None:

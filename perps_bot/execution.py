@@ -7,19 +7,18 @@ needs several steps (an exit, a stop that moves) takes its next one at every `wo
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from perps_bot.broker import Broker
-from perps_bot.catalog import (
-    ProductCatalog, floor_to, quantize_price, quantize_quantity, quantize_stop,
-)
+from perps_bot.catalog import ProductCatalog, quantize_stop, quantized
 from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUnavailable
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
     ZERO, Account, Breach, Event, Mark, Order, OrderIntent, OrderStatus, OrderType, Position,
-    Purpose, Side, TimeInForce, TradingState, exact, maybe_decimal, moment,
+    Purpose, Side, Ticket, TimeInForce, TradingState, exact, maybe_decimal,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
@@ -30,18 +29,13 @@ from perps_bot.tracker import PositionTracker
 READ_OVERLAP = timedelta(minutes=10)
 # Two complete listings without the order, so far apart, prove that it is absent.
 ABSENCE_PROOF = timedelta(seconds=10)
-# How often a bracket's profit leg is halved before a plain stop is used instead.
-PROFIT_HALVINGS_MAX = 3
-# A plain stop's limit lies this far beyond its trigger.
-STOP_LIMIT_BEYOND_PCT = Decimal("0.05")
+# How long a lost order is looked for, in case it turns up after all.
+LOST_FOR = timedelta(hours=24)
 # Finished orders that are kept for look-ups.
 FINISHED_MAX = 1_000
 # The venue's words for "the price has already passed this stop" and "this leg is too far away".
-STOP_PASSED = (
-    "PREVIEW_STOP_PRICE_ABOVE_LAST_TRADE_PRICE",
-    "PREVIEW_STOP_PRICE_BELOW_LAST_TRADE_PRICE",
-    "STOP_ALREADY_TRIGGERED",
-)
+STOP_PASSED = ("PREVIEW_STOP_PRICE_ABOVE_LAST_TRADE_PRICE",
+               "PREVIEW_STOP_PRICE_BELOW_LAST_TRADE_PRICE", "STOP_ALREADY_TRIGGERED")
 OUT_OF_BOUNDS = ("BRACKET_LIMIT_PRICE_OUT_OF_BOUNDS", "INVALID_BRACKET_LIMIT_PRICE")
 
 
@@ -70,33 +64,6 @@ class ExecutionConfig:
 
 
 @dataclass
-class _Ticket:
-    """One order under way: what the venue says of it, and what our books recorded.
-
-    mark_price  what the decision saw; missed_at  the first complete listing without the order
-    """
-
-    order: Order
-    mark_price: Decimal | None = None
-    recorded: Decimal = ZERO
-    missed_at: datetime | None = None
-
-    @property
-    def is_finished(self) -> bool:
-        return self.order.status.is_terminal and self.recorded == self.order.filled_quantity
-
-    def as_data(self) -> dict[str, object]:
-        order = self.order
-        return {"created_at": order.created_at, **order.intent_data(), **order.state_data(),
-                "recorded": self.recorded, "mark_price": self.mark_price}
-
-    @classmethod
-    def from_data(cls, row: Mapping) -> "_Ticket":
-        order = Order.from_data(row, moment(row["created_at"])).with_state(row)
-        return cls(order, maybe_decimal(row["mark_price"]), Decimal(row["recorded"]))
-
-
-@dataclass
 class _Exit:
     """A position that shall be closed, over as many steps as it takes; until then, protected."""
 
@@ -121,11 +88,13 @@ class ExecutionEngine:
         self.risk = risk or LiveRiskManager(event_store=self.store)
         self.tracker = tracker or PositionTracker(self.store)
         self.marks: Mapping[str, Mark] = {}
-        self._tickets: dict[str, _Ticket] = {}
+        self._tickets: dict[str, Ticket] = {}
         self._finished: dict[str, Order] = {}
+        self._lost: dict[str, Ticket] = {}
         self._sequence = 0
         self._exits: dict[str, _Exit] = {}
         self._stop_levels: dict[str, Decimal] = {}
+        self._stop_not_before: dict[str, datetime] = {}
         self._unprotected_since: dict[str, datetime] = {}
         self._refused: dict[str, tuple] = {}
         self.store.subscribe(self.apply)
@@ -140,16 +109,16 @@ class ExecutionEngine:
         """Send one order and return what is known of it.  qty is base units, USD per base unit.
 
         Raises OrderRejected (refused by us or by the venue), VenueUnavailable (not sent),
-        StoreDamaged (its intent could not be written, so it was not sent) and ConfigError (an
+        StoreDamaged (its intent could not be written, so it was not sent) and ValueError (an
         argument is wrong).  An unknown outcome comes back as an order whose status says so.
         """
-        kind, side = _member(OrderType, order_type), _member(Side, side)
-        if kind not in (OrderType.MARKET, OrderType.LIMIT):
-            raise ConfigError(f"order_type: {order_type} is neither market nor limit")
-        intent = OrderIntent(symbol, side, exact("qty", qty), kind, reason=reason)
+        kind = OrderType(order_type)
+        intent = OrderIntent(symbol, Side(side), exact("qty", qty), kind, reason=reason)
         if kind is OrderType.LIMIT:
-            force = _member(TimeInForce, time_in_force or self.config.time_in_force)
+            force = TimeInForce(time_in_force or self.config.time_in_force)
             intent = self._resting(intent, exact("limit_price", limit_price), force)
+        elif kind is not OrderType.MARKET:
+            raise ValueError(f"order_type: {order_type} is neither market nor limit")
         return self.send(intent)
 
     def cancel_order(self, order_id: str) -> Order:
@@ -175,7 +144,7 @@ class ExecutionEngine:
 
     def order(self, order_id: str) -> Order:
         """Return what is known of one of our orders.  Raises ConfigError for a foreign id."""
-        ticket = self._tickets.get(order_id)
+        ticket = self._tickets.get(order_id) or self._lost.get(order_id)
         order = ticket.order if ticket else self._finished.get(order_id)
         if order is None:
             raise ConfigError(f"{order_id}: no such order of ours")
@@ -183,18 +152,19 @@ class ExecutionEngine:
 
     def send(self, intent: OrderIntent) -> Order:
         """Quantise, ask the gate, write the intent, send once.  Raises as `place_order`."""
-        if intent.symbol not in self.marks:
-            self.see({**self.marks, **self.broker.marks([intent.symbol], self.store.now)})
-        account = self.books()
-        try:
-            intent = self._quantized(intent, account.reduces(intent))
-        except OrderRejected as refusal:
-            self._refuse(intent, str(refusal), (Breach(refusal.code, "", "", ""),))
-            raise
-        reduces = account.reduces(intent)
-        if not reduces:
-            account = self.picture()  # an increase reads it anew; a reduction waits for nothing
-        verdict = self.risk.pre_trade(intent, account, self.catalog.get(intent.symbol))
+        account, product = self.books(), self.catalog.get(intent.symbol)
+        if not account.reduces(intent):  # an increase reads everything anew
+            if intent.symbol not in self.marks:
+                self.see({**self.marks, **self.broker.marks([intent.symbol], self.store.now)})
+            account = self.picture()
+        reduces, mark = account.reduces(intent), self.marks.get(intent.symbol)
+        if mark is not None or reduces:  # without a mark the gate says so
+            try:
+                intent = quantized(product, intent, None if reduces else mark.price)
+            except OrderRejected as refusal:
+                self._refuse(intent, str(refusal), (Breach(refusal.code, "", "", ""),))
+                raise
+        verdict = self.risk.pre_trade(intent, account, product)
         if not verdict.approved:
             self._refuse(intent, verdict.reason, verdict.breaches)
             raise OrderRejected(verdict.breaches[0].code, verdict.reason)
@@ -204,10 +174,27 @@ class ExecutionEngine:
     # The account.
 
     def outstanding(self, symbol: str | None = None) -> tuple[Order, ...]:
-        """Our orders that are not finished; an unknown outcome counts as live."""
-        return tuple(
-            t.order for t in self._tickets.values() if symbol is None or t.order.symbol == symbol
+        """Our orders that may still move the position; an unknown outcome counts as live."""
+        return tuple(t.booked() for t in self._tickets.values()
+                     if symbol is None or t.order.symbol == symbol)
+
+    def resting(self) -> list[Order]:
+        """What still rests at the venue by our own books, which may know of later fills."""
+        return [t.booked() for t in self._tickets.values() if t.order.venue_order_id
+                and not t.order.status.is_terminal and t.recorded < t.order.quantity]
+
+    def is_settled(self, symbol: str) -> bool:
+        """Whether nothing is under way in `symbol`: only open orders, all of their fills told."""
+        return symbol not in self._exits and all(
+            t.order.status is OrderStatus.OPEN and t.recorded == t.order.filled_quantity
+            for t in self._tickets.values() if t.order.symbol == symbol
         )
+
+    def is_protected(self, symbol: str) -> bool:
+        """Whether open stops cover the whole position."""
+        stops = [o for o in self._resting_stops(symbol) if o.status is OrderStatus.OPEN]
+        held = abs(self.tracker.get_position(symbol).quantity)
+        return sum((o.remaining for o in stops), ZERO) >= held
 
     def books(self) -> Account:
         """The account as our own books have it, without asking the venue."""
@@ -236,9 +223,6 @@ class ExecutionEngine:
     def _patience(self) -> timedelta:
         return timedelta(seconds=self.config.exit_retry_seconds)
 
-    def is_exiting(self, symbol: str) -> bool:
-        return symbol in self._exits
-
     # The steps of a tick.
 
     def recover(self) -> None:
@@ -249,16 +233,15 @@ class ExecutionEngine:
 
     def settle(self) -> None:
         """Learn what became of every order and book what it did.  Raises VenueUnavailable."""
-        if not self._tickets and not self.tracker.positions():
+        watched = [t.order.created_at for t in (*self._tickets.values(), *self._lost.values())]
+        if not watched and not self.tracker.positions():
             return
-        since = min((t.order.created_at for t in self._tickets.values()), default=self.store.now)
+        since = min(watched, default=self.store.now)
         listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
-        self._book_fills(since)
         for order in listed.values():
-            if order.id not in self._tickets and self._is_attached_to_ours(order):
-                self.store.append("order.intended", **order.intent_data(), mark_price=None)
-                self._update(order)
-                self._say_stop("stop.placed", order)
+            if order.id not in self._tickets and order.id not in self._finished:
+                self._take_in(order)
+        self._book_fills(since)
         for ticket in tuple(self._tickets.values()):
             self._learn(ticket, listed.get(ticket.order.id))
 
@@ -306,11 +289,11 @@ class ExecutionEngine:
             self._protect(position, trail_to)
 
     def trail(self, symbol: str, trail_to: Decimal) -> None:
-        """Ratchet the stop towards `trail_to` when that is worth a cancel and a new order."""
+        """Ratchet the stops towards `trail_to` when that is worth a cancel and a new order."""
         position, stops = self.tracker.get_position(symbol), self._resting_stops(symbol)
-        if symbol in self._exits or not position.quantity or len(stops) != 1:
+        if symbol in self._exits or not position.quantity or not stops:
             return
-        old = stops[0].intent.stop_price
+        old = _tightest(position, [o.intent.stop_price for o in stops])
         new = quantize_stop(self.catalog.get(symbol), trail_to, position.side.opposite)
         # A sell stop only ever rises, a buy stop only ever falls.
         if (new - old) * position.side.sign >= old * self.config.stop_move_min_pct:
@@ -330,38 +313,46 @@ class ExecutionEngine:
 
     def apply(self, event: Event) -> None:
         """Fold one event into the orders."""
-        fold = _FOLDS.get(event.type)
-        if fold is not None:
+        if fold := _FOLDS.get(event.type):
             fold(self, event)
 
     def snapshot(self) -> dict[str, object]:
         return {
             "sequence": self._sequence,
             "stop_levels": dict(self._stop_levels),
-            "orders": [ticket.as_data() for ticket in self._tickets.values()],
+            "orders": [t.as_data() for t in (*self._tickets.values(), *self._lost.values())],
         }
 
     def _fold_intended(self, event: Event) -> None:
         order = Order.from_data(event.data, event.at)
-        self._tickets[order.id] = _Ticket(order, maybe_decimal(event.data["mark_price"]))
+        self._tickets[order.id] = Ticket(order, maybe_decimal(event.data["mark_price"]))
         tag, _, number = order.id.rpartition("-")
         if tag.startswith(f"{self.config.tag}-") and number.isdigit():
             self._sequence = max(self._sequence, int(number))
 
     def _fold_state(self, event: Event) -> None:
+        data, identity = event.data, event.data["client_order_id"]
+        if identity in self._lost:  # it turned up after all
+            self._tickets[identity] = self._lost.pop(identity)
+        ticket = self._tickets.get(identity)
+        if ticket is None:
+            return
+        if event.type == "trade.executed":
+            ticket.recorded += Decimal(data["quantity"])
+        elif event.type == "order.updated":
+            ticket.order = ticket.order.with_state(data)
+        else:
+            status = OrderStatus(event.type.removeprefix("order."))
+            ticket.order = replace(ticket.order, status=status, filled_quantity=ticket.recorded)
+        if ticket.is_finished:
+            self._finish(ticket, self._lost if event.type == "order.lost" else None)
+
+    def _fold_trade(self, event: Event) -> None:
         ticket = self._tickets.get(event.data["client_order_id"])
-        if ticket is not None:
-            data = event.data
-            if event.type == "trade.executed":
-                ticket.recorded += Decimal(data["quantity"])
-            elif event.type == "order.updated":
-                ticket.order = ticket.order.with_state(data)
-            else:
-                status = OrderStatus(event.type.removeprefix("order."))
-                ticket.order = replace(ticket.order, status=status)
-            if ticket.is_finished:
-                self._finish(ticket)
-        if event.type == "trade.executed" and not Decimal(event.data["position_quantity"]):
+        if ticket is not None and ticket.order.intent.attached_stop_price is not None:
+            self._stop_not_before[event.data["symbol"]] = event.at + self._patience
+        self._fold_state(event)
+        if not Decimal(event.data["position_quantity"]):
             self._stop_levels.pop(event.data["symbol"], None)
 
     def _fold_stop(self, event: Event) -> None:
@@ -372,30 +363,24 @@ class ExecutionEngine:
         if data:
             self._sequence = data["sequence"]
             self._stop_levels = {s: Decimal(price) for s, price in data["stop_levels"].items()}
-            tickets = map(_Ticket.from_data, data["orders"])
-            self._tickets = {ticket.order.id: ticket for ticket in tickets}
+            tickets = {row["client_order_id"]: Ticket.from_data(row) for row in data["orders"]}
+            self._tickets = {i: t for i, t in tickets.items() if not t.is_finished}
+            self._lost = {i: t for i, t in tickets.items()
+                          if t.is_finished and event.at - t.order.created_at < LOST_FOR}
 
-    def _finish(self, ticket: _Ticket) -> None:
+    def _fold_adoption(self, event: Event) -> None:
+        self._stop_levels.pop(event.data["symbol"], None)
+
+    def _finish(self, ticket: Ticket, lost: dict[str, Ticket] | None) -> None:
         del self._tickets[ticket.order.id]
+        if lost is not None:
+            lost[ticket.order.id] = ticket
+            return
         self._finished[ticket.order.id] = ticket.order
         if len(self._finished) > FINISHED_MAX:
             del self._finished[next(iter(self._finished))]
 
     # Sending.
-
-    def _quantized(self, intent: OrderIntent, reduces: bool) -> OrderIntent:
-        product, limit = self.catalog.get(intent.symbol), intent.limit_price
-        if limit is not None:
-            limit = quantize_price(product, limit, intent.side)
-        mark = self.marks.get(intent.symbol)
-        if reduces:
-            quantity = floor_to(intent.quantity, product.quantity_increment)
-        elif mark is not None:
-            quantity = quantize_quantity(product, intent.quantity, limit or mark.price)
-        else:
-            raise OrderRejected("NO_MARK", f"No mark price for symbol {intent.symbol}: check the "
-                                           f"venue's connection and the spelling of the symbol")
-        return replace(intent, quantity=quantity, limit_price=limit)
 
     def _resting(self, intent: OrderIntent, price: Decimal, force: TimeInForce) -> OrderIntent:
         ends_at = None
@@ -422,9 +407,9 @@ class ExecutionEngine:
         except OutcomeUnknown as doubt:
             self._doubt(order, str(doubt))
             return self.order(identity)
-        self._update(answer)
         if answer.filled_quantity:
-            self._book_fills(order.created_at)
+            self._book_fills(order.created_at)  # first: a restart must never know of less
+        self._update(answer)
         return self.order(identity)
 
     def _refuse(self, intent: OrderIntent, message: str, breaches: tuple[Breach, ...]) -> None:
@@ -450,9 +435,14 @@ class ExecutionEngine:
 
     def _cancel(self, orders: list[Order]) -> None:
         """Ask, then look: only `settle` says that an order is gone."""
-        if orders:
-            self.broker.cancel(orders, self.store.now)
+        live = [o for o in orders if not self._tickets[o.id].order.status.is_terminal]
+        if live:
+            self._ask_to_cancel(live)
             self.settle()
+
+    def _ask_to_cancel(self, orders: list[Order]) -> None:
+        with suppress(OutcomeUnknown):  # asked or not: the next look tells
+            self.broker.cancel(orders, self.store.now)
 
     # Settling.
 
@@ -461,7 +451,8 @@ class ExecutionEngine:
         for fill in self.broker.fills(begin):
             if self.tracker.knows(fill.fill_id):
                 continue
-            ticket = self._tickets.get(fill.client_order_id)
+            identity = fill.client_order_id
+            ticket = self._tickets.get(identity) or self._lost.get(identity)
             if ticket is not None:
                 order = ticket.order
                 self.tracker.apply_fill(fill, order.purpose, order.intent.reason,
@@ -475,11 +466,12 @@ class ExecutionEngine:
                 self.tracker.apply_fill(fill, Purpose.EXIT, "liquidated by the venue", None)
         for payment in self.broker.funding_payments(begin):
             self.tracker.apply_funding(payment)
+        self.see(self.marks)  # a new fill is worth the mark, not its own price
 
-    def _learn(self, ticket: _Ticket, listed: Order | None) -> None:
+    def _learn(self, ticket: Ticket, listed: Order | None) -> None:
         """Take over what a complete listing says of one order.
 
-        Absence is proof only when it is repeated later and nothing was filled.
+        Absence is proof only when it is repeated later; what was recorded of it stands.
         """
         order, now = ticket.order, self.store.now
         if listed is not None:
@@ -487,19 +479,27 @@ class ExecutionEngine:
             is_old = order.status.is_terminal and listed.filled_quantity <= order.filled_quantity
             if not is_old and listed.state_data() != order.state_data():
                 self._update(order.with_state(listed.state_data()))
-        elif order.status.is_terminal or ticket.recorded:
-            return
-        elif ticket.missed_at is None:
+        elif ticket.recorded == order.quantity:
+            self._update(replace(order, status=OrderStatus.FILLED, filled_quantity=order.quantity))
+        elif not order.status.is_terminal and ticket.missed_at is None:
             ticket.missed_at = now
-        elif now - ticket.missed_at >= ABSENCE_PROOF:
+        elif not order.status.is_terminal and now - ticket.missed_at >= ABSENCE_PROOF:
             self.store.append("order.lost", client_order_id=order.id, symbol=order.symbol,
+                              filled_quantity=ticket.recorded,
                               reason="absent from two complete listings")
 
-    def _is_attached_to_ours(self, order: Order) -> bool:
-        if not order.originating_order_id or order.status.is_terminal:
-            return False
-        ours = (*self._finished.values(), *self.outstanding())
-        return any(o.venue_order_id == order.originating_order_id for o in ours)
+    def _take_in(self, order: Order) -> None:
+        """Book an order of ours that the books do not have: a lost one, or an entry's own stop."""
+        ours = (*self._finished.values(), *(t.order for t in self._tickets.values()))
+        if order.id in self._lost:
+            self._update(order)
+            if order.purpose is Purpose.ENTRY and not order.status.is_terminal:
+                self._ask_to_cancel([order])  # what decided it is long past
+        elif order.originating_order_id and (order.filled_quantity or order.remaining) and any(
+                o.venue_order_id == order.originating_order_id for o in ours):
+            self.store.append("order.intended", **order.intent_data(), mark_price=None)
+            self._update(order)
+            self._say_stop("stop.placed", order)
 
     # Stops and exits.
 
@@ -514,14 +514,15 @@ class ExecutionEngine:
 
     def _protect(self, position: Position, trail_to: Decimal | None) -> None:
         """Bring the stops to the position's size: replace what is too much, add what is missing."""
-        symbol, held = position.symbol, abs(position.quantity)
+        symbol, held, now = position.symbol, abs(position.quantity), self.store.now
         if self._committed(position) > held:
             self._cancel(self._resting_stops(symbol))
+            position = self.tracker.get_position(symbol)
         if not self._resting_stops(symbol):
-            self._unprotected_since.setdefault(symbol, self.store.now)
-        missing = held - self._committed(position)
+            self._unprotected_since.setdefault(symbol, now)
+        missing = abs(position.quantity) - self._committed(position)
         level = self._stop_level(position, trail_to)
-        if missing > 0 and level is not None:
+        if missing > 0 and level is not None and now >= self._stop_not_before.get(symbol, now):
             self._place_stop(position, missing, level)
 
     def _committed(self, position: Position) -> Decimal:
@@ -531,17 +532,16 @@ class ExecutionEngine:
     def _stop_level(self, position: Position, trail_to: Decimal | None) -> Decimal | None:
         """The tighter of where the stop was and where the trail says, on the tick."""
         kept = self._stop_levels.get(position.symbol)
-        if trail_to is None:
+        if trail_to is None or not position.quantity:
             return kept
         level = quantize_stop(self.catalog.get(position.symbol), trail_to, position.side.opposite)
-        if kept is None:
-            return level
-        return max(kept, level) if position.quantity > 0 else min(kept, level)
+        return level if kept is None else _tightest(position, [kept, level])
 
     def _place_stop(self, position: Position, quantity: Decimal, level: Decimal) -> None:
         symbol, moved = position.symbol, position.symbol in self._stop_levels
         bracket_refused = False
-        for intent in self._stop_intents(position, quantity, level):
+        for intent in protective_orders(
+                position, quantity, level, self.config.bracket_profit_pct):
             if bracket_refused and intent.order_type is OrderType.BRACKET:
                 continue
             try:
@@ -554,7 +554,8 @@ class ExecutionEngine:
                     return
                 bracket_refused = refusal.code not in OUT_OF_BOUNDS
                 continue
-            self._say_stop("stop.moved" if moved else "stop.placed", order)
+            if self.tracker.get_position(symbol).quantity:  # else it has fired at once
+                self._say_stop("stop.moved" if moved else "stop.placed", order)
             return
 
     def _say_stop(self, type: str, order: Order) -> None:
@@ -564,20 +565,6 @@ class ExecutionEngine:
             stop_price=order.intent.stop_price,
             seconds_unprotected=int((self.store.now - bare_since).total_seconds()),
         )
-
-    def _stop_intents(
-        self, position: Position, quantity: Decimal, level: Decimal
-    ) -> Iterator[OrderIntent]:
-        """Brackets with ever nearer profit legs, then a plain stop."""
-        side = position.side.opposite
-        base = OrderIntent(position.symbol, side, quantity, OrderType.BRACKET, Purpose.STOP,
-                           None, level, TimeInForce.GTC, reason="protective stop")
-        distance = self.config.bracket_profit_pct
-        for _ in range(PROFIT_HALVINGS_MAX + 1):
-            yield replace(base, limit_price=position.entry_price * (1 - distance * side.sign))
-            distance /= 2
-        yield replace(base, order_type=OrderType.STOP_LIMIT,
-                      limit_price=level * (1 + STOP_LIMIT_BEYOND_PCT * side.sign))
 
     def _advance_exit(self, position: Position, plan: _Exit, trail_to: Decimal | None) -> None:
         """Cancel what reserves the position, see it gone, close; unfilled, the stop goes back."""
@@ -616,15 +603,37 @@ class ExecutionEngine:
 
 _FOLDS: Mapping[str, Callable[[ExecutionEngine, Event], None]] = {
     "order.intended": ExecutionEngine._fold_intended,
-    **dict.fromkeys(("order.updated", "order.unknown", "order.lost", "trade.executed"),
-                    ExecutionEngine._fold_state),
+    "trade.executed": ExecutionEngine._fold_trade,
+    **dict.fromkeys(("order.updated", "order.unknown", "order.lost"), ExecutionEngine._fold_state),
+    **dict.fromkeys(("position.adopted", "reconcile.mismatch"), ExecutionEngine._fold_adoption),
     **dict.fromkeys(("stop.placed", "stop.moved"), ExecutionEngine._fold_stop),
     "day.opened": ExecutionEngine._fold_day,
 }
 
 
-def _member(kind, value: str):
-    if value in list(kind):
-        return kind(value)
-    raise ConfigError(f"{value!r} is none of {' '.join(kind)}")
+def _tightest(position: Position, prices: list[Decimal]) -> Decimal:
+    """The stop that would fire first."""
+    return max(prices) if position.quantity > 0 else min(prices)
 
+
+# How often a bracket's profit leg is halved before a plain stop is used instead.
+PROFIT_HALVINGS_MAX = 3
+# A plain stop's limit lies this far beyond its trigger.
+STOP_LIMIT_BEYOND_PCT = Decimal("0.05")
+
+
+def protective_orders(
+    position: Position, quantity: Decimal, level: Decimal, profit_pct: Decimal
+) -> Iterator[OrderIntent]:
+    """Yield the stops to try at `level`: brackets with ever nearer profit legs, then a plain one.
+
+    profit_pct  the first profit leg's distance, a fraction of the entry price
+    """
+    side = position.side.opposite
+    bracket = OrderIntent(position.symbol, side, quantity, OrderType.BRACKET, Purpose.STOP,
+                          None, level, TimeInForce.GTC, reason="protective stop")
+    for _ in range(PROFIT_HALVINGS_MAX + 1):
+        yield replace(bracket, limit_price=position.entry_price * (1 - profit_pct * side.sign))
+        profit_pct /= 2
+    yield replace(bracket, order_type=OrderType.STOP_LIMIT,
+                  limit_price=level * (1 + STOP_LIMIT_BEYOND_PCT * side.sign))

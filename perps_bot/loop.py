@@ -9,7 +9,6 @@ import logging
 import queue
 import signal
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -26,7 +25,8 @@ from perps_bot.errors import (
 from perps_bot.execution import ExecutionConfig, ExecutionEngine
 from perps_bot.market import bar_closes, bar_start
 from perps_bot.model import (
-    ZERO, Account, Action, Decision, Event, Mark, OrderIntent, Position, Side, TradingState,
+    ZERO, Account, Action, Decision, Event, Mark, Order, OrderIntent, OrderStatus, Position,
+    Purpose, Side, TradingState,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import RISK_KINDS, LiveRiskManager, RiskConfig, headroom, worst_price
@@ -43,6 +43,8 @@ log = logging.getLogger("perps_bot")
 GAP_BARS_MAX = 2
 # Differences between our books and the venue's, tick after tick, before the venue's are taken.
 MISMATCHES_MAX = 3
+# How long the venue's positions may lag behind its fills.
+READS_LAG_MAX = timedelta(seconds=10)
 # How long a stop keeps trying to see its cancels confirmed.
 STOP_SECONDS_MAX = 20
 # Three interrupts within this time end the process at once.
@@ -135,15 +137,15 @@ class Bot:
     surfaces: Surfaces | None = None
     lifts_risk_holds_at_midnight: bool = False
     is_started: bool = False
+    is_over: bool = False
     trouble: str = ""
     message: str = ""
     last_decisions: dict[str, str] = field(default_factory=dict)
     untraded: set[str] = field(default_factory=set)
-    starts: int = 0
     _next_bar: dict[str, datetime] = field(default_factory=dict)
     _decided: dict[str, tuple] = field(default_factory=dict)
     _seen: dict[str, Mark] = field(default_factory=dict)
-    _mismatches: Counter = field(default_factory=Counter)
+    _differs: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     _last_event_at: datetime | None = None
 
     @property
@@ -156,10 +158,6 @@ class Bot:
 
     def apply(self, event: Event) -> None:
         self._last_event_at = event.at
-        if event.type == "bot.started":
-            self.starts = event.data["start"]
-        elif event.type == "day.opened":
-            self.starts = event.data["snapshot"].get("loop", {"starts": 0})["starts"]
 
     def snapshot(self) -> dict[str, object]:
         """Everything that a restart must know, by part; each part reads its own back."""
@@ -167,8 +165,7 @@ class Bot:
                  "execution": self.engine}
         if self.surfaces is not None:
             parts["surfaces"] = self.surfaces
-        taken = {name: part.snapshot() for name, part in parts.items()}
-        return {"loop": {"starts": self.starts}, **taken}
+        return {name: part.snapshot() for name, part in parts.items()}
 
 
 def assemble(
@@ -196,15 +193,14 @@ def configured(kind: type, settings: Settings):
 
 def recover(bot: Bot) -> Recovery:
     """Read the events back; starting and recovering are the same code."""
-    found = bot.store.recover()
-    if isinstance(bot.venue, PaperBroker) and bot._last_event_at is not None:
-        books = bot.tracker
+    found, books = bot.store.recover(), bot.tracker
+    bot.store.now = bot._last_event_at or bot.store.now
+    if isinstance(bot.venue, PaperBroker) and books.start_equity is not None:
         bot.venue.restore(
             books.equity() - books.total("unrealized_pnl"), books.positions().values(),
-            [o for o in bot.engine.outstanding() if o.venue_order_id], bot._last_event_at,
+            bot.engine.resting(), bot._last_event_at,
         )
     if found.damage:
-        bot.store.now = bot._last_event_at or bot.store.now
         bot.risk.hold("damage", TradingState.REDUCING, found.damage)
     bot.engine.recover()
     return found
@@ -290,23 +286,23 @@ def tick(bot: Bot, now: datetime) -> None:
 
 def stop(bot: Bot, clock: Clock, number: int) -> int:
     """End in good order: entries cancelled and confirmed, stops left, the truth reported."""
-    name = signal.Signals(number).name
-    bot.store.now = clock.now()
-    if number == signal.SIGINT and bot.settings.profile != "dev":
-        bot.risk.hold("signal", TradingState.HALTED, "kill -INT")
+    name, begun = signal.Signals(number).name, clock.now()
     _say(bot, f"{name}: cancelling entries, keeping protective stops")
-    interrupts, begun = int(number == signal.SIGINT), clock.now()
+    interrupts = 0
     while True:
         bot.store.now = clock.now()
-        left, unprotected = _wind_down(bot)
+        if number == signal.SIGINT:
+            interrupts += 1
+            if bot.settings.profile != "dev":
+                bot.risk.hold("signal", TradingState.HALTED, "kill -INT")
+        left, bare = _wind_down(bot)
         waited = (clock.now() - begun).total_seconds()
-        if not left and not unprotected or waited >= STOP_SECONDS_MAX:
+        impatient = interrupts >= 3 and waited < IMPATIENCE_SECONDS
+        if not (left or bare) or impatient or waited >= STOP_SECONDS_MAX:
             break
-        interrupts += clock.wait(Decimal("0.5")) == signal.SIGINT
-        if interrupts >= 3 and waited < IMPATIENCE_SECONDS:
-            break
-    code = 3 if left or unprotected else 0
-    _report_stop(bot, name, left, code)
+        number = clock.wait(Decimal("0.5"))
+    code = 3 if left or bare else 0
+    _report_stop(bot, name, left, bare, code)
     return code
 
 
@@ -334,7 +330,10 @@ def _start(bot: Bot, now: datetime) -> None:
         bot.catalog.get(symbol)
     bot.engine.settle()
     _hold_as_set(bot)
+    bot.untraded.clear()
     for symbol, position in _differing(bot):
+        if bot.engine.outstanding(symbol):
+            continue  # the venue's reads may lag behind our own orders
         if symbol in bot.settings.adopt:
             bot.tracker.adopt("position.adopted", position)
         else:
@@ -342,11 +341,13 @@ def _start(bot: Bot, now: datetime) -> None:
             log.error("%s: the venue holds %s, our events explain %s: untouched until --adopt %s",
                       symbol, position.quantity, bot.tracker.get_position(symbol).quantity, symbol)
     for symbol in bot.symbols:
-        _fill_window(bot, symbol, now)
-    bot.engine.config = replace(bot.engine.config, epoch=f"{bot.starts + 1:04d}")
+        _fill_window(bot, symbol, now, cached=True)
+    # Milliseconds of the start: new for each run, even where a full disk forgot the last one.
+    epoch = f"{(now - EPOCH) // timedelta(milliseconds=1):x}"
+    bot.engine.config = replace(bot.engine.config, epoch=epoch)
     bot.store.append(
         "bot.started", version=__version__, profile=bot.settings.profile, broker=bot.broker_name,
-        symbols=list(bot.symbols), start=bot.starts + 1, equity=bot.venue.equity(),
+        symbols=list(bot.symbols), equity=bot.venue.equity(),
         settings={name: str(value) for name, value, _, _ in described(bot.settings)},
     )
     bot.is_started = True
@@ -375,19 +376,24 @@ def _differing(bot: Bot) -> list[tuple[str, Position]]:
 
 
 def _compare_books(bot: Bot) -> set[str]:
-    """Compare our books with the venue's; return the symbols in which nothing may be opened now."""
-    differing = [(s, p) for s, p in _differing(bot) if s not in bot.untraded]
-    for symbol in tuple(bot._mismatches):
-        if symbol not in dict(differing):
-            del bot._mismatches[symbol]
-    for symbol, position in differing:
-        bot._mismatches[symbol] += 1
-        if bot._mismatches[symbol] >= MISMATCHES_MAX:
+    """Compare our books with the venue's; return the symbols in which nothing may be opened now.
+
+    The venue's reads lag its fills by seconds: only what differs for longer is a difference.
+    """
+    now, differing = bot.store.now, dict(_differing(bot))
+    bot._differs = {s: seen for s, seen in bot._differs.items()
+                    if s in differing and bot.engine.is_settled(s)}
+    for symbol, position in differing.items():
+        if symbol in bot.untraded or not bot.engine.is_settled(symbol):
+            continue
+        since, ticks = bot._differs.get(symbol, (now, 0))
+        bot._differs[symbol] = since, ticks + 1
+        if ticks + 1 >= MISMATCHES_MAX and now - since >= READS_LAG_MAX:
             ours = bot.tracker.get_position(symbol).quantity
             bot.tracker.adopt("reconcile.mismatch", position)
             bot.risk.hold("mismatch", TradingState.REDUCING,
                           f"{symbol}: our books say {ours:f}, the venue {position.quantity:f}")
-    return {symbol for symbol, _ in differing}
+    return set(differing)
 
 
 def _is_news(bot: Bot, mark: Mark, now: datetime) -> bool:
@@ -421,10 +427,12 @@ def _take_bars(bot: Bot, mark: Mark, now: datetime) -> bool:
     return True
 
 
-def _fill_window(bot: Bot, symbol: str, now: datetime) -> bool:
-    """Fill the strategy's windows from the venue's candles, or from the cache of marks."""
+def _fill_window(bot: Bot, symbol: str, now: datetime, cached: bool = False) -> bool:
+    """Fill the strategy's windows from the venue's candles, at a start else from the cache."""
     count = bot.settings.long_ma_period + CROSS_AGE_BARS_MAX + 1
-    closes = bar_closes(bot.venue, symbol, bot.bar, count, now) or _cached_closes(bot, symbol, now)
+    closes = bar_closes(bot.venue, symbol, bot.bar, count, now)
+    if cached and not closes:
+        closes = _cached_closes(bot, symbol, now)
     if closes:
         bot.strategy.warm(symbol, closes)
     return bool(closes)
@@ -441,13 +449,14 @@ def _warming(bot: Bot, symbol: str) -> list[str]:
 def _cached_closes(bot: Bot, symbol: str, now: datetime) -> list[tuple[datetime, Decimal]]:
     """The mark-window cache, where it is of this bar length and no older than the gap allowed."""
     cache = read_state(bot.folder / "marks.json") if bot.folder else None
-    row = (cache or {}).get(symbol)
-    if not row or not row["bar_at"] or Decimal(row["bar_seconds"]) != bot.settings.bar:
-        return []
-    last = datetime.fromisoformat(row["bar_at"])
-    if not timedelta() <= now - last <= (GAP_BARS_MAX + 1) * bot.bar:
-        return []
-    closes = [Decimal(close) for close in row["closes"]]
+    try:
+        row = cache[symbol]
+        last, closes = datetime.fromisoformat(row["bar_at"]), [Decimal(c) for c in row["closes"]]
+        fits = timedelta() <= now - last <= (GAP_BARS_MAX + 1) * bot.bar
+        if not fits or Decimal(row["bar_seconds"]) != bot.settings.bar:
+            return []
+    except (TypeError, KeyError, ValueError, ArithmeticError):
+        return []  # a cache that is not one counts as none
     return [(last - (len(closes) - 1 - i) * bot.bar, close) for i, close in enumerate(closes)]
 
 
@@ -501,18 +510,24 @@ def _close(bot: Bot, decision: Decision) -> None:
 
 
 def _work(bot: Bot, symbols: Iterable[str]) -> None:
-    """Exits and protective stops, each one step further."""
+    """Exits and stops, each one step further; a failure in one symbol holds up no other."""
+    failures = []
     for symbol in symbols:
         if symbol not in bot.untraded:
             position = bot.tracker.get_position(symbol)
-            bot.engine.work(symbol, bot.strategy.trailing_stop(position))
+            try:
+                bot.engine.work(symbol, bot.strategy.trailing_stop(position))
+            except VenueUnavailable as failure:
+                failures.append(failure)
+    if failures:
+        raise failures[0]
 
 
 def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
     """At most one entry a tick: the first that is neither blocked nor refused."""
     for decision in wanted:
         symbol = decision.symbol
-        if bot.engine.outstanding(symbol) or bot.engine.is_exiting(symbol):
+        if bot.engine.outstanding(symbol):
             continue
         side = Side.BUY if decision.action is Action.BUY else Side.SELL
         try:
@@ -538,34 +553,38 @@ def _entry_quantity(bot: Bot, symbol: str, side: Side) -> Decimal:
 # Stopping, and what is shown.
 
 
-def _wind_down(bot: Bot) -> tuple[list, list[str]]:
-    """Cancel entries and finish stops under way; return what the venue has not confirmed."""
+def _wind_down(bot: Bot) -> tuple[list[Order], list[str]]:
+    """Cancel entries, finish exits and stops; return the orders and the symbols not done with."""
+    engine, traded = bot.engine, [s for s in bot.symbols if s not in bot.untraded]
     try:
-        left = bot.engine.cancel_all()
+        engine.settle()
+        engine.cancel_all()
         _work(bot, bot.symbols)
     except PerpsBotError as failure:
         bot.trouble = str(failure)
-        return list(bot.engine.outstanding()), []
-    unprotected = [
-        s for s, p in bot.tracker.positions().items()
-        if s not in bot.untraded and bot.engine.stop_price(s) is None
-    ]
-    return left, unprotected
+        return list(engine.outstanding()), traded
+    left = [o for s in traded for o in engine.outstanding(s)
+            if o.purpose is not Purpose.STOP or o.status is not OrderStatus.OPEN]
+    return left, [s for s in traded if not engine.is_protected(s)]
 
 
-def _report_stop(bot: Bot, name: str, left: list, code: int) -> None:
+def _report_stop(bot: Bot, name: str, left: list[Order], bare: list[str], code: int) -> None:
     positions = {s: p.quantity for s, p in bot.tracker.positions().items()}
     stops = {s: bot.engine.stop_price(s) for s in positions}
-    bot.store.append("bot.stopped", reason=name, exit_code=code,
-                     orders_left=[o.id for o in left], positions=positions, stops=stops)
+    if bot.is_started:
+        bot.store.append("bot.stopped", reason=name, exit_code=code, stops=stops,
+                         orders_left=[o.id for o in left], positions=positions)
     for order in left:
-        _say(bot, f"NOT confirmed cancelled: {order.id} {order.symbol} {order.status.value}")
+        _say(bot, f"NOT confirmed: {order.id} {order.symbol} {order.purpose} is {order.status}")
+    for symbol in bare:
+        _say(bot, f"NOT confirmed: a stop at the venue for {symbol}")
     for symbol, quantity in positions.items():
         _say(bot, f"position kept: {symbol} {quantity:f}, stop at {stops[symbol] or 'NONE'}")
     if bot.risk.state is TradingState.HALTED:
         _say(bot, f"HALTED until: perps-bot resume --profile {bot.settings.profile} --reason '...'")
     _say(bot, "stopped: " + ("every entry confirmed gone" if code == 0 else "NOT verified"))
     bot.message = f"stopped by {name}"
+    bot.is_over = True
     _publish(bot, bot.store.now)
 
 
@@ -582,10 +601,10 @@ def _publish(bot: Bot, now: datetime, error: str = "") -> None:
 def _finish_cycles(bot: Bot, clock: Clock) -> int:
     bot.store.now = clock.now()
     if bot.is_started:
-        bot.store.append("bot.stopped", reason="cycles done", exit_code=0 if not bot.trouble else 1,
-                         orders_left=[o.id for o in bot.engine.outstanding()],
-                         positions={s: p.quantity for s, p in bot.tracker.positions().items()},
-                         stops={})
+        positions = bot.tracker.positions().items()
+        bot.store.append("bot.stopped", reason="cycles done", exit_code=int(bool(bot.trouble)),
+                         orders_left=[], positions={s: p.quantity for s, p in positions},
+                         stops={s: bot.engine.stop_price(s) for s, _ in positions})
     return 1 if bot.trouble else 0
 
 

@@ -1,8 +1,8 @@
 """Model: what do we talk about?
 
-The nouns that travel between rooms, frozen, with their units and signs.  Values only: no rule,
-no rounding, no clock, no I/O.  Money, prices and quantities are `Decimal`; quantities are in
-base units (BTC, not contracts); times are aware UTC `datetime`s.
+The nouns that travel between rooms, with their units and signs; all but Ticket are frozen.
+Values only: no rule, no rounding, no clock, no I/O.  Money, prices and quantities are `Decimal`;
+quantities are in base units (BTC, not contracts); times are aware UTC `datetime`s.
 """
 
 from collections.abc import Mapping
@@ -308,6 +308,44 @@ class Order:
         intent = OrderIntent(**{name: read(data[name]) for name, read in _INTENT_FIELDS.items()})
         return cls(data["client_order_id"], intent, created_at,
                    originating_order_id=data["originating_order_id"])
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One order under way: what the venue says of it, and what our books recorded.
+
+    mark_price  what the decision saw, USD per base unit
+    recorded    base units of its fills that our books have
+    missed_at   the first complete listing without the order
+    """
+
+    order: Order
+    mark_price: Decimal | None = None
+    recorded: Decimal = ZERO
+    missed_at: datetime | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.order.status.is_terminal and self.recorded >= self.order.filled_quantity
+
+    def booked(self) -> Order:
+        """The order as our books have it: what was filled but not told yet is still to come."""
+        order = self.order
+        if order.status.is_terminal:
+            intent = replace(order.intent, quantity=order.filled_quantity)
+            order = replace(order, intent=intent, status=OrderStatus.CANCEL_QUEUED)
+        known = order.filled_quantity == self.recorded
+        return order if known else replace(order, filled_quantity=self.recorded)
+
+    def as_data(self) -> dict[str, object]:
+        order = self.order
+        return {"created_at": order.created_at, **order.intent_data(), **order.state_data(),
+                "recorded": self.recorded, "mark_price": self.mark_price}
+
+    @classmethod
+    def from_data(cls, row: Mapping) -> "Ticket":
+        order = Order.from_data(row, moment(row["created_at"])).with_state(row)
+        return cls(order, maybe_decimal(row["mark_price"]), Decimal(row["recorded"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,28 +8,20 @@ number that is not known is shown as null, a health that is old has an end date 
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_UP, Decimal
 from pathlib import Path
 
 from perps_bot.broker import MarketData
-from perps_bot.catalog import ProductCatalog, quantity_for
-from perps_bot.errors import ConfigError
+from perps_bot.catalog import ProductCatalog, ceil_to, quantity_for, quantize_quantity
+from perps_bot.errors import BelowMinimum, ConfigError
 from perps_bot.loop import Bot, configured
 from perps_bot.model import (
-    ZERO,
-    Account,
-    Action,
-    Event,
-    OrderIntent,
-    OrderStatus,
-    Product,
-    Side,
-    TradingState,
+    ZERO, Account, Action, Event, OrderIntent, OrderStatus, Product, Side, TradingState,
 )
-from perps_bot.risk import RiskConfig, headroom, worst_price
+from perps_bot.risk import LiveRiskManager, RiskConfig, headroom, worst_price
 from perps_bot.settings import Settings, described
 from perps_bot.store import write_state
 
@@ -45,20 +37,29 @@ RISK_EVENT_TYPES = frozenset({
     "risk.rejected", "state.changed", "order.unknown", "order.lost", "stop.triggered",
     "reconcile.mismatch", "feed.stale", "feed.recovered", "alert",
 })
+# Ratios that were computed for people; money stays exact.
+SHOWN_RATIO = Decimal("0.0001")
+# What the advice of `check` adds to what is needed now, for the price to move.
+SPARE = Decimal("1.1")
 # What the diary in the log leaves out: too many, too long, and in the events anyway.
 UNLOGGED = frozenset({"day.opened", "strategy.signal", "position.updated"})
 
 
 class Surfaces:
-    """What shows the outside world how the last tick went.  Its counts are per UTC day."""
+    """What shows the outside world how the last tick went.  Its counts are per UTC day.
 
-    def __init__(self, folder: Path) -> None:
+    say  tells the operator at the terminal, and raises nothing
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], object]) -> None:
         self._folder = folder
+        self.say = say
         self._counts: Counter = Counter()
         self._answered: set[str] = set()
         self._risk_events: list[dict] = []
         self._published_at: datetime | None = None
         self._message = ""
+        self._unwritten: set[str] = set()
         self.is_live = False  # False while old events are read back
 
     def apply(self, event: Event) -> None:
@@ -86,8 +87,9 @@ class Surfaces:
 
     def publish(self, bot: Bot, now: datetime, error: str = "") -> None:
         """Rename the files into place; one that cannot be written stops nothing."""
-        ticked_just_now = self._published_at and ZERO_TIME <= now - self._published_at
-        if ticked_just_now and now - self._published_at < PUBLISH_EVERY and not error:
+        is_early = (self._published_at is not None
+                    and timedelta() <= now - self._published_at < PUBLISH_EVERY)
+        if is_early and not error and bot.message == self._message:
             return
         self._published_at = now
         if bot.message != self._message:
@@ -101,36 +103,30 @@ class Surfaces:
             ("health.json", health(bot, now, error)), ("last_state.json", self.state(bot, now)),
             ("risk_events.json", self._risk_events), ("marks.json", windows),
         ):
-            try:
-                write_state(self._folder / name, value)
-            except OSError as failure:
-                log.warning("%s was not written: %s", self._folder / name, failure.strerror)
-
-    def say(self, text: str) -> None:
-        """Tell the operator at the terminal."""
-        print(text, flush=True)
+            self._write(name, value)
 
     def state(self, bot: Bot, now: datetime) -> dict[str, object]:
         """What a person wants to see at a glance; never read back."""
         books, counts = bot.tracker, self._counts
-        equity = books.equity() if books.last_equity is None else books.last_equity
         notional = sum((p.notional for p in books.positions().values()), ZERO)
         totals = ("realized_pnl", "unrealized_pnl", "fees", "funding")
         return {
             "timestamp": now, "profile": bot.settings.profile, "broker": bot.broker_name,
             "trading_state": bot.risk.state,
             "holds": {kind: hold.reason for kind, hold in bot.risk.holds.items()},
-            "account": {"equity": equity, "start_equity": books.start_equity,
-                        **{name: books.total(name) for name in totals}},
+            # By our books, so that it adds up; the venue's is as of the last read.
+            "account": {"equity": books.equity(), "start_equity": books.start_equity,
+                        **{name: books.total(name) for name in totals},
+                        "venue_equity": books.last_equity},
             "positions": [_position_row(bot, symbol) for symbol in books.positions()],
             "daily_loss": {
                 "loss": books.daily_loss(), "day_start_equity": books.day_start_equity,
                 "limit": books.day_start_equity * bot.settings.max_daily_loss_pct,
             },
-            "leverage": {"used": notional / equity if equity > 0 else None,
+            "leverage": {"used": _ratio(notional, books.last_equity or ZERO),
                          "limit": bot.risk.config.leverage_limit},
-            "signal_rate": _rate(counts["signals"], counts["decisions"]),
-            "order_success_rate": _rate(counts["accepted"], counts["sent"]),
+            "signal_rate": _ratio(counts["signals"], counts["decisions"]),
+            "order_success_rate": _ratio(counts["accepted"], counts["sent"]),
             "last_decisions": bot.last_decisions,
         }
 
@@ -138,8 +134,15 @@ class Surfaces:
         self._counts, self._answered = Counter(), set()
         self._risk_events = list(kept.get("risk_events", self._risk_events))
 
-
-ZERO_TIME = timedelta()
+    def _write(self, name: str, value: object) -> None:
+        """Rename one file into place; that it cannot be written is said once."""
+        try:
+            write_state(self._folder / name, value)
+            self._unwritten.discard(name)
+        except OSError as failure:
+            if name not in self._unwritten:
+                log.warning("%s was not written: %s", self._folder / name, failure.strerror)
+            self._unwritten.add(name)
 
 
 def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
@@ -167,8 +170,13 @@ def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
 
 def diary_line(data: Mapping[str, object]) -> str:
     """One event's fields on one line, the nested ones left out."""
-    flat = {k: v for k, v in data.items() if not isinstance(v, dict | list) and v not in (None, "")}
-    return " ".join(f"{name}={value}" for name, value in flat.items())
+    said = []
+    for name, value in data.items():
+        if not isinstance(value, dict | list) and value not in (None, ""):
+            text = value.isoformat() if isinstance(value, datetime) else str(value)
+            # What a venue or a person wrote must not look like a line of its own.
+            said.append(f"{name}={text if text.isprintable() else ascii(text)}")
+    return " ".join(said)
 
 
 @dataclass(frozen=True)
@@ -186,15 +194,14 @@ def check(settings: Settings, market: MarketData, now: datetime) -> Iterator[Che
     catalog.load_from_brokerage(market)
     limits = configured(RiskConfig, settings)
     marks = market.marks(settings.symbols, now)
-    account = Account(now, settings.paper_equity, marks=marks)
+    account = Account(now, settings.paper_equity, marks=market.marks(settings.symbols, now))
     for symbol in settings.symbols:
         try:
             product = catalog.get(symbol)
         except ConfigError as refusal:
             yield Check(symbol, False, str(refusal))
             continue
-        sides = (Side.BUY, Side.SELL) if settings.enable_shorts else (Side.BUY,)
-        for side in sides:
+        for side in (Side.BUY, Side.SELL) if settings.enable_shorts else (Side.BUY,):
             yield _feasible(product, side, account, limits)
 
 
@@ -202,34 +209,50 @@ def settings_rows(settings: Settings) -> Iterator[str]:
     """Every value in force and where it came from, one line each."""
     rows = [(n, f"{value} {unit}".rstrip(), source)
             for n, value, unit, source in described(settings)]
-    width = max(len(name) for name, _, _ in rows)
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, source in rows:
-        yield f"{name:<{width}}  {value:<34}  {source}"
+        yield f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}"
 
 
 def _feasible(product: Product, side: Side, account: Account, limits: RiskConfig) -> Check:
+    """Size, quantise and ask the gate, as the loop does for an entry."""
     name = f"{product.symbol} {'long' if side is Side.BUY else 'short'}"
     mark = account.marks.get(product.symbol)
     if mark is None:
         return Check(name, False, f"No mark price for symbol {product.symbol}: check the venue")
     price = worst_price(OrderIntent(product.symbol, side, ZERO), mark)
     room = headroom(product.symbol, side, account, product, limits)
-    smallest = max(product.min_quantity * price, product.min_notional)
+    said = (f"the limits leave {room:.2f} USD at "
+            f"{limits.leverage_in_force(product, side):.4g}x leverage")
+    try:
+        quantity = quantize_quantity(product, quantity_for(product, room, price), price)
+    except BelowMinimum:
+        return Check(name, False, f"Quantization failed: Below minimum: {said}, "
+                                  f"{_way_out(product, side, account, limits, price)}")
+    verdict = LiveRiskManager(limits).pre_trade(
+        OrderIntent(product.symbol, side, quantity), account, product)
+    contracts = f"{quantity / product.contract_size:f} contracts"
+    return Check(name, verdict.approved, verdict.reason or (
+        f"{said}: {contracts} of {product.contract_size * price:.2f} USD"))
+
+
+def _way_out(
+    product: Product, side: Side, account: Account, limits: RiskConfig, price: Decimal
+) -> str:
+    """The smallest order, and every number to change so that it becomes possible."""
+    step = product.quantity_increment
+    least = max(product.min_quantity, ceil_to(product.min_notional / price, step)) * price
     leverage = limits.leverage_in_force(product, side)
-    allowed = quantity_for(product, room, price)
-    if allowed >= product.min_quantity and room >= smallest:
-        return Check(name, True, f"limits leave {room:.2f} USD at {leverage:.4g}x leverage: "
-                                 f"{allowed / product.contract_size:f} contracts of "
-                                 f"{product.contract_size * price:.2f} USD")
-    way_out = [f"--equity {_up(smallest / leverage / limits.max_position_pct_per_symbol)}"]
-    if limits.max_position is not None and limits.max_position < smallest:
-        way_out = [f"--max-position {_up(smallest)}"]
-        share = account.equity * limits.max_position_pct_per_symbol * leverage
-        if share < smallest:
-            way_out.append(f"equity of {_up(smallest * account.equity / share)} USD")
-    return Check(name, False, f"Quantization failed: Below minimum: the smallest order is "
-                              f"{smallest:.2f} USD, the limits leave {room:.2f} USD at "
-                              f"{leverage:.4g}x leverage: set {' and '.join(way_out)}")
+    share = min(leverage * min(limits.max_position_pct_per_symbol, limits.max_exposure_pct),
+                limits.leverage_limit)
+    numbers = (
+        # flag             what it allows now                     what it must be, USD
+        ("--max-position", limits.max_position,                   least),
+        ("--equity",       account.equity * share,                least / share),
+    )  # fmt: skip
+    changes = [f"{flag} {(needed * SPARE).quantize(Decimal('1E1'), ROUND_UP):f}"
+               for flag, allowed, needed in numbers if allowed is not None and allowed < least]
+    return f"the smallest order is {least:.2f} USD: set {' and '.join(changes)}"
 
 
 def _position_row(bot: Bot, symbol: str) -> dict[str, object]:
@@ -239,10 +262,5 @@ def _position_row(bot: Bot, symbol: str) -> dict[str, object]:
             "stop_price": bot.engine.stop_price(symbol)}
 
 
-def _up(value: Decimal) -> str:
-    """A round number of USD that is enough, with a little room for the price to move."""
-    return f"{(value * Decimal('1.1')).quantize(Decimal(10), ROUND_UP):f}"
-
-
-def _rate(part: int, whole: int) -> Decimal | None:
-    return Decimal(part) / whole if whole else None
+def _ratio(part: Decimal | int, whole: Decimal | int) -> Decimal | None:
+    return (Decimal(part) / whole).quantize(SHOWN_RATIO) if whole > 0 else None

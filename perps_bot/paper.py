@@ -11,40 +11,36 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import takewhile
+from operator import attrgetter
 
 from perps_bot.broker import MarketData
+from perps_bot.catalog import floor_to
 from perps_bot.errors import OrderRejected
 from perps_bot.model import (
-    ZERO,
-    Candle,
-    Fill,
-    FundingPayment,
-    FundingRate,
-    Mark,
-    Order,
-    OrderIntent,
-    OrderStatus,
-    OrderType,
-    Position,
-    Product,
-    Purpose,
-    Side,
-    TimeInForce,
+    ZERO, Candle, Fill, FundingPayment, Mark, Order, OrderIntent, OrderStatus,
+    OrderType, Position, Product, Purpose, Side, TimeInForce,
 )
 from perps_bot.tracker import apply_fill
 
-HOUR = timedelta(hours=1)
-# A triggered stop's limit lies this far beyond its trigger (coinbase.md 3.4).
-STOP_LIMIT_BEYOND_PCT = Decimal("0.05")
+# How far a fired bracket's limit lies beyond its stop (coinbase.md 3.4), and an attached one's
+# profit leg from the entry's fill.
+STOP_LIMIT_BEYOND_PCT, ATTACHED_PROFIT_PCT = Decimal("0.05"), Decimal("0.20")
 # Available margin at or below this share of initial margin liquidates (coinbase.md 3.13).
 LIQUIDATION_SHARE = Decimal("0.88")
 # How many price levels, one tick apart, a market order may walk through.
 BOOK_LEVELS_MAX = 10
-# Finished orders, fills and payments that reads can still see.
-HISTORY_MAX = 2_000
-# The longest absence that is made up for candle by candle, after each candle length in seconds.
-CATCH_UP = ((60, timedelta(days=1)), (3600, timedelta(days=60)))
-_STOPS = (OrderType.STOP_LIMIT, OrderType.BRACKET)
+# The oldest quote that an order can still be filled from.
+QUOTE_AGE_MAX = timedelta(minutes=1)
+# Orders that may be open at once; finished orders, fills and payments that reads can still see.
+ORDERS_MAX, HISTORY_MAX = 500, 2_000
+# A longer absence than ABSENCE_MIN, up to ABSENCE_MAX, is made up for by candles; each row has
+# their seconds, and how long before now they end.
+ABSENCE_MIN, ABSENCE_MAX = timedelta(minutes=2), timedelta(days=60)
+CATCH_UP = ((3600, timedelta(days=1)), (60, timedelta()))
+MARKET, LIMIT, STOP_LIMIT, BRACKET = OrderType
+STOPS = (STOP_LIMIT, BRACKET)
+# The venue's word for a stop that has become a limit order; it stays with the order's state.
+TRIGGERED = "STOP_TRIGGERED"
 
 
 class PaperBroker:
@@ -52,71 +48,65 @@ class PaperBroker:
 
     equity            USD at the beginning
     fee_rate          fraction of notional; fee_per_contract is USD
-    slippage_bps      basis points by which market orders and stops fill worse
+    slippage_bps      basis points by which whatever takes liquidity fills worse
     """
 
     def __init__(
-        self,
-        market: MarketData,
-        equity: Decimal = Decimal(10_000),
-        fee_rate: Decimal = Decimal("0.001"),
-        fee_per_contract: Decimal = Decimal("0.15"),
+        self, market: MarketData, equity: Decimal = Decimal(10_000),
+        fee_rate: Decimal = Decimal("0.001"), fee_per_contract: Decimal = Decimal("0.15"),
         slippage_bps: Decimal = ZERO,
     ) -> None:
         self._market = market
-        self._products = {p.symbol: p for p in market.products()}
+        self.candles, self.funding = market.candles, market.funding
+        self._products: dict[str, Product] = {}
         self._balance = equity
-        self._fee_rate = fee_rate
-        self._fee_per_contract = fee_per_contract
+        self._fee_rate, self._fee_per_contract = fee_rate, fee_per_contract
         self._slippage = slippage_bps / 10_000
         self._positions: dict[str, Position] = {}
-        self._marks: dict[str, Mark] = {}
+        self._funded: dict[str, datetime] = {}  # until when a position's funding is booked
+        self._marks: dict[str, Mark] = {}  # the last of every symbol, to value things at
         self._live: dict[str, Order] = {}
         self._ended: dict[str, tuple[datetime, Order]] = {}  # with the moment of the end
-        self._triggered: set[str] = set()
         self._fills: list[Fill] = []
         self._payments: list[FundingPayment] = []
         self._seen_at: datetime | None = None
 
     def restore(
-        self,
-        balance: Decimal,
-        positions: Iterable[Position],
-        orders: Iterable[Order],
+        self, balance: Decimal, positions: Iterable[Position], orders: Iterable[Order],
         seen_at: datetime,
     ) -> None:
         """Take up the books again, as of `seen_at`; what happened since comes from candles.
 
         balance  USD: equity less the open positions' unrealized profit and loss
+        orders   those that are open, filled as far as the positions show
         """
-        self._balance = balance
+        self._balance, self._seen_at = balance, seen_at
         self._positions = {p.symbol: p for p in positions}
-        self._live = {o.id: o for o in orders}
-        self._seen_at = seen_at
+        self._funded = dict.fromkeys(self._positions, seen_at)
+        self._live = {o.id: replace(o, unbooked=ZERO) for o in orders}
 
     # The market, and the passing of its time.
 
     def products(self) -> Sequence[Product]:
-        return self._market.products()
-
-    def candles(self, symbol: str, seconds: int, count: int, now: datetime) -> Sequence[Candle]:
-        return self._market.candles(symbol, seconds, count, now)
-
-    def funding(self, symbol: str, now: datetime) -> FundingRate | None:
-        return self._market.funding(symbol, now)
+        products = self._market.products()
+        self._products.update((product.symbol, product) for product in products)
+        return products
 
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
-        """Move the world to `now` and return its marks."""
-        marks = self._market.marks(symbols, now)
-        since, self._seen_at = self._seen_at, now
+        """Move the world to `now` and return its marks, those of what is held included."""
+        self._seen_at = self._seen_at or now
+        marks = self._market.marks({**dict.fromkeys(symbols), **self._symbols()}, now)
         if self._live or self._positions:
-            if since is not None:
-                self._catch_up(since, now)
-                self._charge_funding(since, now)
+            for missed in self._missed(now):
+                self._charge_funding(missed.at)
+                self._meet(missed, missed.at)
+            self._charge_funding(now)
             for symbol, mark in marks.items():
-                if mark is not self._marks.get(symbol):
+                if mark != self._marks.get(symbol):
                     self._meet(mark, now)
-        self._marks = dict(marks)
+            self._expire(self._live.values(), now, now)
+        self._seen_at = now
+        self._marks.update(marks)
         return marks
 
     # The account.
@@ -129,7 +119,7 @@ class PaperBroker:
 
     def orders(self, since: datetime) -> Sequence[Order]:
         ended = takewhile(lambda row: row[0] >= since, reversed(self._ended.values()))
-        return [*self._live.values(), *(order for _, order in ended)]
+        return [*self._live.values(), *(o for _, o in ended if o.created_at >= since)]
 
     def fills(self, since: datetime) -> Sequence[Fill]:
         return _since(self._fills, since)
@@ -138,231 +128,202 @@ class PaperBroker:
         return _since(self._payments, since)
 
     def place(self, order: Order, now: datetime) -> Order:
-        if order.id in self._live or order.id in self._ended:
-            return self._known(order.id)
+        if known := self._known(order.id):
+            return known
         self._seen_at = self._seen_at or now
-        intent = order.intent
-        self._refuse_if(self._malformed(intent, now))
-        self._refuse_if(self._not_covered(intent))
+        mark = self._market.marks([order.symbol], now).get(order.symbol)
+        refusal = (self._malformed(order, mark, now) or _incomplete(order.intent, now)
+                   or self._not_covered(order, mark) or _misplaced(order.intent, mark.price))
+        if refusal:
+            raise refusal
         order = replace(order, status=OrderStatus.OPEN, venue_order_id=f"paper-{order.id}")
         self._live[order.id] = order
-        self._match_new(order, now)
+        # A recording of candles knows the next price only at the next open.
+        if not _is_stop(order) and mark.candle is None:
+            self._execute(order, mark, now)
         return self._known(order.id)
 
     def close(self, order: Order, now: datetime) -> Order:
-        held = self._held(order.symbol) * -order.side.sign
-        if order.id not in self._live and order.id not in self._ended:
-            if held <= 0:
-                self._refuse_if(("CANNOT_CLOSE_ZERO_POSITION", "there is no position to close"))
-            if order.quantity > held:
-                self._refuse_if(("PREVIEW_CLOSE_ONLY_FAILURE", f"only {held:f} can be closed"))
+        held = self._closable(order)
+        free = held - _remaining(self._live.values(), order.symbol, order.side)
+        if not self._known(order.id) and order.quantity > free:
+            code = "PREVIEW_CLOSE_ONLY_FAILURE" if held > 0 else "CANNOT_CLOSE_ZERO_POSITION"
+            raise _refusal(code, f"{max(free, ZERO):f} can be closed")
         return self.place(order, now)
 
     def cancel(self, orders: Sequence[Order], now: datetime) -> None:
         for order in orders:
             if order.id in self._live:
-                self._end(order.id, OrderStatus.CANCELLED)
+                self._end(order.id, OrderStatus.CANCELLED, now)
 
     # What a new order meets.
 
-    @staticmethod
-    def _refuse_if(refusal: tuple[str, str] | None) -> None:
-        if refusal:
-            raise OrderRejected(refusal[0], f"{refusal[0]}: {refusal[1]}")
-
-    def _malformed(self, intent: OrderIntent, now: datetime) -> tuple[str, str] | None:
-        product = self._products.get(intent.symbol)
+    def _malformed(self, order: Order, mark: Mark | None, now: datetime) -> OrderRejected | None:
+        intent, product = order.intent, self._product(order.symbol)
         if product is None:
-            return "INVALID_PRODUCT_ID", intent.symbol
-        if intent.symbol not in self._marks:
-            self._marks.update(self._market.marks([intent.symbol], now))
+            return _refusal("INVALID_PRODUCT_ID", intent.symbol)
+        size, tick = intent.quantity, product.price_increment
+        least, most, step = product.min_quantity, product.max_quantity, product.quantity_increment
         prices = (intent.limit_price, intent.stop_price, intent.attached_stop_price)
-        rows = (
+        # A stop needs no quote, and a candle's orders wait for the next open.
+        waits = _is_stop(order) or mark is None or mark.candle is not None
+        return _first(
             (not product.tradable, "TRADING_DISABLED", intent.symbol),
-            (intent.symbol not in self._marks, "INVALID_NO_LIQUIDITY", "no quote"),
-            (intent.quantity < product.min_quantity, "PREVIEW_INVALID_BASE_SIZE_TOO_SMALL",
-             f"{intent.quantity:f} is below {product.min_quantity:f}"),
-            (intent.quantity > product.max_quantity, "PREVIEW_INVALID_BASE_SIZE_TOO_LARGE",
-             f"{intent.quantity:f} is above {product.max_quantity:f}"),
-            (intent.quantity % product.quantity_increment, "INVALID_SIZE_PRECISION",
-             f"{intent.quantity:f} is no multiple of {product.quantity_increment:f}"),
-            (any(p is not None and (p <= 0 or p % product.price_increment) for p in prices),
-             "INVALID_PRICE_PRECISION", f"prices go in steps of {product.price_increment:f}"),
-            (intent.order_type is OrderType.LIMIT and intent.limit_price is None,
-             "INVALID_LIMIT_PRICE", "a limit order needs a limit price"),
-            (intent.time_in_force is TimeInForce.GTD and intent.expires_at is None,
-             "GTD_ORDERS_MUST_HAVE_END_TIME", "no end time"),
-            (intent.expires_at is not None and intent.expires_at <= now,
-             "END_TIME_IS_IN_THE_PAST", str(intent.expires_at)),
+            (mark is None or not waits and now - mark.at > QUOTE_AGE_MAX,
+             "INVALID_NO_LIQUIDITY", f"no fresh quote of {intent.symbol}"),
+            (len(self._live) >= ORDERS_MAX, "TOO_MANY_OPEN_ORDERS", f"{ORDERS_MAX} are open"),
+            (size < least, "PREVIEW_INVALID_BASE_SIZE_TOO_SMALL", f"{size:f} is below {least:f}"),
+            (size > most, "PREVIEW_INVALID_BASE_SIZE_TOO_LARGE", f"{size:f} is above {most:f}"),
+            (size % step, "INVALID_SIZE_PRECISION", f"{size:f} is no multiple of {step:f}"),
+            (any(p is not None and (p <= 0 or p % tick) for p in prices),
+             "INVALID_PRICE_PRECISION", f"prices go in steps of {tick:f}"),
         )
-        return next(((code, text) for refused, code, text in rows if refused), None)
 
-    def _not_covered(self, intent: OrderIntent) -> tuple[str, str] | None:
+    def _not_covered(self, order: Order, mark: Mark) -> OrderRejected | None:
         """What position, reservations and margin do not allow."""
-        held = self._held(intent.symbol) * -intent.side.sign
-        reserved = sum(
-            (o.remaining for o in self._live.values()
-             if o.symbol == intent.symbol and o.intent.order_type in _STOPS), ZERO
+        self._marks.setdefault(order.symbol, mark)
+        live, size, stop = tuple(self._live.values()), order.quantity, _is_stop(order)
+        held, promised = self._closable(order), _remaining(live, order.symbol, order.side)
+        reserved = _remaining(live, order.symbol, order.side, stops=True)
+        free, equity = held - reserved - promised, self.equity()
+        symbols = self._symbols() | {order.symbol: None}
+        margin = sum((self._margin(symbol, (*live, order)) for symbol in symbols), ZERO)
+        return _first(
+            (stop and size > free, "PREVIEW_BRACKET_ORDER_SIZE_EXCEEDS_POSITION",
+             f"{free:f} is free"),
+            (not stop and held > 0 and reserved and size > held - reserved,
+             "PREVIEW_ORDER_SIZE_EXCEEDS_BRACKETED_POSITION",
+             f"{reserved:f} of the position is reserved by a resting stop"),
+            # What only shrinks the position needs no margin.
+            (not stop and size > held - promised and margin > equity, "INSUFFICIENT_FUNDS",
+             f"{margin:.2f} USD of initial margin in all, {equity:.2f} USD of equity"),
         )
-        if intent.order_type in _STOPS:
-            if intent.quantity > held - reserved:
-                return "PREVIEW_BRACKET_ORDER_SIZE_EXCEEDS_POSITION", f"{held - reserved:f} is free"
-            return self._misplaced_stop(intent)
-        if held > 0 and intent.quantity > held - reserved and reserved:
-            return ("PREVIEW_ORDER_SIZE_EXCEEDS_BRACKETED_POSITION",
-                    f"{reserved:f} of the position is reserved by a resting stop")
-        opened = max(intent.quantity - max(held, ZERO), ZERO)
-        price = intent.limit_price or self._marks[intent.symbol].price
-        rate = self._products[intent.symbol].margin_rate(intent.side)
-        needed, free = opened * price * rate, self.equity() - self._initial_margin()
-        if opened and needed > free:
-            return "INSUFFICIENT_FUNDS", f"{needed:.2f} USD margin needed, {free:.2f} available"
-        return None
 
-    def _misplaced_stop(self, intent: OrderIntent) -> tuple[str, str] | None:
-        price, stop, profit = (
-            self._marks[intent.symbol].price, intent.stop_price, intent.limit_price
-        )
-        if stop is None or profit is None:
-            return "INVALID_BRACKET_PRICES", "a stop needs its trigger and its limit"
-        if intent.side is Side.SELL and stop >= price:
-            return "PREVIEW_STOP_PRICE_ABOVE_LAST_TRADE_PRICE", f"{stop:f} is not below {price:f}"
-        if intent.side is Side.BUY and stop <= price:
-            return "PREVIEW_STOP_PRICE_BELOW_LAST_TRADE_PRICE", f"{stop:f} is not above {price:f}"
-        if intent.order_type is OrderType.BRACKET and (profit - price) * intent.side.sign >= 0:
-            return "INVALID_BRACKET_PRICES", f"the profit leg {profit:f} is on the wrong side"
-        return None
-
-    def _match_new(self, order: Order, now: datetime) -> None:
-        mark = self._marks[order.symbol]
-        if order.intent.order_type in _STOPS or mark.candle is not None:
-            return  # a recording of candles knows the next price only at the next open
-        self._take(order, mark, now)
-        order = self._live.get(order.id)
-        if order is not None and not _rests(order.intent):
-            self._end(order.id, OrderStatus.CANCELLED)
+    def _execute(self, order: Order, mark: Mark, now: datetime) -> None:
+        """Take level by level what the limit allows; what then does not rest ends here."""
+        limit, side = _taker_limit(order.intent), order.side
+        levels = [(self._slipped(price, side), size) for price, size in self._levels(order, mark)]
+        levels = [row for row in levels if limit is None or (limit - row[0]) * side.sign >= 0]
+        offered = sum((size for _, size in levels), ZERO)
+        if order.intent.time_in_force is TimeInForce.FOK and offered < order.quantity:
+            levels = []
+        for price, size in levels:
+            if order.id in self._live:
+                order = self._live[order.id]
+                self._fill(order, min(order.remaining, size), price, now)
+        if order.id in self._live and not _rests(order):
+            self._end(order.id, OrderStatus.CANCELLED, now)
 
     # What time does to orders, positions and funding.
 
-    def _catch_up(self, since: datetime, now: datetime) -> None:
-        """Meet the candles of an absence, so that stops and limits fire as they would have."""
-        if now - since <= timedelta(seconds=CATCH_UP[0][0] * 2):
-            return
-        seconds = next((s for s, longest in CATCH_UP if now - since <= longest), CATCH_UP[-1][0])
-        count = int(min(now - since, CATCH_UP[-1][1]) / timedelta(seconds=seconds))
-        for symbol in dict.fromkeys((*self._positions, *(o.symbol for o in self._live.values()))):
-            for candle in self._market.candles(symbol, seconds, count, now):
-                end = candle.opened_at + timedelta(seconds=seconds)
-                if since <= candle.opened_at and end <= now:
-                    price = candle.close
-                    self._meet(Mark(symbol, price, price, price, end, candle=candle), end)
+    def _missed(self, now: datetime) -> list[Mark]:
+        """The candles of an absence, oldest first, so that stops fire as they would have."""
+        if now - self._seen_at <= ABSENCE_MIN:
+            return []
+        self._seen_at = max(self._seen_at, now - ABSENCE_MAX)
+        marks = [mark for symbol in self._symbols() for mark in self._missed_of(symbol, now)]
+        return sorted(marks, key=attrgetter("at"))
 
-    def _charge_funding(self, since: datetime, now: datetime) -> None:
-        """Book what fell due in (since, now] on the positions held before this moment's fills."""
-        for symbol, position in self._positions.items():
-            moment = since
-            while moment < now:
-                moment = min(now, moment.replace(minute=0, second=0, microsecond=0) + HOUR)
+    def _missed_of(self, symbol: str, now: datetime) -> Iterator[Mark]:
+        begin = self._seen_at
+        for seconds, before in CATCH_UP:
+            length = timedelta(seconds=seconds)
+            count = max((now - before - begin) // length, 0)
+            for candle in self._market.candles(symbol, seconds, count, now - before):
+                if candle.opened_at >= begin:
+                    begin, price = candle.opened_at + length, candle.close
+                    yield Mark(symbol, price, price, price, begin, candle=candle)
+
+    def _charge_funding(self, until: datetime) -> None:
+        """Book what fell due by `until` on the positions held before that moment's fills."""
+        while self._seen_at < until:
+            hour = self._seen_at.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+            moment = min(hour, until)
+            for symbol, position in self._positions.items():
                 rate = self._market.funding(symbol, moment)
-                if rate is None or not since < rate.at <= now or self._charged(symbol, rate.at):
-                    continue
-                amount = position.quantity * position.mark_price * rate.rate
-                self._balance -= amount
-                _keep(self._payments, FundingPayment(
-                    f"funding-{symbol}-{rate.at.isoformat()}", symbol, amount, rate.rate, rate.at
-                ))
-
-    def _charged(self, symbol: str, at: datetime) -> bool:
-        return any(p.symbol == symbol and p.at == at for p in reversed(self._payments[-64:]))
+                # A rate may become known late; it is booked once, whenever that is.
+                if rate is not None and self._funded[symbol] < rate.at <= moment:
+                    self._funded[symbol] = rate.at
+                    amount = position.quantity * position.mark_price * rate.rate
+                    self._balance -= amount
+                    name = f"funding-{symbol}-{rate.at.isoformat()}"
+                    _keep(self._payments,
+                          FundingPayment(name, symbol, amount, rate.rate, rate.at))
+            self._seen_at = moment
 
     def _meet(self, mark: Mark, now: datetime) -> None:
         """Let one symbol's new mark act on its orders and its position."""
         symbol, candle = mark.symbol, mark.candle
-        starts_at = candle.opened_at if candle else now
-        for order in self._of(symbol):
-            expires_at = order.intent.expires_at
-            if expires_at is not None and expires_at <= starts_at:
-                self._end(order.id, OrderStatus.EXPIRED)
+        self._expire(self._of(symbol), candle.opened_at if candle else now, now)
         if candle is not None:
             self._meet_candle(symbol, candle, now)
         else:
             for order in self._of(symbol):
                 self._meet_quote(order, mark, now)
-        self._value(symbol, mark.price)
-        self._liquidate_if_due(symbol, mark, now)
+        if symbol in self._positions:
+            self._liquidate_if_due(mark, now)
+
+    def _expire(self, orders: Iterable[Order], at: datetime, now: datetime) -> None:
+        for order in tuple(orders):
+            if order.intent.expires_at is not None and order.intent.expires_at <= at:
+                self._end(order.id, OrderStatus.EXPIRED, now)
 
     def _meet_candle(self, symbol: str, candle: Candle, now: datetime) -> None:
         """The open fills what waited for it; then the adverse extreme; then the profit legs."""
+        opened = Mark(symbol, candle.open, candle.open, candle.open, now)
+        # As a quote: a resting buy meets the low, a resting sell the high.
+        extremes = Mark(symbol, candle.close, candle.high, candle.low, now)
         for order in self._of(symbol):
-            if not _rests(order.intent):
-                self._fill_at_open(order, candle.open, now)
-        for leg in (_limit_leg, _stop_leg, _profit_leg):
-            for order in self._of(symbol):
-                price = leg(order, candle)
-                if price is not None:
-                    worse = leg is _stop_leg
-                    self._fill(order, order.remaining,
-                               self._slipped(price, order.side) if worse else price, now)
+            if not _rests(order) and order.created_at <= candle.opened_at:
+                self._execute(order, opened, now)
+        for order in self._of(symbol):
+            if _rests(order) and not _is_stop(order):
+                self._rest(order, extremes, now)
+        for order in filter(_is_stop, self._of(symbol)):
+            self._fire(order, candle, now)
+        for order in self._of(symbol):
+            # A bracket that came with a fill inside this candle has to wait for the next.
+            if order.intent.order_type is BRACKET and order.created_at <= candle.opened_at:
+                self._rest(order, extremes, now)
 
-    def _fill_at_open(self, order: Order, price: Decimal, now: datetime) -> None:
-        limit = order.intent.limit_price
-        if limit is not None and (price - limit) * order.side.sign > 0:
-            self._end(order.id, OrderStatus.CANCELLED)
-            return
-        slipped = self._slipped(price, order.side) if limit is None else price
-        self._fill(order, order.remaining, slipped, now)
+    def _fire(self, order: Order, candle: Candle, now: datetime) -> None:
+        """Fill a stop that the candle reaches: at the worse of its level and the open."""
+        stop, buying = order.intent.stop_price, order.side is Side.BUY
+        if order.reason == TRIGGERED or (candle.high >= stop if buying else candle.low <= stop):
+            worse = max(stop, candle.open) if buying else min(stop, candle.open)
+            self._fill(order, order.remaining, self._slipped(worse, order.side), now)
 
     def _meet_quote(self, order: Order, mark: Mark, now: datetime) -> None:
         intent = order.intent
-        if intent.order_type not in _STOPS:
-            self._rest(order, intent.limit_price, mark, now)
-            return
-        reached = (mark.price - intent.stop_price) * intent.side.sign >= 0
-        if order.id in self._triggered or reached:
-            self._triggered.add(order.id)
-            self._take(order, mark, now)
-        elif intent.order_type is OrderType.BRACKET:
-            self._rest(order, intent.limit_price, mark, now)
+        if _is_stop(order) and (mark.price - intent.stop_price) * intent.side.sign >= 0:
+            order = self._live[order.id] = replace(order, reason=TRIGGERED)
+        if order.reason == TRIGGERED or not _rests(order):
+            self._execute(order, mark, now)
+        elif intent.order_type is not STOP_LIMIT:
+            self._rest(order, mark, now)
 
-    def _rest(self, order: Order, limit: Decimal, mark: Mark, now: datetime) -> None:
+    def _rest(self, order: Order, mark: Mark, now: datetime) -> None:
         """A resting limit fills at its own price, up to the size that came to meet it."""
-        buying = order.side is Side.BUY
-        touch, size = (mark.ask, mark.ask_size) if buying else (mark.bid, mark.bid_size)
-        if (limit - touch) * order.side.sign >= 0:
-            self._fill(order, order.remaining if size is None else min(order.remaining, size),
-                       limit, now)
+        limit = order.intent.limit_price
+        for price, size in self._levels(order, mark)[:1]:
+            if (limit - price) * order.side.sign >= 0:
+                self._fill(order, min(order.remaining, size), limit, now)
 
-    def _take(self, order: Order, mark: Mark, now: datetime) -> None:
-        """Take what rests on the other side, level by level, within the order's limit."""
-        limit = _taker_limit(order.intent)
-        levels = [
-            (price, size) for price, size in self._levels(order, mark)
-            if limit is None or (limit - price) * order.side.sign >= 0
-        ]
-        if order.intent.time_in_force is TimeInForce.FOK:
-            if sum((size for _, size in levels), ZERO) < order.quantity:
-                return
-        for price, size in levels:
-            order = self._live.get(order.id)
-            if order is None:
-                return
-            self._fill(order, min(order.remaining, size), price, now)
-
-    def _levels(self, order: Order, mark: Mark) -> Iterator[tuple[Decimal, Decimal]]:
-        buying = order.side is Side.BUY
-        price, size = (mark.ask, mark.ask_size) if buying else (mark.bid, mark.bid_size)
-        tick = self._products[order.symbol].price_increment * order.side.sign
-        price = self._slipped(price, order.side)
+    def _levels(self, order: Order, mark: Mark) -> list[tuple[Decimal, Decimal]]:
+        """What the order meets, best first: USD per base unit, base units in whole steps."""
+        price, size = _opposite(mark, order.side)
         if size is None:
-            yield price, order.remaining
-            return
-        for level in range(BOOK_LEVELS_MAX):
-            yield price + tick * level, size
+            return [(price, order.remaining)]
+        product = self._product(order.symbol)
+        size = floor_to(size, product.quantity_increment)
+        step = product.price_increment * order.side.sign
+        return [(price + step * level, size) for level in range(BOOK_LEVELS_MAX) if size]
 
     def _fill(self, order: Order, quantity: Decimal, price: Decimal, now: datetime) -> None:
-        step = self._products[order.symbol].quantity_increment
-        quantity = quantity // step * step
+        if order.intent.order_type is BRACKET:  # it cannot exceed the position
+            quantity = min(quantity, self._closable(order))
         if quantity <= 0:
+            self._end(order.id, OrderStatus.CANCELLED, now)
             return
         filled = order.filled_quantity + quantity
         self._book(Fill(f"{order.id}:{filled:f}", order.id, order.symbol, order.side, quantity,
@@ -371,137 +332,167 @@ class PaperBroker:
         order = replace(order, filled_quantity=filled, average_price=paid / filled)
         self._live[order.id] = order
         if filled == order.quantity:
-            self._end(order.id, OrderStatus.FILLED)
+            self._end(order.id, OrderStatus.FILLED, now)
         if order.intent.attached_stop_price is not None:
             self._attach(order, quantity, price, now)
 
     def _fee(self, symbol: str, quantity: Decimal, price: Decimal) -> Decimal:
-        contracts = quantity / self._products[symbol].contract_size
+        contracts = quantity / self._product(symbol).contract_size
         return quantity * price * self._fee_rate + contracts * self._fee_per_contract
 
     def _book(self, fill: Fill) -> None:
-        before = self._positions.get(fill.symbol) or Position(fill.symbol)
+        before = self._position(fill.symbol)
         after = apply_fill(before, fill)
         self._balance += after.realized_pnl - before.realized_pnl - fill.fee
-        if not before.mark_price:
-            after = replace(after, mark_price=fill.price)
-        if after.quantity:
-            self._positions[fill.symbol] = after
-        else:
-            self._positions.pop(fill.symbol, None)
+        if before.quantity * after.quantity <= 0:
+            self._funded[fill.symbol] = fill.at
+        self._positions[fill.symbol] = after
+        if not after.quantity:
+            del self._positions[fill.symbol]
         _keep(self._fills, fill)
 
     def _attach(self, entry: Order, quantity: Decimal, price: Decimal, now: datetime) -> None:
         """Rest the bracket that came with an entry on what has just been filled of it."""
-        tick = self._products[entry.symbol].price_increment
-        profit = price * (1 + Decimal("0.2") * entry.side.sign) // tick * tick
+        tick, sign = self._product(entry.symbol).price_increment, entry.side.sign
+        profit = floor_to(price * (1 + ATTACHED_PROFIT_PCT * sign), tick)
         intent = OrderIntent(
-            entry.symbol, entry.side.opposite, quantity, OrderType.BRACKET, Purpose.STOP,
-            limit_price=profit, stop_price=entry.intent.attached_stop_price,
-            time_in_force=TimeInForce.GTC, reason="attached to its entry",
+            entry.symbol, entry.side.opposite, min(quantity, -self._closable(entry)), BRACKET,
+            Purpose.STOP, profit, entry.intent.attached_stop_price, TimeInForce.GTC,
+            reason="attached to its entry",
         )
         identity = f"{entry.id}-stop-{entry.filled_quantity:f}"
-        self._live[identity] = Order(
-            identity, intent, now, OrderStatus.OPEN, f"paper-{identity}",
-            originating_order_id=entry.venue_order_id,
+        if intent.quantity > 0:
+            self._live[identity] = Order(
+                identity, intent, now, OrderStatus.OPEN, f"paper-{identity}",
+                originating_order_id=entry.venue_order_id)
+
+    def _liquidate_if_due(self, mark: Mark, now: datetime) -> None:
+        """Value the position; close what the margin no longer carries, at the bar's worst."""
+        symbol, position, candle = mark.symbol, self._positions[mark.symbol], mark.candle
+        side, quantity = position.side.opposite, abs(position.quantity)
+        worst, price = mark.price, _opposite(mark, side)[0]
+        if candle is not None:
+            worst = price = candle.low if side is Side.SELL else candle.high
+        self._positions[symbol] = replace(position, mark_price=worst)
+        margin = sum((self._margin(held) for held in self._positions), ZERO)
+        is_due = self.equity() <= LIQUIDATION_SHARE * margin
+        self._positions[symbol] = replace(position, mark_price=mark.price)
+        if is_due:
+            self.cancel(self._of(symbol), now)
+            self._book(Fill(f"liquidation-{symbol}-{now.isoformat()}", "", symbol, side, quantity,
+                            price, self._fee(symbol, quantity, price), now, is_liquidation=True))
+
+    def _margin(self, symbol: str, orders: Sequence[Order] = ()) -> Decimal:
+        """USD of initial margin in `symbol`, with those `orders` filled that may open there."""
+        product, position = self._product(symbol), self._position(symbol)
+        bought, sold = (_remaining(orders, symbol, side) for side in Side)
+        return position.mark_price * max(
+            (position.quantity + bought) * product.long_margin_rate,
+            (sold - position.quantity) * product.short_margin_rate,
         )
 
-    def _liquidate_if_due(self, symbol: str, mark: Mark, now: datetime) -> None:
-        """Close what the margin no longer carries, at the bar's adverse extreme."""
-        position = self._positions.get(symbol)
-        if position is None:
-            return
-        price = mark.price
-        if mark.candle is not None:
-            price = mark.candle.low if position.quantity > 0 else mark.candle.high
-        drop = (mark.price - price) * position.quantity
-        if self.equity() - drop > LIQUIDATION_SHARE * self._initial_margin():
-            return
-        for order in self._of(symbol):
-            self._end(order.id, OrderStatus.CANCELLED)
-        quantity = abs(position.quantity)
-        self._book(Fill(f"liquidation-{symbol}-{now.isoformat()}", "", symbol,
-                        position.side.opposite, quantity, price,
-                        self._fee(symbol, quantity, price), now, is_liquidation=True))
-
-    def _end(self, identity: str, status: OrderStatus) -> None:
-        order = replace(self._live.pop(identity), status=status)
-        self._triggered.discard(identity)
-        self._ended[identity] = self._seen_at, order
+    def _end(self, identity: str, status: OrderStatus, now: datetime) -> None:
+        self._ended[identity] = now, replace(self._live.pop(identity), status=status)
         if len(self._ended) > HISTORY_MAX:
             del self._ended[next(iter(self._ended))]
 
-    def _known(self, identity: str) -> Order:
-        return self._live[identity] if identity in self._live else self._ended[identity][1]
+    def _known(self, identity: str) -> Order | None:
+        return self._live.get(identity) or self._ended.get(identity, (None, None))[1]
+
+    def _product(self, symbol: str) -> Product | None:
+        if symbol not in self._products:
+            self.products()
+        return self._products.get(symbol)
+
+    def _symbols(self) -> dict[str, None]:
+        """Where anything is held or open."""
+        return dict.fromkeys((*self._positions, *(o.symbol for o in self._live.values())))
 
     def _of(self, symbol: str) -> list[Order]:
         return [order for order in self._live.values() if order.symbol == symbol]
 
-    def _held(self, symbol: str) -> Decimal:
-        position = self._positions.get(symbol)
-        return position.quantity if position else ZERO
+    def _position(self, symbol: str) -> Position:
+        """What is held, or nothing, valued at the last price."""
+        last = self._marks.get(symbol)
+        flat = Position(symbol, mark_price=last.price if last else ZERO)
+        return self._positions.get(symbol, flat)
 
-    def _value(self, symbol: str, price: Decimal) -> None:
-        position = self._positions.get(symbol)
-        if position is not None:
-            self._positions[symbol] = replace(position, mark_price=price)
-
-    def _initial_margin(self) -> Decimal:
-        return sum(
-            (p.notional * self._products[p.symbol].margin_rate(p.side)
-             for p in self._positions.values()), ZERO
-        )
+    def _closable(self, order: Order) -> Decimal:
+        """Base units of the position that `order` could close; nothing or less when none."""
+        return self._position(order.symbol).quantity * -order.side.sign
 
     def _slipped(self, price: Decimal, side: Side) -> Decimal:
         return price * (1 + self._slippage * side.sign) if self._slippage else price
 
 
-def _rests(intent: OrderIntent) -> bool:
+def _refusal(code: str, text: str) -> OrderRejected:
+    return OrderRejected(code, f"{code}: {text}")
+
+
+def _first(*rows: tuple[object, str, str]) -> OrderRejected | None:
+    """The refusal of the first row that applies."""
+    return next((_refusal(code, text) for refused, code, text in rows if refused), None)
+
+
+def _incomplete(intent: OrderIntent, now: datetime) -> OrderRejected | None:
+    kind, limit, ends_at = intent.order_type, intent.limit_price, intent.expires_at
+    is_gtd, said = intent.time_in_force is TimeInForce.GTD, f"limit {limit}, ends at {ends_at}"
+    return _first(
+        (kind is LIMIT and limit is None, "INVALID_LIMIT_PRICE", said),
+        (kind is MARKET and limit is not None, "PRICE_NOT_ALLOWED_FOR_MARKET_ORDERS", said),
+        (kind in STOPS and None in (limit, intent.stop_price), "INVALID_BRACKET_PRICES", said),
+        (is_gtd and ends_at is None, "GTD_ORDERS_MUST_HAVE_END_TIME", said),
+        (ends_at is not None and ends_at <= now, "END_TIME_IS_IN_THE_PAST", said),
+    )
+
+
+def _misplaced(intent: OrderIntent, price: Decimal) -> OrderRejected | None:
+    """Prices on the wrong side of the market, or of each other."""
+    limit, stop, attached = intent.limit_price, intent.stop_price, intent.attached_stop_price
+    kind, sign = intent.order_type, intent.side.sign
+    beyond, short = ("ABOVE", "BELOW") if intent.side is Side.SELL else ("BELOW", "ABOVE")
+    said = f"limit {limit}, stop {stop or attached}, last {price}"
+    return _first(
+        (stop is not None and (stop - price) * sign <= 0,
+         f"PREVIEW_STOP_PRICE_{beyond}_LAST_TRADE_PRICE", said),
+        (kind is BRACKET and (limit - price) * sign >= 0, "INVALID_BRACKET_PRICES", said),
+        (kind is STOP_LIMIT and (limit - stop) * sign < 0,
+         f"PREVIEW_STOP_PRICE_{short}_LIMIT_PRICE", said),
+        (attached is not None and (attached - (limit or price)) * sign >= 0,
+         "INVALID_ATTACHED_STOP_LOSS_PRICE", said),
+    )
+
+
+def _is_stop(order: Order) -> bool:
+    return order.intent.order_type in STOPS
+
+
+def _rests(order: Order) -> bool:
     """Whether what is not filled at once stays in the book."""
-    if intent.order_type in _STOPS:
-        return True
-    return (intent.order_type is OrderType.LIMIT
-            and intent.time_in_force in (TimeInForce.GTC, TimeInForce.GTD))
+    is_timed = order.intent.time_in_force in (TimeInForce.GTC, TimeInForce.GTD)
+    return _is_stop(order) or (order.intent.order_type is LIMIT and is_timed)
+
+
+def _remaining(orders: Iterable[Order], symbol: str, side: Side, stops: bool = False) -> Decimal:
+    """Base units on one side of one symbol that may still fill, of the stops or of the others."""
+    wanted = symbol, side, stops
+    return sum((o.remaining for o in orders if (o.symbol, o.side, _is_stop(o)) == wanted), ZERO)
 
 
 def _taker_limit(intent: OrderIntent) -> Decimal | None:
-    if intent.order_type in _STOPS:
+    if intent.order_type is BRACKET:
         return intent.stop_price * (1 + STOP_LIMIT_BEYOND_PCT * intent.side.sign)
     return intent.limit_price
 
 
-def _limit_leg(order: Order, candle: Candle) -> Decimal | None:
-    """Where a resting limit fills inside the candle: at its own price, never better."""
-    if order.intent.order_type is not OrderType.LIMIT:
-        return None
-    limit = order.intent.limit_price
-    reached = candle.low <= limit if order.side is Side.BUY else candle.high >= limit
-    return limit if reached else None
-
-
-def _stop_leg(order: Order, candle: Candle) -> Decimal | None:
-    """Where a stop fills inside the candle: the worse of its level and the open."""
-    if order.intent.order_type not in _STOPS:
-        return None
-    stop = order.intent.stop_price
-    if order.side is Side.SELL:
-        return min(stop, candle.open) if candle.low <= stop else None
-    return max(stop, candle.open) if candle.high >= stop else None
-
-
-def _profit_leg(order: Order, candle: Candle) -> Decimal | None:
-    if order.intent.order_type is not OrderType.BRACKET:
-        return None
-    limit = order.intent.limit_price
-    reached = candle.high >= limit if order.side is Side.SELL else candle.low <= limit
-    return limit if reached else None
+def _opposite(mark: Mark, side: Side) -> tuple[Decimal, Decimal | None]:
+    """What an order on `side` meets: USD per base unit, and base units where they are known."""
+    return (mark.ask, mark.ask_size) if side is Side.BUY else (mark.bid, mark.bid_size)
 
 
 def _since(history: list, since: datetime) -> list:
     """The newest part of a history, oldest first; found from its end, however long it is."""
-    newest = list(takewhile(lambda item: item.at >= since, reversed(history)))
-    newest.reverse()
-    return newest
+    return [*takewhile(lambda item: item.at >= since, reversed(history))][::-1]
 
 
 def _keep(history: list, item: object) -> None:

@@ -6,31 +6,23 @@ so what was approved is exactly what is sent.  A reduction always passes.  The t
 fold over events, so a halt survives any restart.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import date, datetime
 from decimal import Decimal
 
 from perps_bot.errors import ConfigError
 from perps_bot.model import (
-    ZERO,
-    Account,
-    Breach,
-    Event,
-    Mark,
-    OrderIntent,
-    OrderStatus,
-    Product,
-    Purpose,
-    RiskVerdict,
-    Side,
-    TradingState,
-    fraction,
-    moment,
+    ZERO, Account, Breach, Event, Mark, OrderIntent, OrderStatus, Product, Purpose, RiskVerdict,
+    Side, TradingState, fraction, moment,
 )
 
 # So many entries refused by the venue in a row, with none accepted between them, and it is us.
 REJECTS_IN_A_ROW_MAX = 3
+# The holds that a replay lifts at the next midnight.
+RISK_KINDS = ("daily_loss", "rejects", "liquidation", "mismatch")
+INFINITY = Decimal("Infinity")
+FAILED = "Risk check failed: "
 
 
 @dataclass(frozen=True)
@@ -45,8 +37,8 @@ class RiskConfig:
     max_position_pct_per_symbol  initial margin of one symbol
     max_position                 USD notional of one symbol; None where only fractions bind
     mark_staleness_seconds_max   the oldest mark that an entry may rest on
-    reduce_only_mode             start REDUCING
-    kill_switch_enabled          start HALTED
+    reduce_only_mode             REDUCING while it is set
+    kill_switch_enabled          HALTED while it is set
     """
 
     leverage_max_global: Decimal = Decimal(5)
@@ -62,13 +54,23 @@ class RiskConfig:
     mark_staleness_seconds_max: Decimal = Decimal(10)
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, bool) or value is None:
-                continue
-            number = fraction(name, value)
-            if number <= 0:
-                raise ConfigError(f"{name}: {number} must be above 0")
-            object.__setattr__(self, name, number)
+        for each in fields(self):
+            name, value = each.name, getattr(self, each.name)
+            if each.type is bool:
+                if not isinstance(value, bool):
+                    raise TypeError(f"{name}: {value!r} is neither True nor False")
+            elif value is not None or each.default is not None:
+                number = fraction(name, value)
+                if number <= 0:
+                    raise ConfigError(f"{name}: {number} must be above 0")
+                object.__setattr__(self, name, number)
+
+    @property
+    def state(self) -> TradingState:
+        """What the settings alone allow."""
+        if self.kill_switch_enabled:
+            return TradingState.HALTED
+        return TradingState.REDUCING if self.reduce_only_mode else TradingState.TRADING
 
     @property
     def leverage_limit(self) -> Decimal:
@@ -105,16 +107,16 @@ class Cap:
     def breach(self, own: Decimal, others: Decimal) -> Breach:
         notional = own + others if self.overall else own
         measured = notional / self.worth if self.worth > 0 else INFINITY
-        return _breach(self.code, self.setting, measured, self.limit, self.unit, self.message)
+        return _breach(self.code, self.setting, measured, self.limit, f"{FAILED}{self.message}",
+                       self.unit)
 
 
 def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> tuple[Cap, ...]:
     """The table of limits on notional for an entry on `side`."""
     equity, of_margin = account.equity, "of equity, as initial margin"
     margin = equity * limits.leverage_in_force(product, side)
-    most = INFINITY if limits.max_position is None else limits.max_position
-    strictest = min(("max_leverage", "leverage_max_global"), key=lambda n: getattr(limits, n))
-    return (
+    strictest = min(("leverage_max_global", "max_leverage"), key=lambda n: getattr(limits, n))
+    table = (
         # code, setting, its value, USD that one of its unit allows, overall?, unit, message
         Cap("LEVERAGE_EXCEEDED", strictest, limits.leverage_limit, equity, True, "x equity",
             "Leverage exceeds limit (lower --leverage, add equity, check positions)"),
@@ -123,9 +125,10 @@ def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> 
             "Position share exceeds limit (reduce the size)"),
         Cap("EXPOSURE_EXCEEDED", "max_exposure_pct", limits.max_exposure_pct, margin, True,
             of_margin, "Exposure exceeds limit (close something or trade fewer symbols)"),
-        Cap("POSITION_VALUE_EXCEEDED", "max_position", most, Decimal(1), False, "USD",
-            "Position value exceeds limit (reduce the size or set --max-position)"),
+        Cap("POSITION_VALUE_EXCEEDED", "max_position", limits.max_position, Decimal(1), False,
+            "USD", "Position value exceeds limit (reduce the size or set --max-position)"),
     )
+    return table if limits.max_position is not None else table[:-1]
 
 
 def headroom(
@@ -144,49 +147,47 @@ def headroom(
 
 
 def worst_price(intent: OrderIntent, mark: Mark) -> Decimal:
-    """The highest price at which `intent` may count, USD per base unit."""
-    return max(mark.price, mark.bid, mark.ask, intent.limit_price or ZERO)
+    """The price at which `intent` counts, the highest in sight, USD per base unit."""
+    return max(_highest(mark), intent.limit_price or ZERO)
 
 
 def worst_notional(account: Account, symbol: str, more: OrderIntent | None = None) -> Decimal:
-    """USD of one symbol if its outstanding entries, and `more`, had filled the worse way.
+    """USD of one symbol if its outstanding orders, and `more`, had filled the worse way.
 
     What has no price counts as infinite: missing data never becomes a number.
     """
     position, mark = account.position(symbol), account.marks.get(symbol)
-    entries = [(order.intent, order.remaining) for order in account.outstanding
-               if order.symbol == symbol and order.purpose is Purpose.ENTRY and order.remaining]
+    orders = [(order.intent, order.remaining) for order in account.outstanding
+              if order.symbol == symbol and order.remaining]
     if more is not None:
-        entries.append((more, more.quantity))
-    if not entries and not position.quantity:
+        orders.append((more, more.quantity))
+    if not orders and not position.quantity:
         return ZERO
-    price = worst_price(_AT_MARKET, mark) if mark else position.mark_price
+    price = _highest(mark) if mark else position.mark_price
     if not price:
         return INFINITY
     filled = {Side.BUY: ZERO, Side.SELL: ZERO}
-    for intent, quantity in entries:
+    for intent, quantity in orders:
         filled[intent.side] += quantity * max(price, intent.limit_price or ZERO)
     held = position.quantity * price
     return max(abs(held + filled[Side.BUY]), abs(held - filled[Side.SELL]))
 
 
-def daily_loss_share(account: Account) -> Decimal:
-    """Today's loss as a fraction of day-start equity; a gain is negative.
-
-    With nothing to divide by, any loss counts as all of it.
-    """
-    if account.day_start_equity > 0:
-        return account.daily_loss / account.day_start_equity
-    return Decimal(1) if account.daily_loss > 0 else ZERO
+def age_seconds(mark: Mark | None, now: datetime) -> Decimal:
+    """How far a mark's time is from `now`, either way: with a wrong clock no mark is fresh."""
+    if mark is None:
+        return ZERO
+    age = abs(now - mark.at)
+    return Decimal(age.days * 86400 + age.seconds) + Decimal(age.microseconds) / 1_000_000
 
 
 @dataclass(frozen=True)
 class Hold:
-    """One reason not to trade freely, kept until it is lifted."""
+    """One reason not to trade freely, kept until it is lifted.  at is None without a store."""
 
     state: TradingState
     reason: str
-    at: datetime
+    at: datetime | None
 
 
 class LiveRiskManager:
@@ -202,11 +203,8 @@ class LiveRiskManager:
 
     @property
     def state(self) -> TradingState:
-        return max(
-            (hold.state for hold in self._holds.values()),
-            key=lambda state: state.severity,
-            default=TradingState.TRADING,
-        )
+        states = [self.config.state, *(hold.state for hold in self._holds.values())]
+        return max(states, key=lambda state: state.severity)
 
     @property
     def holds(self) -> Mapping[str, Hold]:
@@ -216,29 +214,27 @@ class LiveRiskManager:
         """Say whether `intent` may be sent, naming every limit that it would break."""
         if account.reduces(intent):
             return RiskVerdict(intent)  # getting out must always be possible
-        breaches = self._permissions(intent, account, product)
-        mark = account.marks.get(intent.symbol)
-        if mark is not None and account.equity > 0:
-            breaches += _measure(intent, account, product, self.config, mark)
+        breaches = self._refusals(intent, account, product)
+        if intent.symbol in account.marks:
+            own = worst_notional(account, intent.symbol, intent)
+            others = _others(account, intent.symbol)
+            breaches += [cap.breach(own, others)
+                         for cap in caps(account, product, intent.side, self.config)
+                         if cap.room(own, others) < 0]
         return RiskVerdict(intent, tuple(breaches))
 
     def post_trade(self, account: Account) -> list[Breach]:
         """Check what we already hold; a breach turns the trading state and is an event."""
-        breaches = []
-        share, allowed = daily_loss_share(account), self.config.max_daily_loss_pct
-        if share >= allowed:
-            breaches.append(_breach(
-                "DAILY_LOSS_EXCEEDED", "max_daily_loss_pct", share, allowed, "of day-start equity",
-                "Risk check failed: Daily loss exceeds limit",
-            ))
+        found = {}
+        if breach := _daily_loss_breach(account, self.config):
+            found["daily_loss"] = breach
         if self._rejects_in_a_row >= REJECTS_IN_A_ROW_MAX:
-            breaches.append(_breach(
+            found["rejects"] = _breach(
                 "REPEATED_REJECTS", "", self._rejects_in_a_row, REJECTS_IN_A_ROW_MAX - 1,
-                "entries refused by the venue in a row", "Risk check failed: Repeated rejects",
-            ))
-        for breach in breaches:
-            self.hold(_KIND_OF[breach.code], TradingState.REDUCING, _said(breach))
-        return breaches
+                f"{FAILED}Repeated rejects of entries by the venue", "in a row")
+        for kind, breach in found.items():
+            self.hold(kind, TradingState.REDUCING, str(breach))
+        return list(found.values())
 
     def activate_kill_switch(self, reason: str) -> None:
         """Halt until `perps-bot resume`: no increase of exposure, whatever happens."""
@@ -261,17 +257,21 @@ class LiveRiskManager:
         """Lift every hold and return their kinds.
 
         Raises ConfigError without a reason, or while today's daily loss holds and nobody said
-        that it may be cleared.
+        that it may be cleared; cleared, it counts from now on.
         """
         if not reason.strip():
             raise ConfigError("resume needs a reason: perps-bot resume --reason 'what was checked'")
         loss = self._holds.get("daily_loss")
-        if loss and loss.at.date() >= today and not clear_daily_loss:
+        if loss and (loss.at is None or loss.at.date() >= today) and not clear_daily_loss:
             raise ConfigError(
                 f"the daily loss limit was hit today ({loss.reason}): "
                 f"wait for the next UTC day or add --clear-daily-loss"
             )
-        return [kind for kind in tuple(self._holds) if self.lift(kind, f"resumed: {reason}")]
+        kinds = list(self._holds)
+        for kind in kinds:
+            self._change(kind, TradingState.TRADING, f"resumed: {reason}",
+                         clears_loss=kind == "daily_loss" and clear_daily_loss)
+        return kinds
 
     def apply(self, event: Event) -> None:
         """Fold one event into the trading state."""
@@ -279,70 +279,70 @@ class LiveRiskManager:
         if event.type == "state.changed":
             self._fold_change(event.at, data)
         elif event.type == "order.updated" and data.get("purpose") == Purpose.ENTRY:
-            rejected = data["status"] == OrderStatus.REJECTED
-            self._rejects_in_a_row = self._rejects_in_a_row + 1 if rejected else 0
+            if data["status"] == OrderStatus.REJECTED:
+                self._rejects_in_a_row += 1
+            elif data["status"] != OrderStatus.LOST:  # never arrived, so nobody judged it
+                self._rejects_in_a_row = 0
         elif event.type == "day.opened" and "risk" in data["snapshot"]:
             self._restore(data["snapshot"]["risk"])
 
     def snapshot(self) -> dict[str, object]:
-        return {
-            "rejects_in_a_row": self._rejects_in_a_row,
-            "holds": {
-                kind: {"state": h.state, "reason": h.reason, "at": h.at}
-                for kind, h in self._holds.items()
-            },
-        }
+        holds = {kind: {"state": h.state, "reason": h.reason, "at": h.at}
+                 for kind, h in self._holds.items()}
+        return {"rejects_in_a_row": self._rejects_in_a_row, "holds": holds}
 
-    def _permissions(
-        self, intent: OrderIntent, account: Account, product: Product
-    ) -> list[Breach]:
-        """The refusals that no number can heal."""
-        state, symbol = self.state, intent.symbol
+    def _refusals(self, intent: OrderIntent, account: Account, product: Product) -> list[Breach]:
+        """What stands against an increase, whatever its size."""
+        limits, state, symbol = self.config, self.state, intent.symbol
         opposed = account.position(symbol).quantity * intent.side.sign < 0
-        unknown = [o for o in account.outstanding
+        unknown = [o.id for o in account.outstanding
                    if o.symbol == symbol and o.status is OrderStatus.UNKNOWN]
+        age = age_seconds(account.marks.get(symbol), account.at)
+        age_max = limits.mark_staleness_seconds_max
+        held = [f"{kind} ({hold.reason})" for kind, hold in self._holds.items()]
         rows = (
-            # refused when            code                   setting        measured  allowed
-            (intent.purpose is not Purpose.ENTRY, "NOT_REDUCING", "", "an increase", "a reduction",
-             "Risk check failed: A stop or exit may only shrink the position"),
-            (state is not TradingState.TRADING, f"STATE_{state}", "trading state", state, "TRADING",
-             f"Risk check failed: {self._why()}"),
-            (intent.side is Side.SELL and not self.config.enable_shorts, "SHORTS_DISABLED",
-             "enable_shorts", "a short", "longs", "Risk check failed: Shorts are not enabled"),
+            # refused when, code, setting, measured, allowed, message, unit
+            (intent.purpose is not Purpose.ENTRY, "NOT_REDUCING", "", "an increase",
+             "a reduction", f"{FAILED}A stop or exit may only shrink the position"),
+            (intent.quantity <= 0, "QUANTITY_NOT_POSITIVE", "", intent.quantity, "above 0",
+             f"{FAILED}The order has no size"),
+            (state is not TradingState.TRADING, f"STATE_{state}", "trading state", state,
+             "TRADING", f"{FAILED}Trading is {state} because of "
+             f"{', '.join(held) or 'the settings'}; perps-bot resume --reason lifts it"),
+            (intent.side is Side.SELL and not limits.enable_shorts, "SHORTS_DISABLED",
+             "enable_shorts", "a short", "longs", f"{FAILED}Shorts are not enabled"),
             (opposed, "POSITION_OPPOSED", "", "an order through flat", "an exit first",
-             "Risk check failed: One order must not flip a position"),
+             f"{FAILED}One order must not flip a position"),
             (symbol not in account.marks, "NO_MARK", "", "none", "a fresh mark",
              f"No mark price for symbol {symbol}: check the venue, the spelling, the mark cache"),
-            (account.equity <= 0, "EQUITY_NOT_POSITIVE", "", f"{account.equity:f}", "above 0",
-             "Risk check failed: No equity to trade with"),
+            (account.equity <= 0, "EQUITY_NOT_POSITIVE", "", account.equity, "above 0",
+             f"{FAILED}No equity to trade with", "USD"),
             (not product.tradable, "PRODUCT_NOT_TRADABLE", "", "closed or restricted", "open",
-             f"Risk check failed: The venue takes no orders in {symbol} now"),
-            (unknown, "OUTCOME_UNKNOWN", "", len(unknown), "0",
-             f"Risk check failed: An order in {symbol} has an unknown outcome"),
+             f"{FAILED}The venue takes no orders in {symbol} now"),
+            (unknown, "OUTCOME_UNKNOWN", "", " ".join(unknown), "none",
+             f"{FAILED}An order in {symbol} has an unknown outcome"),
+            (age > age_max, "STALE_MARK", "mark_staleness_seconds_max", age, age_max,
+             f"{FAILED}Mark price is stale (check the market data and the clock)", "s"),
         )
-        return [_breach(code, setting, measured, allowed, "", message)
-                for refused, code, setting, measured, allowed, message in rows if refused]
+        breaches = [_breach(*row) for refused, *row in rows if refused]
+        loss = _daily_loss_breach(account, limits)
+        return [*breaches, loss] if loss else breaches
 
-    def _why(self) -> str:
-        held = [f"{kind} ({h.reason})" for kind, h in self._holds.items()]
-        return f"Trading is {self.state.value} because of {', '.join(held)}"
-
-    def _change(self, kind: str, state: TradingState, reason: str) -> None:
-        now = getattr(self._store, "now", None)
-        data = {"kind": kind, "state": state, "reason": reason}
+    def _change(self, kind: str, state: TradingState, reason: str, **more: object) -> None:
+        data = {"kind": kind, "state": state, "reason": reason, **more}
         if self._store is None:
-            self._fold_change(now, data)
+            self._fold_change(None, data)
         else:
             self._store.append("state.changed", before=self.state, **data)
 
-    def _fold_change(self, at: datetime, data: Mapping) -> None:
-        state = TradingState(data["state"])
+    def _fold_change(self, at: datetime | None, data: Mapping) -> None:
+        kind, state = data["kind"], TradingState(data["state"])
         if state is TradingState.TRADING:
-            self._holds.pop(data["kind"], None)
-            if data["kind"] == "rejects":
-                self._rejects_in_a_row = 0
+            self._holds.pop(kind, None)
         else:
-            self._holds[data["kind"]] = Hold(state, data["reason"], at)
+            self._holds[kind] = Hold(state, data["reason"], at)
+        if kind == "rejects":
+            self._rejects_in_a_row = 0
 
     def _restore(self, data: Mapping) -> None:
         self._rejects_in_a_row = data["rejects_in_a_row"]
@@ -352,46 +352,35 @@ class LiveRiskManager:
         }
 
 
-# Which hold a post-trade breach takes; a replay lifts these kinds at the next midnight.
-_KIND_OF = {"DAILY_LOSS_EXCEEDED": "daily_loss", "REPEATED_REJECTS": "rejects"}
-RISK_KINDS = (*_KIND_OF.values(), "liquidation", "mismatch")
+def _others(account: Account, symbol: str) -> Decimal:
+    """USD that all other symbols count for."""
+    symbols = {*account.positions, *(order.symbol for order in account.outstanding)} - {symbol}
+    return sum((worst_notional(account, other) for other in sorted(symbols)), ZERO)
 
 
-def _measure(
-    intent: OrderIntent, account: Account, product: Product, limits: RiskConfig, mark: Mark
-) -> list[Breach]:
-    price = worst_price(intent, mark)
-    others = sum(
-        (worst_notional(account, s) for s in _symbols(account) if s != intent.symbol), ZERO
-    )
-    notional = worst_notional(account, intent.symbol, intent, price)
-    case = _Case(intent, account, product, limits, mark, price, notional, others)
-    breaches = []
-    for row in LIMITS:
-        measured, allowed = row.measured(case), row.allowed(case)
-        if measured > allowed:
-            breaches.append(
-                _breach(row.code, row.setting, measured, allowed, row.unit, row.message)
-            )
-    return breaches
+def _highest(mark: Mark) -> Decimal:
+    return max(mark.price, mark.bid, mark.ask)
 
 
-def _symbols(account: Account, *more: str) -> dict[str, None]:
-    return dict.fromkeys((*account.positions, *(o.symbol for o in account.outstanding), *more))
+def _daily_loss_breach(account: Account, limits: RiskConfig) -> Breach | None:
+    """With nothing to measure it against, any loss counts as all of it."""
+    loss, base, allowed = account.daily_loss, account.day_start_equity, limits.max_daily_loss_pct
+    share = loss / base if base > 0 else Decimal(loss > 0)
+    if share < allowed:
+        return None
+    return _breach("DAILY_LOSS_EXCEEDED", "max_daily_loss_pct", share, allowed,
+                   f"{FAILED}Daily loss exceeds limit (wait for the next UTC day, then resume)",
+                   "of day-start equity")
 
 
 def _breach(
-    code: str, setting: str, measured: object, allowed: object, unit: str, message: str
+    code: str, setting: str, measured: object, allowed: object, message: str, unit: str = ""
 ) -> Breach:
     return Breach(code, setting, _text(measured), _text(allowed), unit, message)
 
 
 def _text(value: object) -> str:
-    if isinstance(value, Decimal):
-        return f"{value:.6f}".rstrip("0").rstrip(".") if value % 1 else f"{value:f}"
-    return str(value)
-
-
-def _said(breach: Breach) -> str:
-    return (f"{breach.message}: {breach.limit} measured {breach.measured} "
-            f"allowed {breach.allowed} {breach.unit}")
+    if not isinstance(value, Decimal):
+        return str(value)
+    text = f"{value:.6f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

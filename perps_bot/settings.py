@@ -235,7 +235,7 @@ class Settings:
     max_exposure_pct: Decimal = setting(
         FRACTION, "0.8", "fraction of equity", "most initial margin in all symbols")
     max_daily_loss_pct: Decimal = setting(
-        FRACTION, "0.05", "fraction of the day's first equity", "daily loss that stops entries")
+        FRACTION, "0.05", "fraction of day-start equity", "daily loss that stops entries")
     mark_staleness_seconds_max: int = setting(
         number("1", "60", whole=True), "10", "seconds", "age above which a price is no price")
     stop_move_min_pct: Decimal = setting(

@@ -8,26 +8,22 @@ windows) comes back from the venue's candles.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
 from perps_bot.model import (
-    ZERO,
-    Action,
-    Decision,
-    Event,
-    Mark,
-    Position,
-    Purpose,
-    Side,
-    fraction,
-    maybe_decimal,
-    maybe_moment,
+    ZERO, Action, Decision, Event, Mark, OrderIntent, OrderType, Position, Purpose, Side,
+    TimeInForce, fraction, maybe_decimal, maybe_moment, moment,
 )
 
 # A cross that could not be acted on is old news after this many bars.
 CROSS_AGE_BARS_MAX = 3
+# How often a bracket's profit leg is halved before a plain stop is used instead.
+PROFIT_HALVINGS_MAX = 3
+# A plain stop's limit lies this far beyond its trigger.
+STOP_LIMIT_BEYOND_PCT = Decimal("0.05")
 # The reason of a close that a halt does not hold back.
 STOP_CROSSED = "trailing stop crossed"
 
@@ -55,52 +51,61 @@ class StrategyConfig:
             object.__setattr__(self, name, fraction(name, getattr(self, name)))
 
 
+class _Average:
+    """The mean of the newest `bars` closes; a running sum keeps it the same work for any number."""
+
+    def __init__(self, bars: int) -> None:
+        self.closes: deque[Decimal] = deque(maxlen=bars)
+        self.bars, self.sum = bars, ZERO
+
+    def push(self, close: Decimal) -> None:
+        oldest = self.closes[0] if len(self.closes) == self.bars else ZERO
+        self.sum += close - oldest
+        self.closes.append(close)
+
+    def mean(self) -> Decimal | None:
+        return self.sum / len(self.closes) if self.closes else None
+
+
+@dataclass(slots=True)
 class _Memory:
     """What is remembered of one symbol.
 
     side     the side of the averages at the last bar on which they differed
     pending  the side of a cross that nothing has answered yet; pending_bars its age in bars
     best     the best mark since entry, USD per base unit; None when flat
+    stopped  the side of the last position that a stop closed, and when
     """
 
-    __slots__ = (
-        "short", "long", "short_sum", "long_sum", "bar_at", "side", "pending", "pending_bars",
-        "best",
-    )
-
-    def __init__(self, config: StrategyConfig) -> None:
-        self.short: deque[Decimal] = deque(maxlen=config.short_ma_period)
-        self.long: deque[Decimal] = deque(maxlen=config.long_ma_period)
-        self.short_sum = self.long_sum = ZERO
-        self.bar_at: datetime | None = None
-        self.side: Side | None = None
-        self.pending: Side | None = None
-        self.pending_bars = 0
-        self.best: Decimal | None = None
-
-    def push(self, price: Decimal) -> None:
-        """Take one bar close; running sums keep this the same work for any period."""
-        for window, name in ((self.short, "short_sum"), (self.long, "long_sum")):
-            oldest = window[0] if len(window) == window.maxlen else ZERO
-            setattr(self, name, getattr(self, name) + price - oldest)
-            window.append(price)
-
-    def take_over(self, old: "_Memory") -> None:
-        """Remember the cross that an earlier memory had not answered yet."""
-        self.side, self.pending, self.pending_bars = old.side, old.pending, old.pending_bars
+    short: _Average
+    long: _Average
+    bar_at: datetime | None = None
+    side: Side | None = None
+    pending: Side | None = None
+    pending_bars: int = 0
+    best: Decimal | None = None
+    stopped: tuple[Side, datetime] | None = None
 
     def is_warm(self) -> bool:
-        return len(self.long) == self.long.maxlen
+        return len(self.long.closes) == self.long.bars
 
     def lean(self) -> Side | None:
         """The side of the averages now; None while warming or exactly equal."""
-        if not self.is_warm():
-            return None
         # Compared as products of sums: a division would round, and a cross must not.
-        difference = self.short_sum * self.long.maxlen - self.long_sum * self.short.maxlen
-        if not difference:
+        difference = self.short.sum * self.long.bars - self.long.sum * self.short.bars
+        if not (self.is_warm() and difference):
             return None
         return Side.BUY if difference > 0 else Side.SELL
+
+    def cross(self, side: Side) -> None:
+        """Take a cross to `side`, unless a stop of that side has answered it since."""
+        stopped, at = self.stopped or (None, None)
+        self.pending = None if stopped is side and self.bar_at <= at else side
+        self.pending_bars = 0
+
+    def answer(self, side: Side) -> None:
+        if self.pending is side:
+            self.pending = None
 
 
 class BaselinePerpsStrategy:
@@ -113,14 +118,14 @@ class BaselinePerpsStrategy:
     def observe(self, symbol: str, price: Decimal, bar_at: datetime) -> None:
         """Take the close of the bar that ended at `bar_at`, USD per base unit."""
         memory = self._memory(symbol)
-        memory.push(price)
+        memory.short.push(price)
+        memory.long.push(price)
         memory.bar_at = bar_at
+        memory.pending_bars += memory.pending is not None
         lean = memory.lean()
-        if memory.pending:
-            memory.pending_bars += 1
         if lean and lean is not memory.side:
             if memory.side or self.config.enter_on_start:
-                memory.pending, memory.pending_bars = lean, 0
+                memory.cross(lean)
             memory.side = lean
         if memory.pending and memory.pending_bars >= CROSS_AGE_BARS_MAX:
             memory.pending = None
@@ -132,33 +137,28 @@ class BaselinePerpsStrategy:
         observed can raise a cross here.  `enter_on_start` takes the side on a first start.
         """
         old = self._memory(symbol)
-        fresh = self._memories[symbol] = _Memory(self.config)
-        fresh.best = old.best
-        remembers = bool(closes) and old.bar_at is not None and old.bar_at >= closes[0][0]
-        for bar_at, close in closes:
+        del self._memories[symbol]
+        fresh = self._memory(symbol)
+        fresh.best, fresh.stopped = old.best, old.stopped
+        seen = sum(bar_at <= old.bar_at for bar_at, _ in closes) if old.side else 0
+        for bar_at, close in closes[:seen or None]:
             self.observe(symbol, close, bar_at)
-            if not remembers or bar_at <= old.bar_at:
-                fresh.pending = None
-            if remembers and bar_at == old.bar_at:
-                fresh.take_over(old)
-        if remembers and old.bar_at > fresh.bar_at:
-            fresh.take_over(old)  # the venue's candles lag behind what was already seen
-            fresh.bar_at = old.bar_at
-        if not remembers and self.config.enter_on_start:
-            fresh.pending, fresh.pending_bars = fresh.side, 0
+        if not seen:
+            fresh.pending = fresh.side if self.config.enter_on_start else None
+            fresh.pending_bars = 0
+            return
+        fresh.bar_at, fresh.side = old.bar_at, old.side
+        fresh.pending, fresh.pending_bars = old.pending, old.pending_bars
+        for bar_at, close in closes[seen:]:
+            self.observe(symbol, close, bar_at)
 
     def watch(self, mark: Mark, position: Position) -> bool:
         """Follow `mark` with the best price since entry; True when it improved."""
         memory = self._memory(mark.symbol)
-        if not position.quantity:
+        if not position.quantity or not _is_beyond(mark.price, memory.best, position.quantity):
             return False
-        best = memory.best
-        improved = best is None or (
-            mark.price > best if position.quantity > 0 else mark.price < best
-        )
-        if improved:
-            memory.best = mark.price
-        return improved
+        memory.best = mark.price
+        return True
 
     def trailing_stop(self, position: Position) -> Decimal | None:
         """Where the stop belongs now, USD per base unit, not on the tick; None when flat."""
@@ -175,15 +175,19 @@ class BaselinePerpsStrategy:
         """
         memory = self._memory(mark.symbol)
         action, reason = self._judge(memory, mark, position, stop_price)
-        inputs = self._inputs(memory, mark, position, stop_price)
-        return Decision(mark.symbol, action, reason, inputs)
+        return Decision(mark.symbol, action, reason, {
+            "mark_price": mark.price, "bid": mark.bid, "ask": mark.ask, "mark_at": mark.at,
+            "short_ma": memory.short.mean(), "long_ma": memory.long.mean(),
+            "bars": len(memory.long.closes), "position_quantity": position.quantity,
+            "entry_price": position.entry_price, "stop_price": stop_price,
+        })
 
     def bars(self, symbol: str) -> int:
         """How many bar closes the long window holds."""
-        return len(self._memory(symbol).long)
+        return len(self._memory(symbol).long.closes)
 
     def window(self, symbol: str) -> list[Decimal]:
-        return list(self._memory(symbol).long)
+        return list(self._memory(symbol).long.closes)
 
     def side(self, symbol: str) -> Side | None:
         """The side of the averages at the last bar on which they differed."""
@@ -210,51 +214,31 @@ class BaselinePerpsStrategy:
     def memory(self, symbol: str) -> dict[str, object]:
         """What an event must carry so that a restart decides as this process would have."""
         memory = self._memory(symbol)
-        return {
-            "bar_at": memory.bar_at,
-            "side": memory.side,
-            "pending": memory.pending,
-            "pending_bars": memory.pending_bars,
-            "best_mark": memory.best,
-        }
+        return {"bar_at": memory.bar_at, "side": memory.side, "pending": memory.pending,
+                "pending_bars": memory.pending_bars, "best_mark": memory.best}
 
     def _judge(
         self, memory: _Memory, mark: Mark, position: Position, stop_price: Decimal | None
     ) -> tuple[Action, str]:
         if position.quantity:
-            if stop_price is not None and _crossed(mark.price, stop_price, position):
+            if not _is_beyond(mark.price, stop_price, position.quantity):
                 return Action.CLOSE, STOP_CROSSED
             if memory.side and memory.side is not position.side:
                 return Action.CLOSE, "averages turned against the position"
             return Action.HOLD, "position follows the averages"
         if not memory.is_warm():
-            return Action.HOLD, f"warming: {len(memory.long)} of {memory.long.maxlen} bars"
+            return Action.HOLD, f"warming: {len(memory.long.closes)} of {memory.long.bars} bars"
         if memory.pending is Side.BUY:
             return Action.BUY, f"upward cross {memory.pending_bars} bars ago"
         if memory.pending is Side.SELL and self.config.enable_shorts:
             return Action.SELL, f"downward cross {memory.pending_bars} bars ago"
         return Action.HOLD, "no cross pending"
 
-    def _inputs(
-        self, memory: _Memory, mark: Mark, position: Position, stop_price: Decimal | None
-    ) -> dict[str, object]:
-        return {
-            "mark_price": mark.price,
-            "bid": mark.bid,
-            "ask": mark.ask,
-            "mark_at": mark.at,
-            "short_ma": memory.short_sum / len(memory.short) if memory.short else None,
-            "long_ma": memory.long_sum / len(memory.long) if memory.long else None,
-            "bars": len(memory.long),
-            "position_quantity": position.quantity,
-            "entry_price": position.entry_price,
-            "stop_price": stop_price,
-        }
-
     def _memory(self, symbol: str) -> _Memory:
         memory = self._memories.get(symbol)
         if memory is None:
-            memory = self._memories[symbol] = _Memory(self.config)
+            short, long = self.config.short_ma_period, self.config.long_ma_period
+            memory = self._memories[symbol] = _Memory(_Average(short), _Average(long))
         return memory
 
     def _restore_memory(self, symbol: str, data: dict) -> None:
@@ -271,15 +255,15 @@ class BaselinePerpsStrategy:
         quantity, side = Decimal(data["position_quantity"]), Side(data["side"])
         if not quantity:
             memory.best = None
-            if data["purpose"] == Purpose.STOP and memory.pending is side.opposite:
-                memory.pending = None
+            if data["purpose"] == Purpose.STOP or data["reason"] == STOP_CROSSED:
+                memory.stopped = side.opposite, moment(data["filled_at"])
+                memory.answer(side.opposite)
         elif data["purpose"] == Purpose.ENTRY:
             entry = Decimal(data["entry_price"])
-            best = entry if memory.best is None else memory.best
-            memory.best = max(best, entry) if quantity > 0 else min(best, entry)
-            if memory.pending is side:
-                memory.pending = None
+            memory.best = entry if _is_beyond(entry, memory.best, quantity) else memory.best
+            memory.answer(side)
 
 
-def _crossed(price: Decimal, stop_price: Decimal, position: Position) -> bool:
-    return price <= stop_price if position.quantity > 0 else price >= stop_price
+def _is_beyond(price: Decimal, level: Decimal | None, quantity: Decimal) -> bool:
+    """Whether `price` lies on the good side of `level` for a position of signed `quantity`."""
+    return level is None or (price > level if quantity > 0 else price < level)

@@ -11,65 +11,44 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Protocol
 
 from perps_bot.model import (
-    ZERO,
-    Event,
-    Fill,
-    FundingPayment,
-    Position,
-    Purpose,
-    Side,
-    exact,
-    maybe_decimal,
-    maybe_moment,
-    moment,
+    ZERO, Event, Fill, FundingPayment, Position, Purpose, Side, exact, maybe_decimal,
+    maybe_moment, moment,
 )
 
 # Entry prices are kept to this many decimals; what rounding leaves over is realized at once, so
 # the identity above stays exact.
 ENTRY_PRICE_STEP = Decimal("1E-10")
-# How long a fill's or a payment's id is remembered, so that overlapping reads book it once.
+# How far behind the newest booking the ids of fills and payments are remembered, so that
+# overlapping reads book each once.  What is older counts as booked.
 SEEN_FOR = timedelta(days=2)
-
-
-class EventSink(Protocol):
-    """What the tracker needs of an event store."""
-
-    def append(self, type: str, required: bool = False, **data: object) -> Event: ...
-
-    def subscribe(self, apply) -> None: ...
 
 
 def apply_fill(position: Position, fill: Fill) -> Position:
     """Return `position` after `fill`: a larger one averages, a smaller one realizes.
 
-    A fill beyond flat closes at its price and opens the rest there.
+    A fill beyond flat closes what was held and opens the rest, both at its price.
     """
     signed = fill.quantity * fill.side.sign
     held, entry = position.quantity, position.entry_price
     left = held + signed
-    fees = position.fees + fill.fee
-    if held * signed >= 0:
-        average = fill.price
-        if held:
-            cost = entry * held + fill.price * signed
-            average = (cost / left).quantize(ENTRY_PRICE_STEP)
-            rest = average * left - cost
-            return replace(position, quantity=left, entry_price=average, fees=fees,
-                           realized_pnl=position.realized_pnl + rest)
-        return replace(position, quantity=left, entry_price=average, fees=fees)
-    closed = held if held * left < 0 or not left else -signed
-    realized = position.realized_pnl + (fill.price - entry) * closed
-    opened_at = entry if held * left > 0 else fill.price if left else ZERO
-    return replace(position, quantity=left, entry_price=opened_at, fees=fees, realized_pnl=realized)
+    if held * signed > 0:
+        cost = entry * held + fill.price * signed
+        average = (cost / left).quantize(ENTRY_PRICE_STEP)
+        gain = average * left - cost
+    else:
+        stays = held * left > 0
+        average = entry if stays else fill.price if left else ZERO
+        gain = (fill.price - entry) * (-signed if stays else held)
+    return replace(position, quantity=left, entry_price=average, fees=position.fees + fill.fee,
+                   realized_pnl=position.realized_pnl + gain)
 
 
 class PositionTracker:
     """The books.  Their state changes only in `apply` and `mark`."""
 
-    def __init__(self, event_store: EventSink) -> None:
+    def __init__(self, event_store) -> None:
         self._store = event_store
         self._positions: dict[str, Position] = {}
         self._seen: dict[str, datetime] = {}
@@ -77,18 +56,17 @@ class PositionTracker:
         self.last_equity: Decimal | None = None  # the venue's, as last read
         self.day_start_equity = ZERO
         self._day_start_pnl = ZERO
+        self._at: datetime | None = None  # of the event that is being folded
         self.last_booked_at: datetime | None = None  # venue time of the newest fill or payment
+        self.remembers_since: datetime | None = None  # no read needs to reach further back
         event_store.subscribe(self.apply)
 
     def update_position(self, symbol: str, qty: Decimal, price: Decimal) -> Position:
         """Add `qty` base units (a sale is negative) at `price`, without a fee."""
         quantity, price = exact("qty", qty), exact("price", price)
-        position = self.get_position(symbol)
-        if quantity:
-            side = Side.BUY if quantity > 0 else Side.SELL
-            fill = Fill("", "", symbol, side, abs(quantity), price, ZERO, self._store.now)
-            position = apply_fill(position, fill)
-        self._publish(replace(position, mark_price=price))
+        side = Side.BUY if quantity > 0 else Side.SELL
+        fill = Fill("", "", symbol, side, abs(quantity), price, ZERO, self._store.now)
+        self._publish(replace(apply_fill(self.get_position(symbol), fill), mark_price=price))
         return self.get_position(symbol)
 
     def get_position(self, symbol: str) -> Position:
@@ -101,7 +79,7 @@ class PositionTracker:
 
         mark_price  what the decision saw, for the slippage; None where nothing was decided
         """
-        if fill.fill_id in self._seen:
+        if self._is_booked(fill.fill_id, fill.at):
             return
         before = self.get_position(fill.symbol)
         after = apply_fill(before, fill)
@@ -117,14 +95,18 @@ class PositionTracker:
 
     def apply_funding(self, payment: FundingPayment) -> None:
         """Book `payment` once; a repeat does nothing."""
-        if payment.payment_id not in self._seen:
+        if not self._is_booked(payment.payment_id, payment.at):
             self._store.append(
                 "funding.paid", payment_id=payment.payment_id, symbol=payment.symbol,
                 amount=payment.amount, rate=payment.rate, paid_at=payment.at,
             )
 
     def adopt(self, event_type: str, position: Position, **data: object) -> None:
-        """Take the venue's position where the books differ; the event carries both numbers."""
+        """Take the venue's position where the books differ; the event carries both numbers.
+
+        Neither a gain nor a loss: what we held is realized at its last mark, and what `position`
+        earned before is not ours.
+        """
         ours = self.get_position(position.symbol)
         self._store.append(
             event_type, symbol=position.symbol, ours=ours.quantity, venue=position.quantity,
@@ -168,24 +150,19 @@ class PositionTracker:
         """Fold one event into the books."""
         fold = _FOLDS.get(event.type)
         if fold is not None:
+            self._at = event.at
             fold(self, event.data)
 
     def snapshot(self) -> dict[str, object]:
         return {
-            "start_equity": self.start_equity,
-            "last_booked_at": self.last_booked_at,
-            "positions": {
-                s: {name: getattr(p, name) for name in _COLUMNS} for s, p in self._positions.items()
-            },
+            "start_equity": self.start_equity, "last_booked_at": self.last_booked_at,
+            "positions": {symbol: _columns(p) for symbol, p in self._positions.items()},
             "seen": dict(self._seen),
         }
 
     def _publish(self, position: Position) -> None:
-        fields = {name: getattr(position, name) for name in _COLUMNS}
-        self._store.append(
-            "position.updated", symbol=position.symbol, unrealized_pnl=position.unrealized_pnl,
-            **fields,
-        )
+        self._store.append("position.updated", symbol=position.symbol,
+                           unrealized_pnl=position.unrealized_pnl, **_columns(position))
 
     def _fold_trade(self, data: Mapping) -> None:
         fill = Fill(
@@ -193,10 +170,10 @@ class PositionTracker:
             Decimal(data["quantity"]), Decimal(data["price"]), Decimal(data["fee"]),
             moment(data["filled_at"]),
         )
-        position = apply_fill(self.get_position(fill.symbol), fill)
-        if not position.mark_price:
-            position = replace(position, mark_price=fill.price)
-        self._positions[fill.symbol] = position
+        before = self.get_position(fill.symbol)
+        if not before.quantity:
+            before = replace(before, mark_price=fill.price)  # the old mark is from long ago
+        self._positions[fill.symbol] = apply_fill(before, fill)
         self._remember(fill.fill_id, fill.at)
 
     def _fold_funding(self, data: Mapping) -> None:
@@ -210,14 +187,19 @@ class PositionTracker:
         self._positions[data["symbol"]] = Position(data["symbol"], **fields)
 
     def _fold_adoption(self, data: Mapping) -> None:
-        self._positions[data["symbol"]] = replace(
-            self.get_position(data["symbol"]), quantity=Decimal(data["venue"]),
-            entry_price=Decimal(data["entry_price"]), mark_price=Decimal(data["mark_price"]),
-        )
+        ours, entry = self.get_position(data["symbol"]), Decimal(data["entry_price"])
+        theirs = replace(ours, quantity=Decimal(data["venue"]), entry_price=entry,
+                         mark_price=Decimal(data["mark_price"]) or entry)
+        realized = ours.realized_pnl + ours.unrealized_pnl - theirs.unrealized_pnl
+        self._positions[ours.symbol] = replace(theirs, realized_pnl=realized)
 
     def _fold_signal(self, data: Mapping) -> None:
         self.last_equity = Decimal(data["equity"])
         self.mark(data["symbol"], Decimal(data["mark_price"]))
+
+    def _fold_state(self, data: Mapping) -> None:
+        if data.get("clears_loss"):
+            self._day_start_pnl = self.pnl()
 
     def _fold_day(self, data: Mapping) -> None:
         books = data["snapshot"].get("tracker")
@@ -225,23 +207,43 @@ class PositionTracker:
             self.start_equity = maybe_decimal(books["start_equity"])
             for symbol, fields in books["positions"].items():
                 self._fold_position({"symbol": symbol, **fields})
-            self._seen = {name: moment(at) for name, at in books["seen"].items()}
             self.last_booked_at = maybe_moment(books["last_booked_at"])
+            self._seen = {identity: moment(at) for identity, at in books["seen"].items()}
+            self._forget()
         if "equity" in data:
             self.day_start_equity = self.last_equity = Decimal(data["equity"])
             if self.start_equity is None:
                 self.start_equity = self.day_start_equity - self.pnl()
         self._day_start_pnl = self.pnl()
 
+    def _fold_start(self, data: Mapping) -> None:
+        """A day that had to be opened before the venue answered begins when it has."""
+        if self.start_equity is None:
+            self.day_start_equity = self.last_equity = Decimal(data["equity"])
+            self.start_equity = self.day_start_equity - self.pnl()
+            self._day_start_pnl = self.pnl()
+
+    def _is_booked(self, identity: str, at: datetime) -> bool:
+        return identity in self._seen or bool(self.remembers_since and at < self.remembers_since)
+
     def _remember(self, identity: str, at: datetime) -> None:
-        if self.last_booked_at is None or at > self.last_booked_at:
-            self.last_booked_at = at
         self._seen[identity] = at
-        while (oldest := next(iter(self._seen))) and at - self._seen[oldest] > SEEN_FOR:
-            del self._seen[oldest]
+        at = min(at, self._at)  # a time from the future must not make everything else too old
+        self.last_booked_at = max(at, self.last_booked_at or at)
+
+    def _forget(self) -> None:
+        # Only as a day opens: by then whatever was read together has been booked together.
+        if self.last_booked_at is not None:
+            self.remembers_since = since = self.last_booked_at - SEEN_FOR
+            self._seen = {identity: at for identity, at in self._seen.items() if at >= since}
 
 
 _COLUMNS = ("quantity", "entry_price", "mark_price", "realized_pnl", "fees", "funding")
+
+
+def _columns(position: Position) -> dict[str, Decimal]:
+    return {name: getattr(position, name) for name in _COLUMNS}
+
 
 _FOLDS = {
     "trade.executed": PositionTracker._fold_trade,
@@ -250,6 +252,7 @@ _FOLDS = {
     "position.adopted": PositionTracker._fold_adoption,
     "reconcile.mismatch": PositionTracker._fold_adoption,
     "strategy.signal": PositionTracker._fold_signal,
+    "state.changed": PositionTracker._fold_state,
     "day.opened": PositionTracker._fold_day,
+    "bot.started": PositionTracker._fold_start,
 }
-

@@ -1,6 +1,7 @@
 """What the tests of execution and loop share: a venue that does as it is told, and a desk."""
 
 import json
+import random
 import re
 import zlib
 from collections import Counter, deque
@@ -12,8 +13,11 @@ from pathlib import Path
 from perps_bot.catalog import ProductCatalog
 from perps_bot.errors import OrderRejected, OutcomeUnknown, VenueUnavailable
 from perps_bot.execution import ExecutionConfig, ExecutionEngine
+from perps_bot.loop import assemble, attempt, recover, run
 from perps_bot.model import (
+    Candle,
     Fill,
+    FundingRate,
     Mark,
     Order,
     OrderIntent,
@@ -25,7 +29,9 @@ from perps_bot.model import (
     Side,
     TimeInForce,
 )
+from perps_bot.ops import Surfaces
 from perps_bot.risk import LiveRiskManager, RiskConfig
+from perps_bot.settings import resolve
 from perps_bot.store import EventStore
 from perps_bot.tracker import PositionTracker
 
@@ -66,7 +72,8 @@ class ScriptedVenue:
         self.prices = {product.symbol: Decimal(100) for product in self._products}
         self.answers, self.down, self.history = deque(), set(), {}
         self.listing_lag = self.fill_lag = self.position_lag = 0
-        self.cancels = "at once"
+        self.cancels, self.candle_seconds = "at once", 60
+        self.calls = []
         self.sent, self.cancelled, self.overcommitted, self.payments = [], [], [], []
         self.watch = lambda order: None
         self._orders, self._fills = {}, []
@@ -82,8 +89,14 @@ class ScriptedVenue:
         return {s: Mark(s, p, p, p, now) for s, p in self.prices.items() if s in symbols and p}
 
     def candles(self, symbol, seconds, count, now):
+        """`history` holds closes by symbol; each call finds them just before `now`."""
         self._answer("candles")
-        return self.history.get((symbol, seconds), ())
+        length, closes = timedelta(seconds=seconds), self.history.get(symbol, ())
+        if seconds != self.candle_seconds:
+            return ()
+        end = now - (now - datetime(1970, 1, 1, tzinfo=UTC)) % length
+        starts = [end - (len(closes) - n) * length for n in range(len(closes))]
+        return [Candle(at, *[Decimal(close)] * 4) for at, close in zip(starts, closes)][-count:]
 
     def funding(self, symbol, now):
         return None
@@ -120,6 +133,7 @@ class ScriptedVenue:
         return [p for p in self.payments if since <= p.at <= self.now]
 
     def place(self, order, now):
+        self.calls.append(f"{order.purpose} {order.symbol}")
         self.watch(order)
         self.sent.append(order)
         answer, _, code = (self.answers.popleft() if self.answers else "accept").partition(" ")
@@ -210,6 +224,7 @@ class ScriptedVenue:
                         originating_order_id=entry.venue_order_id))
 
     def _answer(self, name):
+        self.calls.append(name)
         if name in self.down:
             raise VenueUnavailable(f"{name}: the line is dead")
 
@@ -291,6 +306,133 @@ class Desk:
         """The venue's live stops in words: `sell 1 at 99`."""
         return [f"{o.side} {plain(o.remaining)} at {plain(o.intent.stop_price)}"
                 for o in self.venue.live(symbol) if o.purpose is Purpose.STOP]
+
+
+class WildMarket:
+    """Prices that jump, books that are thin: the seed and the second decide everything."""
+
+    def __init__(self, seed, *symbols, begin=NOON - timedelta(minutes=10), seconds=9000):
+        self._products = [a_product(symbol) for symbol in symbols or (BTC, ETH)]
+        self._begin, self._seconds = begin, seconds
+        self._paths = {p.symbol: self._path(f"{seed} {p.symbol}") for p in self._products}
+
+    def products(self):
+        return list(self._products)
+
+    def marks(self, symbols, now):
+        return {s: self._mark(s, now) for s in symbols if s in self._paths}
+
+    def candles(self, symbol, seconds, count, now):
+        length, newest = timedelta(seconds=seconds), self._second(now) // seconds * seconds
+        starts = [n for n in range(newest - count * seconds, newest, seconds) if n >= 0]
+        prices = [[self._paths[symbol][n][0] for n in range(a, a + seconds + 1)] for a in starts]
+        return [Candle(self._begin + a // seconds * length, p[0], max(p), min(p), p[-1])
+                for a, p in zip(starts, prices)]
+
+    def funding(self, symbol, now):
+        at = now.replace(minute=0, second=0, microsecond=0)
+        return FundingRate(symbol, Decimal("0.0003"), at)
+
+    def _path(self, seed):
+        dice, price, path = random.Random(seed), 200, []
+        for _ in range(self._seconds):
+            step = dice.choice([3, 1, 1, 0, 0, 0, -1, -1, -3]) * (1 if dice.random() < 0.9 else 4)
+            price = min(max(price + step, 100), 400)
+            path.append((Decimal(price) / 2, *(dice.randint(1, 200) for _ in range(2))))
+        return path
+
+    def _second(self, now):
+        return (now - self._begin) // timedelta(seconds=1)
+
+    def _mark(self, symbol, now):
+        price, bid_size, ask_size = self._paths[symbol][self._second(now)]
+        half = Decimal("0.5")
+        return Mark(symbol, price, price - half, price + half, now, bid_size * half / 5,
+                    ask_size * half / 5)
+
+
+RISING, FALLING = [80 + n for n in range(24)], [124 - n for n in range(24)]
+
+
+class VirtualClock:
+    """Time that passes only by waiting.
+
+    signals  by the number of the wait in which they come, counted from 1
+    """
+
+    def __init__(self, now=NOON, ticks=1000, signals=None, on_wait=lambda number: None):
+        self._now, self.ticks, self.waits = now, ticks, 0
+        self.signals, self._on_wait = signals or {}, on_wait
+
+    def now(self):
+        return self._now
+
+    def wait(self, seconds):
+        self.waits += 1
+        self._now += timedelta(milliseconds=int(seconds * 1000))
+        self._on_wait(self.waits)
+        return self.signals.get(self.waits)
+
+    def is_over(self):
+        return self.waits >= self.ticks
+
+
+def the_settings(profile="dev", symbols=(BTC,), environ=None, **changes):
+    flags = {"profile": profile, "symbols": list(symbols)}
+    return replace(resolve(flags, environ or {}), **changes)
+
+
+class Rig:
+    """A bot over a venue, and the processes that it lives through."""
+
+    def __init__(self, venue=None, folder=None, now=NOON, **settings):
+        self.venue = venue or ScriptedVenue()
+        self.folder, self.now = folder, now
+        self.settings = the_settings(**{"enter_on_start": True, **settings})
+        self.said = []
+        self.start()
+
+    def start(self, **settings):
+        """A new process over the same files."""
+        self.settings = replace(self.settings, **settings)
+        store = EventStore(self.folder and self.folder / "events")
+        self.bot = assemble(self.settings, self.venue, store, "scripted", self.folder)
+        self.events = []
+        store.subscribe(self.events.append)
+        if self.folder:
+            self.bot.surfaces = Surfaces(self.folder, self.said.append)
+            store.subscribe(self.bot.surfaces.apply)
+        recover(self.bot)
+        return self
+
+    def restart(self, **settings):
+        self.bot.store.close()
+        return self.start(**settings)
+
+    def tick(self, seconds=5):
+        """One tick, as `run` does it; whether it could be finished."""
+        self.now += timedelta(seconds=seconds)
+        self.venue.now = self.now
+        done = attempt(self.bot, self.now)
+        if self.bot.surfaces:
+            self.bot.surfaces.publish(self.bot, self.now)
+        return done
+
+    def run(self, cycles=None, **clock):
+        """`run` until a signal or the clock's end; its exit code."""
+        clock = VirtualClock(self.now, **clock)
+        code = run(self.bot, clock, cycles)
+        self.now = clock.now()
+        return code
+
+    def of(self, *types):
+        return [event for event in self.events if event.type in types]
+
+    def file(self, name):
+        return json.loads((self.folder / name).read_text())
+
+    def held(self, symbol=BTC):
+        return self.bot.tracker.get_position(symbol).quantity
 
 
 def verified(folder):

@@ -1,0 +1,504 @@
+"""The specification of `perps_bot/cli.py`: arguments in, one answer and one exit code out."""
+
+import gzip
+import json
+import logging
+import os
+import re
+import resource
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from perps_bot.cli import COMMANDS, main
+from perps_bot.errors import VenueUnavailable
+from perps_bot.model import TradingState
+from perps_bot.paper import PaperBroker
+from perps_bot.risk import LiveRiskManager
+from perps_bot.store import EventStore
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_SECONDS = 60
+OURS = ("PERPS_", "COINBASE_", "EVENT_STORE_ROOT", "LOG_LEVEL")
+
+
+@pytest.fixture(autouse=True)
+def a_folder_of_its_own(tmp_path, monkeypatch):
+    """Every command runs in an empty folder, with none of the machine's own settings."""
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM,
+                                                                signal.SIGHUP, signal.SIGUSR1)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for handler in logging.getLogger("perps_bot").handlers:
+        handler.close()
+    logging.getLogger("perps_bot").handlers = []
+
+
+@pytest.fixture
+def said(capsys):
+    """A function that runs a command line here and returns its code and what it printed."""
+
+    def run(line, **config):
+        capsys.readouterr()
+        if config:
+            Path("perps.toml").write_text(
+                "".join(f"{name} = {value}\n" for name, value in config.items()))
+            line += " --config perps.toml"
+        code = main(shlex.split(line))
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=code, out=out, err=err)
+
+    return run
+
+
+def started(*argv, stdout=subprocess.PIPE, **environ):
+    """Start the program as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "perps_bot", *argv], stdout=stdout, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environ})
+
+
+def health(profile="dev"):
+    return json.loads(Path(f"data/perps_bot/{profile}/health.json").read_text())
+
+
+def events_of(profile="dev", folder="events"):
+    return EventStore(Path(f"data/perps_bot/{profile}/{folder}")).read()
+
+
+def only_line(text):
+    (line,) = text.splitlines()
+    return line
+
+
+# Help, version, and what they load
+
+
+@pytest.mark.parametrize("line, said_too", [
+    ("--version", "perps-bot 0."),
+    ("--help", "commands (without one it runs):"),
+    *((f"{name} --help", command.example) for name, command in COMMANDS.items()),
+])
+def test_help_answers_at_once_without_what_a_bot_would_load(line, said_too):
+    heavy = "requests websocket jwt plotly perps_bot.loop perps_bot.market perps_bot.ops".split()
+    program = ("import sys; from perps_bot.cli import main; code = main(sys.argv[1:]); "
+               f"print([name for name in {heavy} if name in sys.modules]); sys.exit(code)")
+    run = subprocess.run([sys.executable, "-c", program, *line.split()], text=True, check=True,
+                         capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert said_too in run.stdout
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_overview_names_every_command(said):
+    answer = said("--help")
+    assert answer.code == 0
+    for name, command in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(command.help)}$", answer.out, re.M)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_command_works(name, said):
+    said("--profile dev --dev-fast")
+    with gzip.open("btc-1m.csv.gz", "wt") as file:
+        file.write("time,open,high,low,close\n2025-05-01T00:00:00Z,1,1,1,1\n"
+                   "2025-05-01T00:01:00Z,1,1,1,1\n")
+    program, *argv = shlex.split(COMMANDS[name].example)
+    assert program == "perps-bot"
+    assert main(argv) == 0
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("line, environ, words", [
+    ("bogus",                       {}, "'bogus' is no command; there are run perps check"),
+    ("--bogus",                     {}, "--bogus; see perps-bot run --help"),
+    ("run extra",                   {}, "unrecognized arguments: extra"),
+    ("--prof dev",                  {}, "unrecognized arguments: --prof"),
+    ("--profile",                   {}, "--profile"),
+    ("--profile test",              {}, "profile (flag --profile)"),
+    ("--bar 0",                     {}, "bar (flag --bar): must be a whole number from 1"),
+    ("--symbols btc",               {}, "symbols (flag --symbols)"),
+    ("--symbols DOGE-PERP",         {}, "DOGE-PERP: no such product; there are BTC-PERP"),
+    ("--config nowhere.toml",       {}, "config nowhere.toml: cannot be read"),
+    ("--profile demo",              {}, "profile demo would need Coinbase"),
+    ("--profile prod --dry-run",    {}, "profile prod would need Coinbase"),
+    ("--profile prod",              {"COINBASE_SANDBOX": "1"}, "sandbox"),
+    ("check --profile prod",        {"COINBASE_SANDBOX": "1"}, "sandbox"),
+    ("",                            {"PERPS_FORCE_MOK": "1"}, "PERPS_FORCE_MOK is not known"),
+    ("check",                       {"LOG_LEVEL": "LOUD"}, "log_level (environment LOG_LEVEL)"),
+    ("replay",                      {}, "arguments are required: FILE"),
+    ("replay nowhere.csv",          {}, "nowhere.csv cannot be read"),
+    ("resume",                      {}, "arguments are required: --reason"),
+    ("resume --reason ' '",         {}, "--reason is empty"),
+    ("resume --reason checked",     {}, "data/perps_bot/dev does not exist"),
+    ("resume --reason x --profile demo", {}, "profile demo would need Coinbase"),
+    ("--symbols 'A\nB'",            {}, "symbols"),
+    ("'a\x1b[31m\nb'",              {}, "is no command"),
+    ("--x 'a\x1b[31m\nb'",          {}, r"a\x1b[31m\nb"),
+])
+def test_a_refusal_is_one_line_and_nothing_is_written(line, environ, words, said, monkeypatch):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    answer = said(line)
+    assert (answer.code, answer.out) == (2, "")
+    assert words in only_line(answer.err)
+    assert answer.err.startswith("perps-bot: ") and answer.err[:-1].isprintable()
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda: Path("data").write_text(""),                       "data"),
+    (lambda: Path("logs").write_text(""),                       "logs"),
+    (lambda: Path("logs/perps_bot.log").mkdir(parents=True),    "perps_bot.log: Is a directory"),
+    (lambda: Path("data/perps_bot/dev/lock").mkdir(parents=True), "lock: Is a directory"),
+    (lambda: Path("data").symlink_to("/nowhere/at/all"),        "data"),
+])
+def test_a_folder_that_cannot_be_used_is_named_and_nothing_is_recorded(spoil, words, said):
+    spoil()
+    answer = said("--profile dev --dev-fast")
+    assert (answer.code, answer.out) == (2, "")
+    assert words in only_line(answer.err)
+    assert list(Path().glob("data/perps_bot/dev/events/*")) == []
+
+
+def test_python_without_its_checks_is_refused():
+    run = subprocess.run([sys.executable, "-O", "-m", "perps_bot", "--dev-fast"], text=True,
+                         capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                         check=False)
+    assert (run.returncode, run.stdout, os.listdir()) == (2, "", [])
+    assert "python -O" in only_line(run.stderr)
+
+
+# Output that nobody takes
+
+
+@pytest.mark.parametrize("line, code", [
+    ("check", 3), ("--help", 3), ("--version", 3), ("--profile dev --dev-fast", 0),
+])
+def test_an_answer_that_nobody_could_read_is_not_verified_but_a_bot_goes_on(line, code):
+    with open("/dev/full", "w") as full:
+        bot = started(*shlex.split(line), stdout=full)
+        _, err = bot.communicate(timeout=PATIENCE_SECONDS)
+    assert bot.returncode == code
+    assert "Traceback" not in err and "Exception ignored" not in err
+
+
+def test_a_reader_who_goes_away_is_no_bug():
+    readable, writable = os.pipe()
+    os.close(readable)
+    with open(writable, "w") as pipe:
+        check = started("check", stdout=pipe)
+        assert check.communicate(timeout=PATIENCE_SECONDS)[1] == ""
+    assert check.returncode == 3
+
+
+# Running
+
+
+def test_one_cycle_says_what_it_saw_and_decided(said):
+    answer = said("--profile dev --dev-fast --symbols BTC-PERP ETH-PERP")
+    assert answer.code == 0
+    first, limits, btc, eth, last = answer.out.splitlines()
+    assert re.match(r"perps-bot \S+ profile=dev broker=paper-synthetic symbols=BTC-PERP,ETH-PERP "
+                    r"state=TRADING files=data/perps_bot/dev events_read=0 pid=\d+$", first)
+    assert limits == ("limits: leverage 2x (target 2, profile 3, global 5), "
+                      "10000 USD a symbol (profile dev)")
+    assert re.match(r"BTC-PERP: mark [\d.]+, 20 of 20 bars, decision hold, flat$", btc)
+    assert eth.startswith("ETH-PERP: mark ")
+    assert last == "one cycle done; equity 10000 USD, state TRADING"
+    assert health()["ok"]
+
+
+def test_what_one_cycle_bought_is_shown_with_the_equity_that_is_left(said, monkeypatch):
+    def first_cycle(seed):  # each in a folder of its own: only a first start enters at once
+        monkeypatch.setenv("EVENT_STORE_ROOT", str(seed))
+        return said(f"--dev-fast --seed {seed}", enter_on_start="true")
+
+    seed, answer = next((seed, answer) for seed in range(40)
+                        if "flat" not in (answer := first_cycle(seed)).out)
+    events = EventStore(Path(f"{seed}/perps_bot/dev/events")).read()
+    fee = next(event.data["fee"] for event in events if event.type == "trade.executed")
+    *_, held, last = answer.out.splitlines()
+    assert re.search(r"decision buy, 0\.\d+ @ \d+$", held)
+    assert f"equity {10000 - Decimal(fee):f} USD" in last
+
+
+@pytest.mark.parametrize("flags, limits", [
+    ("--leverage 1",                    "leverage 1x (target 1, profile 3, global 5)"),
+    ("--leverage 5",                    "leverage 3x (target 5, profile 3, global 5)"),
+    ("--max-position 700",              "700 USD a symbol (flag --max-position)"),
+])
+def test_the_strictest_leverage_and_the_position_in_force_are_printed(flags, limits, said):
+    assert limits in said(f"--dev-fast {flags}").out
+
+
+def test_a_cycle_that_failed_says_why_and_exits_1(said, monkeypatch):
+    def down(*_):
+        raise VenueUnavailable("nobody answers")
+
+    monkeypatch.setattr(PaperBroker, "marks", down)
+    answer = said("--profile dev --dev-fast")
+    assert answer.code == 1
+    assert "one cycle FAILED: VenueUnavailable: nobody answers" in answer.out
+    assert not health()["ok"] and "nobody answers" in health()["error"]
+
+
+@pytest.mark.parametrize("line, profile", [
+    ("perps --profile dev --dev-fast", "dev"),
+    ("run --profile dev --dev-fast", "dev"),
+    ("--dev-fast", "dev"),
+])
+def test_run_has_an_alias_and_is_what_runs_without_a_command(line, profile, said):
+    assert said(line).code == 0
+    assert health(profile)["profile"] == profile
+
+
+@pytest.mark.parametrize("line, folder", [
+    ("--profile demo --dev-fast", "demo"), ("--profile prod --dev-fast", "prod"),
+    ("--profile prod --dry-run --dev-fast", "prod"),
+])
+def test_paper_runs_of_demo_and_prod_keep_their_events_apart(line, folder, said, monkeypatch):
+    monkeypatch.setenv("PERPS_FORCE_MOCK", "1")
+    assert said(line).code == 0
+    assert health(folder)["broker"] == "paper-synthetic"
+    assert [e.type for e in events_of(folder, "paper-events")][-1] == "bot.stopped"
+    assert not Path(f"data/perps_bot/{folder}/events").exists()
+
+
+def test_the_files_of_a_run_are_for_the_owner_alone(said):
+    said("--dev-fast")
+    for path in (p for top in ("data", "logs") for p in [Path(top), *Path(top).rglob("*")]):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_the_log_tells_utc_wherever_the_machine_stands():
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    bot = started("--dev-fast", TZ="Asia/Tokyo")
+    _, err = bot.communicate(timeout=PATIENCE_SECONDS)
+    log_text = Path("logs/perps_bot.log").read_text()
+    assert log_text == err
+    at, level, name = log_text.split()[:3]
+    assert before <= datetime.fromisoformat(at) <= datetime.now(UTC)
+    assert (level, name) == ("INFO", "bot.started")
+
+
+def test_a_rotated_log_stays_private(said, monkeypatch):
+    monkeypatch.setattr("perps_bot.cli.LOG_BYTES_MAX", 200)
+    for _ in range(3):
+        said("--dev-fast")
+    logs = list(Path("logs").iterdir())
+    assert len(logs) > 1
+    assert {stat.S_IMODE(path.stat().st_mode) for path in logs} == {0o600}
+
+
+@pytest.mark.parametrize("level, seen", [("INFO", True), ("ERROR", False)])
+def test_the_log_level_is_obeyed(level, seen, said, monkeypatch):
+    monkeypatch.setenv("LOG_LEVEL", level)
+    assert ("bot.started" in said("--dev-fast").err) is seen
+
+
+@pytest.mark.parametrize("flags, environ, words", [
+    ("--order-type limit --tif GTC", {}, "time_in_force GTC"),
+    ("", {"COINBASE_PASSPHRASE": "swordfish"}, "COINBASE_PASSPHRASE belongs to keys"),
+])
+def test_what_the_owner_may_not_have_meant_is_said_once(flags, environ, words, said, monkeypatch):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    answer = said(f"--dev-fast {flags}")
+    assert answer.code == 0
+    assert answer.err.count(words) == Path("logs/perps_bot.log").read_text().count(words) == 1
+    assert "swordfish" not in answer.err + answer.out
+
+
+def test_a_resting_entry_that_dies_with_the_bot_needs_no_warning(said):
+    assert "time_in_force" not in said("--dev-fast --order-type limit --tif GTD").err
+
+
+# One writer
+
+
+@pytest.fixture
+def living():
+    """A bot that runs until the test is over."""
+    bot = started("--profile", "dev", "--interval", "1")
+    assert bot.stdout.readline().startswith("perps-bot")
+    yield bot
+    bot.kill()
+    bot.communicate()
+
+
+@pytest.mark.parametrize("line", ["--profile dev --dev-fast", "resume --reason checked"])
+def test_the_second_writer_is_told_who_the_first_one_is(line, living, said):
+    answer = said(line)
+    assert (answer.code, answer.out) == (75, "")
+    assert f"in use by pid {living.pid}" in only_line(answer.err)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_running_bot_in_good_order(number, living):
+    living.send_signal(number)
+    out, err = living.communicate(timeout=PATIENCE_SECONDS)
+    assert living.returncode == 0
+    assert "stopped: every entry confirmed gone" in out
+    assert "Traceback" not in err
+    last = list(events_of())[-1]
+    assert (last.type, last.data["reason"]) == ("bot.stopped", number.name)
+    assert health()["message"] == f"stopped by {number.name}"
+
+
+# Resuming
+
+
+def held(kind, state, reason="by the test", folder="events", profile="dev"):
+    """A dead bot's events, at the end of which one hold is in force."""
+    store = EventStore(Path(f"data/perps_bot/{profile}/{folder}"), datetime.now(UTC))
+    LiveRiskManager(event_store=store).hold(kind, state, reason)
+    store.close()
+
+
+def test_a_halt_lasts_until_it_is_resumed_with_a_reason(said):
+    held("kill_switch", TradingState.HALTED, "Manual intervention required")
+    answer = said("--dev-fast")
+    assert "state=HALTED" in answer.out
+    assert ("HALTED because of kill_switch: Manual intervention required; lifted by: perps-bot "
+            "resume --profile dev --reason '...'") in answer.out
+    assert not health()["ok"]
+    answer = said("resume --profile dev --reason 'all positions checked'")
+    assert (answer.code, answer.out) == (0, "resumed: kill_switch; state TRADING\n")
+    assert list(events_of())[-1].data["reason"] == "resumed: all positions checked"
+    assert "state=TRADING" in said("--dev-fast").out
+
+
+def test_kill_int_halts_a_paper_run_of_prod_until_it_is_resumed(said, monkeypatch):
+    monkeypatch.setenv("PERPS_FORCE_MOCK", "1")
+    bot = started("--profile", "prod", "--interval", "1")
+    bot.stdout.readline()
+    bot.send_signal(signal.SIGINT)
+    out, _ = bot.communicate(timeout=PATIENCE_SECONDS)
+    assert bot.returncode == 0
+    assert "HALTED until: perps-bot resume --profile prod --reason" in out
+    assert "state=HALTED" in said("--profile prod --dev-fast").out
+    assert said("resume --profile prod --reason checked").out == "resumed: signal; state TRADING\n"
+
+
+def test_nothing_held_is_nothing_lifted(said):
+    said("--dev-fast")
+    before = len(list(events_of()))
+    assert said("resume --reason checked").out == "resumed: nothing was held; state TRADING\n"
+    assert len(list(events_of())) == before
+
+
+def test_a_daily_loss_is_resumed_on_the_same_day_only_when_that_is_said(said):
+    held("daily_loss", TradingState.REDUCING, "5.2 % are gone")
+    answer = said("resume --reason checked")
+    assert answer.code == 2
+    assert "5.2 % are gone" in answer.err and "--clear-daily-loss" in only_line(answer.err)
+    assert said("resume --reason checked --clear-daily-loss").code == 0
+    assert said("resume --reason checked").out.startswith("resumed: nothing was held")
+
+
+def test_a_resume_that_the_disk_did_not_take_is_no_resume(said):
+    held("kill_switch", TradingState.HALTED)
+    bot = subprocess.Popen(
+        [sys.executable, "-m", "perps_bot", "resume", "--reason", "checked"], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
+    out, err = bot.communicate(timeout=PATIENCE_SECONDS)
+    assert (bot.returncode, out) == (3, "")
+    assert "not resumed: " in only_line(err)
+    assert "state=HALTED" in said("--dev-fast").out
+
+
+# Checking
+
+
+@pytest.mark.parametrize("flags, code", [
+    ("--profile dev",                        0),
+    ("--profile dev --symbols BTC-PERP ETH-PERP SOL-PERP XRP-PERP", 0),
+    ("--profile demo",                       1),
+    ("--profile demo --max-position 2000",   0),
+    ("--profile prod",                       0),
+    ("--profile prod --equity 50",           1),
+])
+def test_check_says_by_its_exit_code_whether_an_order_is_possible(flags, code, said):
+    answer = said(f"check {flags}")
+    assert answer.code == code
+    assert ("NO  " in answer.out) == bool(code)
+    assert json.loads(said(f"check {flags} --json").out)["ok"] is (code == 0)
+    assert os.listdir() == []
+
+
+SMALL = [
+    # flags                                                                    config
+    ("--profile demo",                                                         {}),
+    ("--profile demo --symbols BTC-PERP ETH-PERP SOL-PERP XRP-PERP",           {}),
+    ("--profile demo --equity 1",                                              {}),
+    ("--profile demo --equity 3000 --max-position 700",                        {}),
+    ("--profile prod --equity 999",                                            {}),
+    ("--profile prod --leverage 5 --equity 20 --symbols SOL-PERP",             {}),
+    ("--profile dev --equity 300",     {"max_position_pct_per_symbol": "1.0",
+                                        "max_exposure_pct": "0.03"}),
+    ("--profile dev --equity 300",     {"leverage_max_global": "1.0"}),
+    ("--profile dev --equity 300",     {"max_leverage": "1.5",
+                                        "max_position_pct_per_symbol": "0.01"}),
+]
+
+
+@pytest.mark.parametrize("flags, config", SMALL)
+def test_following_the_advice_of_check_makes_it_pass(flags, config, said):
+    answer = said(f"check {flags}", **config)
+    assert answer.code == 1
+    advice = {}
+    for flag, value in re.findall(r"(--[a-z-]+) (\d+)", answer.out.partition("smallest")[2]):
+        advice[flag] = max(advice.get(flag, 0), int(value))
+    assert advice
+    for flag, value in advice.items():
+        flags = re.sub(rf"{flag} \S+", "", flags) + f" {flag} {value}"
+    answer = said(f"check {flags}", **config)
+    assert answer.code == 0, answer.out
+
+
+def test_check_shows_every_value_and_where_it_came_from(said, monkeypatch):
+    monkeypatch.setenv("LOG_LEVEL", "DEBUG")
+    monkeypatch.setenv("COINBASE_API_SECRET", "swordfish")
+    answer = said("check --profile demo --bar 300", max_daily_loss_pct="0.02")
+    rows = {re.split("  +", line)[0]: re.split("  +", line)[1:] for line in answer.out.splitlines()}
+    assert rows["bar"] == ["300 seconds", "flag --bar"]
+    assert rows["log_level"] == ["DEBUG", "environment LOG_LEVEL"]
+    assert rows["max_daily_loss_pct"] == ["0.02 fraction of the day's first equity",
+                                          "config perps.toml"]
+    assert rows["max_position"] == ["100 USD", "profile demo"]
+    assert rows["interval"] == ["5 seconds", "default"]
+    assert rows["api_secret"] == ["set", "environment COINBASE_API_SECRET"]
+    assert "swordfish" not in answer.out
+    listed = json.loads(said("check --profile demo --json").out)["settings"]
+    assert {row["name"] for row in listed} == {n for n in rows if re.fullmatch("[a-z_]+", n)}
+
+
+@pytest.mark.parametrize("profile, environ, broker, words", [
+    ("dev",  {},                          "paper-synthetic", "no venue was asked"),
+    ("prod", {"PERPS_FORCE_MOCK": "1"},   "paper-synthetic", "no venue was asked"),
+    ("prod", {},                          "coinbase",        "cannot reach Coinbase"),
+    ("demo", {"COINBASE_SANDBOX": "1"},   "paper-live",      "cannot reach Coinbase"),
+])
+def test_check_does_not_claim_a_venue_that_it_did_not_ask(
+    profile, environ, broker, words, said, monkeypatch
+):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert json.loads(said(f"check --profile {profile} --json").out)["broker"] == broker
+    assert words in said(f"check --profile {profile}").out

@@ -1,0 +1,104 @@
+"""How the tests of the pure rooms say things: `long 1 @ 100`, `BUY 1 @ 110 fee 2`."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from perps_bot.model import (
+    Account,
+    Fill,
+    FundingPayment,
+    Mark,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    OrderType,
+    Position,
+    Product,
+    Side,
+)
+
+NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
+BTC, ETH = "BTC-PERP", "ETH-PERP"
+
+
+def hours(count):
+    return timedelta(hours=count)
+
+
+def a_product(symbol=BTC, **changes):
+    """A contract of 0.01 BTC on a tick of 5 USD, unless said otherwise; numbers as text."""
+    numbers = {
+        "contract_size": "0.01", "quantity_increment": "0.01", "price_increment": "5",
+        "min_quantity": "0.01", "max_quantity": "1000", "min_notional": "0",
+        "long_margin_rate": "0.1", "short_margin_rate": "0.1",
+    }
+    flags = {name: changes.pop(name) for name in ("tradable", "is_perpetual") if name in changes}
+    product_id = changes.pop("product_id", f"{symbol}-ID")
+    numbers = {name: Decimal(text) for name, text in (numbers | changes).items()}
+    return Product(symbol, product_id, **numbers, **flags)
+
+
+def a_mark(price, symbol=BTC, at=NOON):
+    """`100` has no spread; `99/101` is bid and ask around their middle."""
+    bid, _, ask = price.partition("/")
+    bid, ask = Decimal(bid), Decimal(ask or bid)
+    return Mark(symbol, (bid + ask) / 2, bid, ask, at)
+
+
+def a_position(words, symbol=BTC, mark=None):
+    """`flat`, `long 1 @ 100` or `short 2 @ 95`; valued at `mark`, or where it was entered."""
+    if words == "flat":
+        return Position(symbol)
+    side, quantity, _, price = words.split()
+    sign = {"long": 1, "short": -1}[side]
+    return Position(symbol, sign * Decimal(quantity), Decimal(price), Decimal(mark or price))
+
+
+def said(position):
+    if not position.quantity:
+        return "flat"
+    side = "long" if position.quantity > 0 else "short"
+    return f"{side} {abs(position.quantity).normalize():f} @ {position.entry_price.normalize():f}"
+
+
+def a_fill(words, symbol=BTC, fill_id="1", at=NOON):
+    """`BUY 1 @ 100`, with ` fee 2` behind it where there is one."""
+    side, quantity, _, price, *fee = words.split()
+    return Fill(fill_id, "order-1", symbol, Side[side], Decimal(quantity), Decimal(price),
+                Decimal(fee[1] if fee else 0), at)
+
+
+def a_payment(amount, symbol=BTC, at=NOON):
+    return FundingPayment(f"{symbol} {at}", symbol, Decimal(amount), Decimal("0.0001"), at)
+
+
+def an_intent(words, symbol=BTC, **changes):
+    """`BUY 1`, or `BUY 1 @ 100` for a limit."""
+    side, quantity, *limit = words.split()
+    intent = OrderIntent(symbol, Side[side], Decimal(quantity), **changes)
+    if not limit:
+        return intent
+    return replace(intent, order_type=OrderType.LIMIT, limit_price=Decimal(limit[1]))
+
+
+def an_order(words, symbol=BTC, status=OrderStatus.OPEN, **changes):
+    """An order of ours; fields of the order go by name, those of its intent too."""
+    ours = {name: changes.pop(name) for name in ("filled_quantity", "unbooked") if name in changes}
+    numbers = {name: Decimal(text) for name, text in ours.items()}
+    return Order(f"pb-{words}", an_intent(words, symbol, **changes), NOON, status, **numbers)
+
+
+def an_account(equity="10000", holding="flat", marks="100", orders=(), loss="0", start="10000"):
+    """holding and marks are BTC's in words, or words by symbol; marks="" is none."""
+    if isinstance(holding, str):
+        holding = {BTC: holding}
+    if isinstance(marks, str):
+        marks = {BTC: marks} if marks else {}
+    return Account(
+        NOON, Decimal(equity),
+        {symbol: a_position(words, symbol) for symbol, words in holding.items()
+         if words != "flat"},
+        {symbol: a_mark(words, symbol) for symbol, words in marks.items()},
+        tuple(orders), Decimal(start), Decimal(loss),
+    )
