@@ -45,10 +45,10 @@ GAP_BARS_MAX = 2
 MISMATCHES_MAX = 3
 # How long the venue's positions may lag behind its fills.
 READS_LAG_MAX = timedelta(seconds=10)
-# How long a stop keeps trying to see its cancels confirmed.
-STOP_SECONDS_MAX = 20
-# Three interrupts within this time end the process at once.
-IMPATIENCE_SECONDS = 10
+# How often, and how many times, a shutdown looks whether its cancels are confirmed.
+LOOK_EVERY_SECONDS, STOP_LOOKS_MAX = Decimal("0.5"), 40
+# Three interrupts within so many looks end the process at once.
+IMPATIENT_LOOKS_MAX = 20
 
 
 class Clock(Protocol):
@@ -234,7 +234,9 @@ def _run(bot: Bot, clock: Clock, cycles: int | None) -> int:
         _publish(bot, now)
         done += 1
         if done == cycles:
-            return _finish_cycles(bot, clock)
+            code = 1 if bot.trouble else 0
+            _record_end(bot, "cycles done", code, [])
+            return code
         number = clock.wait(bot.settings.interval)
         if number == signal.SIGUSR1:
             bot.risk.hold("operator", TradingState.REDUCING, "SIGUSR1")
@@ -243,16 +245,14 @@ def _run(bot: Bot, clock: Clock, cycles: int | None) -> int:
     return 0
 
 
-def attempt(bot: Bot, now: datetime) -> bool:
-    """Do one tick; False, with `bot.trouble` saying why, when it could not be finished."""
+def attempt(bot: Bot, now: datetime) -> None:
+    """Do one tick; when it could not be finished, `bot.trouble` says why."""
     try:
         tick(bot, now)
+        bot.trouble = bot.store.trouble
     except (VenueUnavailable, StoreDamaged) as failure:
         bot.trouble = f"{type(failure).__name__}: {failure}"
         log.warning("tick failed: %s", bot.trouble)
-        return False
-    bot.trouble = bot.store.trouble
-    return True
 
 
 def tick(bot: Bot, now: datetime) -> None:
@@ -284,25 +284,25 @@ def tick(bot: Bot, now: datetime) -> None:
     _enter_one(bot, wanted)
 
 
-def stop(bot: Bot, clock: Clock, number: int) -> int:
+def stop(bot: Bot, clock: Clock, number: int | None) -> int:
     """End in good order: entries cancelled and confirmed, stops left, the truth reported."""
-    name, begun = signal.Signals(number).name, clock.now()
+    name, interrupts = signal.Signals(number).name, 0
     _say(bot, f"{name}: cancelling entries, keeping protective stops")
-    interrupts = 0
-    while True:
+    for look in range(STOP_LOOKS_MAX):
         bot.store.now = clock.now()
         if number == signal.SIGINT:
             interrupts += 1
             if bot.settings.profile != "dev":
                 bot.risk.hold("signal", TradingState.HALTED, "kill -INT")
         left, bare = _wind_down(bot)
-        waited = (clock.now() - begun).total_seconds()
-        impatient = interrupts >= 3 and waited < IMPATIENCE_SECONDS
-        if not (left or bare) or impatient or waited >= STOP_SECONDS_MAX:
+        if not (left or bare) or (interrupts >= 3 and look < IMPATIENT_LOOKS_MAX):
             break
-        number = clock.wait(Decimal("0.5"))
+        number = clock.wait(LOOK_EVERY_SECONDS)
     code = 3 if left or bare else 0
-    _report_stop(bot, name, left, bare, code)
+    _record_end(bot, name, code, left)
+    _report_stop(bot, left, bare, code)
+    bot.message, bot.is_over = f"stopped by {name}", True
+    _publish(bot, bot.store.now)
     return code
 
 
@@ -568,24 +568,25 @@ def _wind_down(bot: Bot) -> tuple[list[Order], list[str]]:
     return left, [s for s in traded if not engine.is_protected(s)]
 
 
-def _report_stop(bot: Bot, name: str, left: list[Order], bare: list[str], code: int) -> None:
-    positions = {s: p.quantity for s, p in bot.tracker.positions().items()}
-    stops = {s: bot.engine.stop_price(s) for s in positions}
+def _record_end(bot: Bot, reason: str, code: int, left: list[Order]) -> None:
     if bot.is_started:
-        bot.store.append("bot.stopped", reason=name, exit_code=code, stops=stops,
-                         orders_left=[o.id for o in left], positions=positions)
+        positions = {s: p.quantity for s, p in bot.tracker.positions().items()}
+        bot.store.append(
+            "bot.stopped", reason=reason, exit_code=code, orders_left=[o.id for o in left],
+            positions=positions, stops={s: bot.engine.stop_price(s) for s in positions})
+
+
+def _report_stop(bot: Bot, left: list[Order], bare: list[str], code: int) -> None:
     for order in left:
         _say(bot, f"NOT confirmed: {order.id} {order.symbol} {order.purpose} is {order.status}")
     for symbol in bare:
         _say(bot, f"NOT confirmed: a stop at the venue for {symbol}")
-    for symbol, quantity in positions.items():
-        _say(bot, f"position kept: {symbol} {quantity:f}, stop at {stops[symbol] or 'NONE'}")
+    for symbol, position in bot.tracker.positions().items():
+        stop_price = bot.engine.stop_price(symbol) or "NONE"
+        _say(bot, f"position kept: {symbol} {position.quantity:f}, stop at {stop_price}")
     if bot.risk.state is TradingState.HALTED:
         _say(bot, f"HALTED until: perps-bot resume --profile {bot.settings.profile} --reason '...'")
     _say(bot, "stopped: " + ("every entry confirmed gone" if code == 0 else "NOT verified"))
-    bot.message = f"stopped by {name}"
-    bot.is_over = True
-    _publish(bot, bot.store.now)
 
 
 def _say(bot: Bot, text: str) -> None:
@@ -596,16 +597,6 @@ def _say(bot: Bot, text: str) -> None:
 def _publish(bot: Bot, now: datetime, error: str = "") -> None:
     if bot.surfaces is not None:
         bot.surfaces.publish(bot, now, error)
-
-
-def _finish_cycles(bot: Bot, clock: Clock) -> int:
-    bot.store.now = clock.now()
-    if bot.is_started:
-        positions = bot.tracker.positions().items()
-        bot.store.append("bot.stopped", reason="cycles done", exit_code=int(bool(bot.trouble)),
-                         orders_left=[], positions={s: p.quantity for s, p in positions},
-                         stops={s: bot.engine.stop_price(s) for s, _ in positions})
-    return 1 if bot.trouble else 0
 
 
 def _record_bug(bot: Bot, now: datetime) -> None:

@@ -33,9 +33,9 @@ BOOK_LEVELS_MAX = 10
 QUOTE_AGE_MAX = timedelta(minutes=1)
 # Orders that may be open at once; finished orders, fills and payments that reads can still see.
 ORDERS_MAX, HISTORY_MAX = 500, 2_000
-# A longer absence than ABSENCE_MIN, up to ABSENCE_MAX, is made up for by candles; each row has
-# their seconds, and how long before now they end.
-ABSENCE_MIN, ABSENCE_MAX = timedelta(minutes=2), timedelta(days=60)
+# A longer absence than this is made up for by candles, so many of each length at most; each row
+# has their seconds, and how long before now they end.
+ABSENCE_MIN, CANDLES_MAX = timedelta(minutes=2), 1_500
 CATCH_UP = ((3600, timedelta(days=1)), (60, timedelta()))
 MARKET, LIMIT, STOP_LIMIT, BRACKET = OrderType
 STOPS = (STOP_LIMIT, BRACKET)
@@ -220,7 +220,7 @@ class PaperBroker:
         """The candles of an absence, oldest first, so that stops fire as they would have."""
         if now - self._seen_at <= ABSENCE_MIN:
             return []
-        self._seen_at = max(self._seen_at, now - ABSENCE_MAX)
+        self._seen_at = max(self._seen_at, now - CANDLES_MAX * timedelta(hours=1))
         marks = [mark for symbol in self._symbols() for mark in self._missed_of(symbol, now)]
         return sorted(marks, key=attrgetter("at"))
 
@@ -228,7 +228,7 @@ class PaperBroker:
         begin = self._seen_at
         for seconds, before in CATCH_UP:
             length = timedelta(seconds=seconds)
-            count = max((now - before - begin) // length, 0)
+            count = min(max((now - before - begin) // length, 0), CANDLES_MAX)
             for candle in self._market.candles(symbol, seconds, count, now - before):
                 if candle.opened_at >= begin:
                     begin, price = candle.opened_at + length, candle.close

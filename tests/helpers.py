@@ -413,7 +413,8 @@ class Rig:
         """One tick, as `run` does it; whether it could be finished."""
         self.now += timedelta(seconds=seconds)
         self.venue.now = self.now
-        done = attempt(self.bot, self.now)
+        attempt(self.bot, self.now)
+        done = not self.bot.trouble
         if self.bot.surfaces:
             self.bot.surfaces.publish(self.bot, self.now)
         return done

@@ -135,18 +135,19 @@ def test_a_symbol_without_a_mark_is_named(desk):
 # last_state.json
 
 
-def test_the_state_adds_up_and_shows_the_stop(desk):
-    symbol = next(s for s in (BTC, ETH) if desk.bot.strategy.memory(s)["side"] is Side.BUY)
-    desk.buy("0.2", symbol)
+def test_the_state_adds_up_and_shows_the_stop(tmp_path):
+    desks = (ADesk(tmp_path / str(seed), seed=str(seed)).tick() for seed in range(40))
+    desk = next(d for d in desks if d.bot.strategy.memory(BTC)["side"] is Side.BUY)
+    desk.buy("0.02")
     state = desk.tick().state()
     account = {name: Decimal(value) for name, value in state["account"].items()}
     assert account["equity"] == (
         account["start_equity"] + account["realized_pnl"] + account["unrealized_pnl"]
         - account["fees"] - account["funding"]) == account["venue_equity"]
     (position,) = state["positions"]
-    assert (position["symbol"], position["quantity"]) == (symbol, "0.2")
+    assert (position["symbol"], position["quantity"]) == (BTC, "0.02")
     assert Decimal(position["stop_price"]) < Decimal(position["entry_price"])
-    notional = Decimal("0.2") * Decimal(position["mark_price"])
+    notional = Decimal("0.02") * Decimal(position["mark_price"])
     assert abs(Decimal(state["leverage"]["used"]) - notional / account["equity"]) <= Decimal(
         "0.00005")
     assert len(state["leverage"]["used"]) == len("0.1659")

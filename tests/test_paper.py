@@ -276,7 +276,7 @@ def test_a_placed_order_carries_our_intent_and_an_id_of_the_venue():
     assert replace(placed, status=order.status, venue_order_id="") == order
 
 
-def test_what_rests_costs_the_fee_of_its_notional_and_of_every_contract():
+def test_every_fill_costs_a_fee_of_its_notional_and_of_its_contracts():
     desk = Desk(fee_rate=Decimal("0.001"), fee_per_contract=Decimal("0.15"))
     desk.quote("99/101 x 9/0.4").place("BUY 0.7")
     fees = [fill.fee for fill in desk.venue.fills(EVER)]
@@ -379,9 +379,8 @@ def test_a_cancelled_order_keeps_its_filled_part_and_never_fills_again():
     ("1",  "SELL 1 stop 95 limit 90",   ["94.5/95.5"],          ["SELL 1 @ 94.5"]),
     ("-1", "BUY 1 stop 105 limit 110",  ["104.5/105"],          []),
     ("-1", "BUY 1 stop 105 limit 110",  ["104.5/105.5"],        ["BUY 1 @ 105.5"]),
-    ("1",  "SELL 1 stop 95 limit 94",   ["93.5/95 x 9/9", "94/95 x 0.4/9", "99/101 x 0.3/9",
-                                         "99/101"],
-     ["SELL 0.4 @ 94", "SELL 0.3 @ 99", "SELL 0.3 @ 99"]),
+    ("1",  "SELL 1 stop 95 limit 94",   ["93.5/95 x 9/9", "94/95 x 0.4/9", "99/101 x 0.3/9"],
+     ["SELL 0.4 @ 94", "SELL 0.3 @ 99", "SELL 0.3 @ 98.5"]),
     # A bracket's stop leg reaches five percent beyond its stop.
     ("1",  "SELL 1 stop 100 profit 120", ["94.5/95.5"],         []),
     ("1",  "SELL 1 stop 100 profit 120", ["95/95.5"],           ["SELL 1 @ 95"]),
@@ -392,8 +391,8 @@ def test_a_cancelled_order_keeps_its_filled_part_and_never_fills_again():
      ["SELL 0.4 @ 120", "SELL 0.6 @ 120"]),
     ("-1", "BUY 1 stop 105 profit 80",   ["78/79"],             ["BUY 1 @ 80"]),
     # One that fired forgets its profit leg, and stays a limit order when the price is back.
-    ("1",  "SELL 1 stop 95 profit 120",  ["90/91", "99/101 x 0.4/9", "121/122"],
-     ["SELL 0.4 @ 99", "SELL 0.6 @ 121"]),
+    ("1",  "SELL 1 stop 95 profit 120",  ["90/91", "121/122"],  ["SELL 1 @ 121"]),
+    ("-1", "BUY 1 stop 105 profit 80",   ["111/112", "78/79"],  ["BUY 1 @ 79"]),
 ])
 def test_a_stop_fires_and_a_bracket_has_two_legs(held, stop, quotes, fills):
     desk = Desk().hold(held, "101" if "stop 100" in stop and held == "1" else
@@ -469,7 +468,7 @@ def test_what_will_close_the_position_can_neither_be_closed_nor_bracketed_again(
 
 
 @pytest.mark.parametrize("stop, quotes, held, status", [
-    ("SELL 1 stop 95 profit 120",  ["90", "90"], "flat", CANCELLED),
+    ("SELL 1 stop 95 profit 120",  ["94"],       "flat", CANCELLED),
     # Coinbase's stop-limit knows no position: left behind, it opens one.
     ("SELL 1 stop 95 limit 90",    ["95"],       "-1",   FILLED),
 ])
@@ -516,7 +515,6 @@ def test_a_short_entry_brings_a_buying_bracket():
     desk.place("SELL 1 @ 102 as GTC carrying 105")
     desk.quote("103/104")
     assert desk.stops() == ["BUY 1 at 105"]
-    assert desk.venue.orders(EVER)[-1].intent.limit_price in (102, Decimal("81.5"))
     desk.quote("80")
     assert desk.fills()[-1] == "BUY 1 @ 81.5"
 
@@ -1007,11 +1005,12 @@ def test_a_recording_without_news_of_a_symbol_moves_nothing_there():
 # --- the same marks, the same fills ------------------------------------------------------------
 
 
-ORDERS = ("BUY 1", "SELL 1", "BUY 0.7 as FOK", "SELL 2.3", "BUY 1 @ 99 as GTC", "SELL 1 @ 101 as GTC",
-          "BUY 1 @ 101 as IOC", "SELL 1 @ 99 as GTD until 90", "BUY 2 @ 99.5 as GTC carrying 97",
+ORDERS = ("BUY 1", "SELL 1", "BUY 0.7 as FOK", "SELL 2.3", "BUY 7", "SELL 6", "BUY 1 @ 99 as GTC",
+          "SELL 1 @ 101 as GTC", "BUY 1 @ 101 as IOC", "SELL 1 @ 99 as GTD until 90",
+          "BUY 2 @ 99.5 as GTC carrying 97",
           "SELL 2 @ 100.5 as GTC carrying 103", "SELL 1 stop 97 profit 104",
           "BUY 1 stop 103 profit 96", "SELL 0.5 stop 98 limit 96", "BUY 0.5 stop 102 limit 104")
-A_PRICE = st.integers(180, 220).map(lambda ticks: Decimal(ticks) / 2)
+A_PRICE = st.integers(170, 230).map(lambda ticks: Decimal(ticks) / 2)
 A_SIZE = st.integers(1, 40).map(lambda steps: Decimal(steps) / 16)
 A_STEP = st.one_of(
     st.tuples(st.just("order"), st.sampled_from(ORDERS), st.sampled_from((BTC, ETH))),
@@ -1022,7 +1021,7 @@ A_STEP = st.one_of(
     st.tuples(st.just("candle"), st.tuples(A_PRICE, A_PRICE, A_PRICE, A_PRICE),
               st.sampled_from((BTC, ETH))),
 )
-SCRIPTS = st.lists(A_STEP, min_size=5, max_size=40)
+SCRIPTS = st.lists(A_STEP, min_size=15, max_size=40)
 
 
 def acted(steps, equity="200"):
@@ -1061,7 +1060,7 @@ def act(desk, kind, *rest):
 
 
 @given(SCRIPTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_same_marks_and_orders_give_the_same_fills(steps):
     one, other = acted(steps), acted(steps)
     assert one.venue.fills(EVER) == other.venue.fills(EVER)
@@ -1070,7 +1069,7 @@ def test_the_same_marks_and_orders_give_the_same_fills(steps):
 
 
 @given(SCRIPTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_equity_is_the_cash_that_flowed_and_what_is_held_to_the_last_digit(steps):
     desk = acted(steps)
     fills, cash = desk.venue.fills(EVER), Decimal(200)
@@ -1086,7 +1085,7 @@ def test_equity_is_the_cash_that_flowed_and_what_is_held_to_the_last_digit(steps
 
 
 @given(SCRIPTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_whatever_happens_orders_and_fills_agree_and_limits_hold(steps):
     desk = acted(steps)
     fills = desk.venue.fills(EVER)
@@ -1102,8 +1101,9 @@ def test_whatever_happens_orders_and_fills_agree_and_limits_hold(steps):
             if order.intent.order_type is OrderType.LIMIT:
                 assert (limit - fill.price) * order.side.sign >= 0
     for symbol, side in ((s, side) for s in (BTC, ETH) for side in Side):
-        reserved = sum((o.remaining for o in desk.venue.orders(EVER) if o.symbol == symbol
-                        and o.side is side and o.intent.order_type is OrderType.BRACKET), Decimal(0))
+        brackets = [o for o in desk.venue.orders(EVER) if o.intent.order_type is OrderType.BRACKET]
+        reserved = sum((o.remaining for o in brackets if o.symbol == symbol and o.side is side),
+                       Decimal(0))
         held = desk.venue.positions().get(symbol, Position(symbol)).quantity
         assert reserved <= max(-held * side.sign, 0)
 
@@ -1156,15 +1156,22 @@ def test_a_short_pause_is_no_absence():
     assert desk.market.asked == []
 
 
-def test_days_are_made_up_for_by_hours_and_the_last_day_by_minutes():
+@pytest.mark.parametrize("hours, minutes, fill, filled_at", [
+    (["2 13:00:00 100 100 94 100"], ["2 13:30:00 90 90 90 90"], "SELL 1 @ 95", at("14:00:00", 2)),
+    (["2 13:00:00 100 100 96 100"], ["2 13:30:00 90 90 90 90", "3 12:45:00 100 100 94 100"],
+     "SELL 1 @ 95", at("12:46:00", 3)),
+    (["3 12:00:00 90 90 90 90"], ["4 12:45:00 100 100 94 100"], "SELL 1 @ 95", at("12:46:00", 4)),
+])
+def test_days_are_made_up_for_by_hours_and_the_last_day_by_minutes(
+    hours, minutes, fill, filled_at
+):
     desk = Desk().hold(1)
     desk.place("SELL 1 stop 95 profit 120")
-    history(desk, 3600, ["2 13:00:00 100 100 96 100", "3 13:00:00 90 90 90 90"])
-    history(desk, 60, ["2 13:30:00 90 90 90 90", "3 12:45:00 100 100 94 100"])
-    desk.market.quotes[BTC] = a_quote("100", now=at("12:50:00", 4))
+    history(desk, 3600, hours)
+    history(desk, 60, minutes)
     desk.see(at("12:50:00", 4))
-    [fill] = desk.venue.fills(EVER)[1:]
-    assert (said(fill), fill.at) == ("SELL 1 @ 90", at("14:00:00", 3))
+    [found] = desk.venue.fills(EVER)[1:]
+    assert (said(found), found.at) == (fill, filled_at)
 
 
 def test_hours_end_a_day_ago_so_that_none_is_met_twice():
@@ -1179,14 +1186,16 @@ def test_hours_end_a_day_ago_so_that_none_is_met_twice():
         (3600, at("13:00:30", 2)), (60, at("13:00:30", 3))]
 
 
-def test_beyond_sixty_days_nothing_is_made_up_for():
+def test_no_absence_is_longer_than_fifteen_hundred_candles():
     desk = Desk().hold(1)
     desk.place("SELL 1 stop 95 profit 120")
-    desk.market.rates = rates("13:00:00 0.001")
     history(desk, 3600, ["13:00:00 90 90 90 90"])
-    desk.see(NOON + timedelta(days=61))
-    assert (desk.fills(), paid(desk)) == (["BUY 1 @ 100"], [])
-    assert all(count <= 60 * 24 for _, _, count, _ in desk.market.asked)
+    hours = []
+    desk.market.funding = lambda symbol, now: hours.append(now)
+    desk.see(NOON + timedelta(days=3650))
+    assert desk.fills() == ["BUY 1 @ 100"]
+    assert [count for _, _, count, _ in desk.market.asked] == [1476, 1500]
+    assert len(hours) == 1500
 
 
 def test_an_absence_pays_its_funding_until_the_stop_fired_and_not_longer():
@@ -1332,9 +1341,8 @@ def test_fills_and_payments_are_read_from_a_moment_on_oldest_first():
     desk.place("BUY 3")
     assert desk.fills(moment) == ["BUY 2 @ 101", "BUY 3 @ 102"]
     assert desk.fills(desk.now + timedelta(seconds=1)) == []
-    assert paid(desk, at("13:00:00")) == [("13:00", "0.101"), ("14:00", "0.306")] \
-        or paid(desk, at("13:00:00"))[1][0] == "14:00"
-    assert [row[0] for row in paid(desk, at("13:00:01"))] == ["14:00"]
+    assert paid(desk, at("13:00:00")) == [("13:00", "0.1"), ("14:00", "0.303")]
+    assert paid(desk, at("13:00:01")) == [("14:00", "0.303")]
 
 
 def test_what_can_be_read_back_is_bounded(monkeypatch):

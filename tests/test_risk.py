@@ -219,6 +219,8 @@ def test_what_has_no_price_counts_as_infinite():
     assert codes(verdict) == ["LEVERAGE_EXCEEDED", "EXPOSURE_EXCEEDED"]
     assert "measured Infinity" in verdict.reason
     assert headroom(BTC, Side.BUY, account, a_product(), RiskConfig()) == 0
+    finished = an_account(orders=[an_order("BUY 1", ETH, FILLED)])
+    assert judged("BUY 1", finished).approved
 
 
 @pytest.mark.parametrize("leverage, margin_rate, in_force", [
