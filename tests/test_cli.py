@@ -44,6 +44,7 @@ def a_folder_of_its_own(tmp_path, monkeypatch):
     for handler in logging.getLogger("perps_bot").handlers:
         handler.close()
     logging.getLogger("perps_bot").handlers = []
+    logging.getLogger("perps_bot").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
@@ -475,12 +476,11 @@ def test_following_the_advice_of_check_makes_it_pass(flags, config, said):
 def test_check_shows_every_value_and_where_it_came_from(said, monkeypatch):
     monkeypatch.setenv("LOG_LEVEL", "DEBUG")
     monkeypatch.setenv("COINBASE_API_SECRET", "swordfish")
-    answer = said("check --profile demo --bar 300", max_daily_loss_pct="0.02")
+    answer = said("check --profile demo --bar 300", max_exposure_pct="0.5")
     rows = {re.split("  +", line)[0]: re.split("  +", line)[1:] for line in answer.out.splitlines()}
     assert rows["bar"] == ["300 seconds", "flag --bar"]
     assert rows["log_level"] == ["DEBUG", "environment LOG_LEVEL"]
-    assert rows["max_daily_loss_pct"] == ["0.02 fraction of the day's first equity",
-                                          "config perps.toml"]
+    assert rows["max_exposure_pct"] == ["0.5 fraction of equity", "config perps.toml"]
     assert rows["max_position"] == ["100 USD", "profile demo"]
     assert rows["interval"] == ["5 seconds", "default"]
     assert rows["api_secret"] == ["set", "environment COINBASE_API_SECRET"]

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from perps_bot.errors import VenueUnavailable
+from perps_bot.errors import OrderRejected, VenueUnavailable
 from perps_bot.loop import assemble, attempt, recover
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import Side, TradingState
@@ -162,15 +162,16 @@ def test_the_success_rate_counts_todays_orders(desk, monkeypatch):
     desk.buy("0.01")
     desk.tick()
     assert desk.state()["order_success_rate"] == "1.0000"
-    monkeypatch.setattr(desk.bot.venue, "_refuse_if", refuse_all)
-    with pytest.raises(Exception, match="TRADING_DISABLED"):
+    monkeypatch.setattr(desk.bot.venue, "place", refuse)
+    with pytest.raises(OrderRejected):
         desk.buy("0.01")
-    assert desk.tick().state()["order_success_rate"] == "0.6667"
+    sent = sum(event.type == "order.intended" for event in desk.bot.store.read())
+    rate = Decimal(desk.tick().state()["order_success_rate"])
+    assert rate == (1 - Decimal(1) / sent).quantize(Decimal("0.0001"))
     assert desk.tick(timedelta(days=1)).state()["order_success_rate"] is None
 
 
-def refuse_all(_refusal):
-    from perps_bot.errors import OrderRejected
+def refuse(*_):
     raise OrderRejected("TRADING_DISABLED", "TRADING_DISABLED: closed")
 
 
@@ -264,6 +265,7 @@ def test_the_diary_has_a_line_for_what_happened_and_none_for_a_hold(desk, caplog
 def test_events_that_are_only_read_back_are_not_written_into_the_diary_again(desk, caplog):
     desk.buy("0.01")
     with caplog.at_level(logging.INFO, "perps_bot"):
+        caplog.clear()
         ADesk(desk.folder, symbols=[BTC, ETH])
     assert not [line for line in caplog.messages if "trade.executed" in line]
 

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import pytest
 
 from perps_bot.cli import main
+from perps_bot.errors import OrderRejected
 from perps_bot.paper import PaperBroker
 from perps_bot.store import read_events
 
@@ -59,6 +60,12 @@ def candles(name, rows):
 @pytest.fixture
 def btc():
     return candles("btc.csv", waves(2000))
+
+
+@pytest.fixture
+def over_three_days():
+    """As many rows, on three days: enough for two daily returns."""
+    return candles("days.csv", waves(2000, begin=MAY - 240 * MINUTE))
 
 
 @pytest.fixture
@@ -113,11 +120,12 @@ def spawned(*argv, limit=None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, *
 
 NUMBERS = """start_equity end_equity return_pct realized_pnl unrealized_pnl fees funding win_rate
 profit_factor sharpe sortino max_drawdown_pct exposure bars_per_second""".split()
+COSTLY = ("--fee-rate", "0.004")  # so that there are losses too, and every number is defined
 COUNTS = "trades bars bad_rows halts".split()
 
 
-def test_json_is_one_object_with_decimals_as_strings_and_counts_as_numbers(btc, replayed):
-    answer = replayed(btc, "--json")
+def test_json_is_one_object_of_decimals_as_strings_and_counts(over_three_days, replayed):
+    answer = replayed(over_three_days, "--json", *COSTLY)
     assert answer.code == 0
     assert len(answer.out.splitlines()) == 1
     report = answer.report
@@ -129,8 +137,8 @@ def test_json_is_one_object_with_decimals_as_strings_and_counts_as_numbers(btc, 
         assert type(report[name]) is int, name
     assert report["bars"] == 2000 and report["trades"] > 5
     assert report["symbols"] == ["BTC-PERP"]
-    assert (report["start"], report["end"]) == ("2025-05-01T00:01:00+00:00",
-                                                "2025-05-02T09:20:00+00:00")
+    assert (report["start"], report["end"]) == ("2025-04-30T20:01:00+00:00",
+                                                "2025-05-02T05:20:00+00:00")
     assert report["message"] == "" and report["refusals"] == {}
 
 
@@ -151,10 +159,11 @@ def test_the_books_of_a_run_add_up_to_the_last_digit(btc, eth, funding, replayed
     assert money["return_pct"] == money["end_equity"] / money["start_equity"] - 1
 
 
-def test_the_text_report_says_the_same_rounded_for_people(btc, replayed):
-    report, text = replayed(btc, "--json").report, replayed(btc).out
+def test_the_text_report_says_the_same_rounded_for_people(over_three_days, replayed):
+    report = replayed(over_three_days, "--json", *COSTLY).report
+    text = replayed(over_three_days, *COSTLY).out
     head, *rows, speed = text.splitlines()
-    assert head == "BTC-PERP, 2025-05-01 00:01 to 2025-05-02 09:20 UTC, 2,000 bars"
+    assert head == "BTC-PERP, 2025-04-30 20:01 to 2025-05-02 05:20 UTC, 2,000 bars"
     said = {row[:16].strip(): row[16:30].strip() for row in rows}
     assert said == {
         "start equity": "10,000.00", "end equity": f"{Decimal(report['end_equity']):,.2f}",
@@ -375,7 +384,10 @@ def test_refused_orders_are_counted_by_reason(btc, eth, replayed):
 
 
 def test_what_the_venue_refused_is_counted_too(btc, replayed, monkeypatch):
-    monkeypatch.setattr(PaperBroker, "_not_covered", lambda *_: ("INSUFFICIENT_FUNDS", "0 free"))
+    def refuse(*_):
+        raise OrderRejected("INSUFFICIENT_FUNDS", "INSUFFICIENT_FUNDS: 0 free")
+
+    monkeypatch.setattr(PaperBroker, "place", refuse)
     report = replayed(btc, "--json").report
     assert report["trades"] == 0 and report["halts"] > 0
     assert report["refusals"]["INSUFFICIENT_FUNDS"] >= 3
@@ -383,7 +395,7 @@ def test_what_the_venue_refused_is_counted_too(btc, replayed, monkeypatch):
 
 def test_a_risk_halt_lifts_at_midnight_and_is_counted(replayed):
     """Waves so short that every trip loses: 5 % of the day are gone long before it ends."""
-    answer = replayed(candles("lossy.csv", waves(3 * 1440, step=1)), "--fee-rate", "0.01",
+    answer = replayed(candles("lossy.csv", waves(3 * 1440 - 10, step=1)), "--fee-rate", "0.01",
                       "--json", "--events", "events", "--trades", "trades.csv")
     changes = [e for e in read_events("events") if e.type == "state.changed"]
     assert {e.data["kind"] for e in changes} == {"daily_loss"}

@@ -7,7 +7,15 @@ import pytest
 
 from perps_bot.errors import ConfigError
 from perps_bot.loop import configured
-from perps_bot.model import Account, OrderIntent, OrderStatus, Purpose, Side, TradingState
+from perps_bot.model import (
+    Account,
+    OrderIntent,
+    OrderStatus,
+    Purpose,
+    Side,
+    Ticket,
+    TradingState,
+)
 from perps_bot.risk import LiveRiskManager, RiskConfig, headroom, worst_notional, worst_price
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore
@@ -170,8 +178,8 @@ def test_the_reason_of_a_halt_is_in_the_refusal():
     ("flat",          [an_order("BUY 1", status=UNKNOWN)],                    "100"),
     ("flat",          [an_order("BUY 3", filled_quantity="1")],               "200"),
     ("flat",          [an_order("BUY 1", status=FILLED)],                     "0"),
-    ("flat",          [an_order("BUY 1", status=FILLED, filled_quantity="1", unbooked="1")],
-                                                                              "100"),
+    # Filled at the venue, not in our books.
+    ("flat",  [Ticket(an_order("BUY 1", status=FILLED, filled_quantity="1")).booked()], "100"),
     ("flat",          [an_order("BUY 1 @ 120")],                              "120"),  # its limit
     ("flat",          [an_order("SELL 1 @ 80")],                              "100"),  # the mark
     ("flat",          [an_order("BUY 1"), an_order("SELL 3")],                "300"),  # the worse

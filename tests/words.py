@@ -83,10 +83,10 @@ def an_intent(words, symbol=BTC, **changes):
 
 
 def an_order(words, symbol=BTC, status=OrderStatus.OPEN, **changes):
-    """An order of ours; fields of the order go by name, those of its intent too."""
-    ours = {name: changes.pop(name) for name in ("filled_quantity", "unbooked") if name in changes}
-    numbers = {name: Decimal(text) for name, text in ours.items()}
-    return Order(f"pb-{words}", an_intent(words, symbol, **changes), NOON, status, **numbers)
+    """An order of ours; fields of its intent go by name."""
+    filled = Decimal(changes.pop("filled_quantity", 0))
+    return Order(f"pb-{words}", an_intent(words, symbol, **changes), NOON, status,
+                 filled_quantity=filled)
 
 
 def an_account(equity="10000", holding="flat", marks="100", orders=(), loss="0", start="10000"):
