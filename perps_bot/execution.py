@@ -18,21 +18,17 @@ from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUn
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
     ZERO, Account, Breach, Event, Mark, Order, OrderIntent, OrderStatus, OrderType, Position,
-    Purpose, Side, Ticket, TimeInForce, TradingState, exact, maybe_decimal,
+    Purpose, Side, Ticket, TimeInForce, TradingState, exact,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
 from perps_bot.store import EventStore
-from perps_bot.tracker import PositionTracker
+from perps_bot.tracker import OrderTracker, PositionTracker
 
 # How far before the last known fill or order a read begins; the venue's clock is not ours.
 READ_OVERLAP = timedelta(minutes=10)
 # Two complete listings without the order, so far apart, prove that it is absent.
 ABSENCE_PROOF = timedelta(seconds=10)
-# How long a lost order is looked for, in case it turns up after all.
-LOST_FOR = timedelta(hours=24)
-# Finished orders that are kept for look-ups.
-FINISHED_MAX = 1_000
 # The venue's words for "the price has already passed this stop" and "this leg is too far away".
 STOP_PASSED = ("PREVIEW_STOP_PRICE_ABOVE_LAST_TRADE_PRICE",
                "PREVIEW_STOP_PRICE_BELOW_LAST_TRADE_PRICE", "STOP_ALREADY_TRIGGERED")
@@ -88,10 +84,7 @@ class ExecutionEngine:
         self.risk = risk or LiveRiskManager(event_store=self.store)
         self.tracker = tracker or PositionTracker(self.store)
         self.marks: Mapping[str, Mark] = {}
-        self._tickets: dict[str, Ticket] = {}
-        self._finished: dict[str, Order] = {}
-        self._lost: dict[str, Ticket] = {}
-        self._sequence = 0
+        self.orders = OrderTracker(self.store, self.config.tag)
         self._exits: dict[str, _Exit] = {}
         self._stop_levels: dict[str, Decimal] = {}
         self._stop_not_before: dict[str, datetime] = {}
@@ -123,8 +116,8 @@ class ExecutionEngine:
 
     def cancel_order(self, order_id: str) -> Order:
         """Ask the venue to cancel and return what became of the order; it may have filled."""
-        if order_id in self._tickets:
-            self._cancel([self._tickets[order_id].order])
+        if order_id in self.orders.tickets:
+            self._cancel([self.order(order_id)])
         return self.order(order_id)
 
     def modify_order(self, order_id: str, limit_price: Decimal) -> Order:
@@ -144,8 +137,7 @@ class ExecutionEngine:
 
     def order(self, order_id: str) -> Order:
         """Return what is known of one of our orders.  Raises ConfigError for a foreign id."""
-        ticket = self._tickets.get(order_id) or self._lost.get(order_id)
-        order = ticket.order if ticket else self._finished.get(order_id)
+        order = self.orders.get(order_id)
         if order is None:
             raise ConfigError(f"{order_id}: no such order of ours")
         return order
@@ -175,20 +167,11 @@ class ExecutionEngine:
 
     def outstanding(self, symbol: str | None = None) -> tuple[Order, ...]:
         """Our orders that may still move the position; an unknown outcome counts as live."""
-        return tuple(t.booked() for t in self._tickets.values()
-                     if symbol is None or t.order.symbol == symbol)
-
-    def resting(self) -> list[Order]:
-        """What still rests at the venue by our own books, which may know of later fills."""
-        return [t.booked() for t in self._tickets.values() if t.order.venue_order_id
-                and not t.order.status.is_terminal and t.recorded < t.order.quantity]
+        return self.orders.outstanding(symbol)
 
     def is_settled(self, symbol: str) -> bool:
-        """Whether nothing is under way in `symbol`: only open orders, all of their fills told."""
-        return symbol not in self._exits and all(
-            t.order.status is OrderStatus.OPEN and t.recorded == t.order.filled_quantity
-            for t in self._tickets.values() if t.order.symbol == symbol
-        )
+        """Whether nothing is under way in `symbol`: open orders at most, their fills all told."""
+        return symbol not in self._exits and self.orders.are_told(symbol)
 
     def is_protected(self, symbol: str) -> bool:
         """Whether open stops cover the whole position."""
@@ -227,22 +210,23 @@ class ExecutionEngine:
 
     def recover(self) -> None:
         """Take up what an earlier process left: every start is a recovery."""
-        for ticket in self._tickets.values():
+        for ticket in tuple(self.orders.tickets.values()):
             if ticket.order.status is OrderStatus.INTENDED:
                 self._doubt(ticket.order, "the process ended before the answer was written")
 
     def settle(self) -> None:
         """Learn what became of every order and book what it did.  Raises VenueUnavailable."""
-        watched = [t.order.created_at for t in (*self._tickets.values(), *self._lost.values())]
+        orders = self.orders
+        watched = [t.order.created_at for t in (*orders.tickets.values(), *orders.lost.values())]
         if not watched and not self.tracker.positions():
             return
         since = min(watched, default=self.store.now)
         listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
         for order in listed.values():
-            if order.id not in self._tickets and order.id not in self._finished:
+            if orders.get(order.id) is None or order.id in orders.lost:
                 self._take_in(order)
         self._book_fills(since)
-        for ticket in tuple(self._tickets.values()):
+        for ticket in tuple(orders.tickets.values()):
             self._learn(ticket, listed.get(ticket.order.id))
 
     def enter(self, symbol: str, side: Side, quantity: Decimal, reason: str) -> Order:
@@ -317,68 +301,24 @@ class ExecutionEngine:
             fold(self, event)
 
     def snapshot(self) -> dict[str, object]:
-        return {
-            "sequence": self._sequence,
-            "stop_levels": dict(self._stop_levels),
-            "orders": [t.as_data() for t in (*self._tickets.values(), *self._lost.values())],
-        }
-
-    def _fold_intended(self, event: Event) -> None:
-        order = Order.from_data(event.data, event.at)
-        self._tickets[order.id] = Ticket(order, maybe_decimal(event.data["mark_price"]))
-        tag, _, number = order.id.rpartition("-")
-        if tag.startswith(f"{self.config.tag}-") and number.isdigit():
-            self._sequence = max(self._sequence, int(number))
-
-    def _fold_state(self, event: Event) -> None:
-        data, identity = event.data, event.data["client_order_id"]
-        if identity in self._lost:  # it turned up after all
-            self._tickets[identity] = self._lost.pop(identity)
-        ticket = self._tickets.get(identity)
-        if ticket is None:
-            return
-        if event.type == "trade.executed":
-            ticket.recorded += Decimal(data["quantity"])
-        elif event.type == "order.updated":
-            ticket.order = ticket.order.with_state(data)
-        else:
-            status = OrderStatus(event.type.removeprefix("order."))
-            ticket.order = replace(ticket.order, status=status, filled_quantity=ticket.recorded)
-        if ticket.is_finished:
-            self._finish(ticket, self._lost if event.type == "order.lost" else None)
+        return {"stop_levels": dict(self._stop_levels)}
 
     def _fold_trade(self, event: Event) -> None:
-        ticket = self._tickets.get(event.data["client_order_id"])
-        if ticket is not None and ticket.order.intent.attached_stop_price is not None:
-            self._stop_not_before[event.data["symbol"]] = event.at + self._patience
-        self._fold_state(event)
-        if not Decimal(event.data["position_quantity"]):
-            self._stop_levels.pop(event.data["symbol"], None)
+        data, order = event.data, self.orders.get(event.data["client_order_id"])
+        if order is not None and order.intent.attached_stop_price is not None:
+            self._stop_not_before[data["symbol"]] = event.at + self._patience
+        if not Decimal(data["position_quantity"]):
+            self._stop_levels.pop(data["symbol"], None)
 
     def _fold_stop(self, event: Event) -> None:
         self._stop_levels[event.data["symbol"]] = Decimal(event.data["stop_price"])
 
-    def _fold_day(self, event: Event) -> None:
-        data = event.data["snapshot"].get("execution")
-        if data:
-            self._sequence = data["sequence"]
-            self._stop_levels = {s: Decimal(price) for s, price in data["stop_levels"].items()}
-            tickets = {row["client_order_id"]: Ticket.from_data(row) for row in data["orders"]}
-            self._tickets = {i: t for i, t in tickets.items() if not t.is_finished}
-            self._lost = {i: t for i, t in tickets.items()
-                          if t.is_finished and event.at - t.order.created_at < LOST_FOR}
-
     def _fold_adoption(self, event: Event) -> None:
         self._stop_levels.pop(event.data["symbol"], None)
 
-    def _finish(self, ticket: Ticket, lost: dict[str, Ticket] | None) -> None:
-        del self._tickets[ticket.order.id]
-        if lost is not None:
-            lost[ticket.order.id] = ticket
-            return
-        self._finished[ticket.order.id] = ticket.order
-        if len(self._finished) > FINISHED_MAX:
-            del self._finished[next(iter(self._finished))]
+    def _fold_day(self, event: Event) -> None:
+        levels = event.data["snapshot"].get("execution", {}).get("stop_levels", {})
+        self._stop_levels = {symbol: Decimal(price) for symbol, price in levels.items()}
 
     # Sending.
 
@@ -389,7 +329,7 @@ class ExecutionEngine:
         return replace(intent, limit_price=price, time_in_force=force, expires_at=ends_at)
 
     def _transmit(self, intent: OrderIntent, reduces: bool) -> Order:
-        identity = f"{self.config.tag}-{self.config.epoch}-{self._sequence + 1:06d}"
+        identity = f"{self.config.tag}-{self.config.epoch}-{self.orders.sequence + 1:06d}"
         order, mark = Order(identity, intent, self.store.now), self.marks.get(intent.symbol)
         # An increase whose intent is not on disk raises here and is never sent; a reduction goes
         # on without it.
@@ -435,7 +375,7 @@ class ExecutionEngine:
 
     def _cancel(self, orders: list[Order]) -> None:
         """Ask, then look: only `settle` says that an order is gone."""
-        live = [o for o in orders if not self._tickets[o.id].order.status.is_terminal]
+        live = [o for o in orders if not self.order(o.id).status.is_terminal]
         if live:
             self._ask_to_cancel(live)
             self.settle()
@@ -448,11 +388,11 @@ class ExecutionEngine:
 
     def _book_fills(self, since: datetime) -> None:
         begin = min(since, self.tracker.last_booked_at or since) - READ_OVERLAP
+        begin = max(begin, self.tracker.remembers_since or begin)
         for fill in self.broker.fills(begin):
             if self.tracker.knows(fill.fill_id):
                 continue
-            identity = fill.client_order_id
-            ticket = self._tickets.get(identity) or self._lost.get(identity)
+            ticket = self.orders.find(fill.client_order_id)
             if ticket is not None:
                 order = ticket.order
                 self.tracker.apply_fill(fill, order.purpose, order.intent.reason,
@@ -490,13 +430,12 @@ class ExecutionEngine:
 
     def _take_in(self, order: Order) -> None:
         """Book an order of ours that the books do not have: a lost one, or an entry's own stop."""
-        ours = (*self._finished.values(), *(t.order for t in self._tickets.values()))
-        if order.id in self._lost:
+        if order.id in self.orders.lost:
             self._update(order)
             if order.purpose is Purpose.ENTRY and not order.status.is_terminal:
                 self._ask_to_cancel([order])  # what decided it is long past
-        elif order.originating_order_id and (order.filled_quantity or order.remaining) and any(
-                o.venue_order_id == order.originating_order_id for o in ours):
+        elif (order.originating_order_id and (order.filled_quantity or order.remaining)
+                and self.orders.is_ours(order.originating_order_id)):
             self.store.append("order.intended", **order.intent_data(), mark_price=None)
             self._update(order)
             self._say_stop("stop.placed", order)
@@ -602,9 +541,7 @@ class ExecutionEngine:
 
 
 _FOLDS: Mapping[str, Callable[[ExecutionEngine, Event], None]] = {
-    "order.intended": ExecutionEngine._fold_intended,
     "trade.executed": ExecutionEngine._fold_trade,
-    **dict.fromkeys(("order.updated", "order.unknown", "order.lost"), ExecutionEngine._fold_state),
     **dict.fromkeys(("position.adopted", "reconcile.mismatch"), ExecutionEngine._fold_adoption),
     **dict.fromkeys(("stop.placed", "stop.moved"), ExecutionEngine._fold_stop),
     "day.opened": ExecutionEngine._fold_day,

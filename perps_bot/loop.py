@@ -161,8 +161,8 @@ class Bot:
 
     def snapshot(self) -> dict[str, object]:
         """Everything that a restart must know, by part; each part reads its own back."""
-        parts = {"tracker": self.tracker, "risk": self.risk, "strategy": self.strategy,
-                 "execution": self.engine}
+        parts = {"tracker": self.tracker, "orders": self.engine.orders, "risk": self.risk,
+                 "strategy": self.strategy, "execution": self.engine}
         if self.surfaces is not None:
             parts["surfaces"] = self.surfaces
         return {name: part.snapshot() for name, part in parts.items()}
@@ -198,7 +198,7 @@ def recover(bot: Bot) -> Recovery:
     if isinstance(bot.venue, PaperBroker) and books.start_equity is not None:
         bot.venue.restore(
             books.equity() - books.total("unrealized_pnl"), books.positions().values(),
-            bot.engine.resting(), bot._last_event_at,
+            bot.engine.orders.resting(), bot._last_event_at,
         )
     if found.damage:
         bot.risk.hold("damage", TradingState.REDUCING, found.damage)
@@ -482,24 +482,10 @@ def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
         bot.store.append(
             "strategy.signal", symbol=symbol, action=decision.action, reason=decision.reason,
             **decision.inputs, equity=account.equity, daily_loss=account.daily_loss,
-            trading_state=bot.risk.state, limits=_limits(bot), took_bar=took_bar,
+            trading_state=bot.risk.state, limits=vars(bot.risk.config), took_bar=took_bar,
             memory=strategy.memory(symbol),
         )
     return decision
-
-
-def _limits(bot: Bot) -> dict[str, object]:
-    config = bot.risk.config
-    return {
-        "leverage": min(config.target_leverage, config.leverage_limit),
-        "leverage_limit": config.leverage_limit,
-        "max_position": config.max_position,
-        "max_position_pct_per_symbol": config.max_position_pct_per_symbol,
-        "max_exposure_pct": config.max_exposure_pct,
-        "max_daily_loss_pct": config.max_daily_loss_pct,
-        "enable_shorts": config.enable_shorts,
-        "trailing_stop_pct": bot.strategy.config.trailing_stop_pct,
-    }
 
 
 def _close(bot: Bot, decision: Decision) -> None:

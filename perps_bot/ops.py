@@ -146,15 +146,15 @@ class Surfaces:
 
 
 def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
-    """What a monitor needs; `ok` is computed from what the last tick saw."""
+    """What a monitor needs; `ok` is what the last tick saw, until the bot has stopped."""
     error = error or bot.trouble
     missing = [symbol for symbol in bot.symbols if symbol not in bot.engine.marks]
     unwanted = [kind for kind in bot.risk.holds if kind != "settings"]
     halted = bot.risk.state is TradingState.HALTED
-    valid = max(HEALTH_TICKS * int(bot.settings.interval), HEALTH_SECONDS_MIN)
+    valid = max(HEALTH_TICKS * int(bot.settings.interval), HEALTH_SECONDS_MIN) * (not bot.is_over)
     return {
         "timestamp": now,
-        "ok": not (error or missing or unwanted or halted or bot.untraded)
+        "ok": not (error or missing or unwanted or halted or bot.untraded or bot.is_over)
         and bot.store.writable,
         "profile": bot.settings.profile,
         "symbols": list(bot.symbols),

@@ -94,7 +94,6 @@ class PaperBroker:
 
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
-        self._seen_at = self._seen_at or now
         marks = self._market.marks({**dict.fromkeys(symbols), **self._symbols()}, now)
         if self._live or self._positions:
             for missed in self._missed(now):
@@ -227,9 +226,10 @@ class PaperBroker:
     def _missed_of(self, symbol: str, now: datetime) -> Iterator[Mark]:
         begin = self._seen_at
         for seconds, before in CATCH_UP:
-            length = timedelta(seconds=seconds)
-            count = min(max((now - before - begin) // length, 0), CANDLES_MAX)
-            for candle in self._market.candles(symbol, seconds, count, now - before):
+            length, end = timedelta(seconds=seconds), now - before
+            count = min((end - begin) // length, CANDLES_MAX)
+            candles = self._market.candles(symbol, seconds, count, end) if count > 0 else ()
+            for candle in candles:
                 if candle.opened_at >= begin:
                     begin, price = candle.opened_at + length, candle.close
                     yield Mark(symbol, price, price, price, begin, candle=candle)
@@ -247,8 +247,7 @@ class PaperBroker:
                     amount = position.quantity * position.mark_price * rate.rate
                     self._balance -= amount
                     name = f"funding-{symbol}-{rate.at.isoformat()}"
-                    _keep(self._payments,
-                          FundingPayment(name, symbol, amount, rate.rate, rate.at))
+                    _keep(self._payments, FundingPayment(name, symbol, amount, rate.rate, rate.at))
             self._seen_at = moment
 
     def _meet(self, mark: Mark, now: datetime) -> None:

@@ -1,8 +1,8 @@
-"""Tracker: what do we hold, and what did it earn?
+"""Tracker: what do we hold, what is under way, and what did it earn?
 
 This room is pure: no clock, no I/O; it may call the event store that it was handed.  It keeps
-average-price books by symbol as a fold over events, so that a restart reads the same books.  It
-never asks the venue and never decides.  At every moment, to the last digit:
+average-price books by symbol, and our orders, as folds over events, so that a restart reads the
+same ones.  It never asks the venue and never decides.  At every moment, to the last digit:
 
     equity = start + realized + unrealized - fees - funding
 """
@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from perps_bot.model import (
-    ZERO, Event, Fill, FundingPayment, Position, Purpose, Side, exact, maybe_decimal,
-    maybe_moment, moment,
+    ZERO, Event, Fill, FundingPayment, Order, OrderStatus, Position, Purpose, Side, Ticket, exact,
+    maybe_decimal, maybe_moment, moment,
 )
 
 # Entry prices are kept to this many decimals; what rounding leaves over is realized at once, so
@@ -23,6 +23,10 @@ ENTRY_PRICE_STEP = Decimal("1E-10")
 # How far behind the newest booking the ids of fills and payments are remembered, so that
 # overlapping reads book each once.  What is older counts as booked.
 SEEN_FOR = timedelta(days=2)
+# How long a lost order is looked for, in case it turns up after all.
+LOST_FOR = timedelta(hours=24)
+# Finished orders that are kept for look-ups.
+FINISHED_MAX = 1_000
 
 
 def apply_fill(position: Position, fill: Fill) -> Position:
@@ -256,3 +260,103 @@ _FOLDS = {
     "day.opened": PositionTracker._fold_day,
     "bot.started": PositionTracker._fold_start,
 }
+
+
+class OrderTracker:
+    """Our orders.  They change only in `apply`.
+
+    tickets   under way: not finished, or filled at the venue and not yet in our books
+    lost      proved absent, and still looked for
+    sequence  the highest number in an id that begins with `tag`
+    """
+
+    def __init__(self, event_store, tag: str) -> None:
+        self.tickets: dict[str, Ticket] = {}
+        self.lost: dict[str, Ticket] = {}
+        self.sequence = 0
+        self._finished: dict[str, Order] = {}
+        self._tag = tag
+        event_store.subscribe(self.apply)
+
+    def find(self, order_id: str) -> Ticket | None:
+        """Return the ticket of an order that is under way or lost."""
+        return self.tickets.get(order_id) or self.lost.get(order_id)
+
+    def get(self, order_id: str) -> Order | None:
+        """Return what the venue last said of any order that is remembered."""
+        ticket = self.find(order_id)
+        return ticket.order if ticket else self._finished.get(order_id)
+
+    def is_ours(self, venue_order_id: str) -> bool:
+        tickets = (t.order for t in (*self.tickets.values(), *self.lost.values()))
+        orders = (*tickets, *self._finished.values())
+        return any(order.venue_order_id == venue_order_id for order in orders)
+
+    def outstanding(self, symbol: str | None = None) -> tuple[Order, ...]:
+        """Orders that may still move the position; an unknown outcome counts as live."""
+        return tuple(t.booked() for t in self.tickets.values()
+                     if symbol is None or t.order.symbol == symbol)
+
+    def resting(self) -> list[Order]:
+        """What still rests at the venue by our own books, which may know of later fills."""
+        return [t.booked() for t in self.tickets.values() if t.order.venue_order_id
+                and not t.order.status.is_terminal and t.recorded < t.order.quantity]
+
+    def are_told(self, symbol: str) -> bool:
+        """Whether all orders of `symbol` are open, and all of their fills in our books."""
+        return all(
+            t.order.status is OrderStatus.OPEN and t.recorded == t.order.filled_quantity
+            for t in self.tickets.values() if t.order.symbol == symbol
+        )
+
+    def apply(self, event: Event) -> None:
+        """Fold one event into the orders."""
+        if event.type == "order.intended":
+            self._fold_intended(event)
+        elif event.type in ("order.updated", "order.unknown", "order.lost", "trade.executed"):
+            self._fold_state(event)
+        elif event.type == "day.opened" and "orders" in event.data["snapshot"]:
+            self._restore(event, event.data["snapshot"]["orders"])
+
+    def snapshot(self) -> dict[str, object]:
+        tickets = (*self.tickets.values(), *self.lost.values())
+        return {"sequence": self.sequence, "tickets": [ticket.as_data() for ticket in tickets]}
+
+    def _fold_intended(self, event: Event) -> None:
+        order = Order.from_data(event.data, event.at)
+        self.tickets[order.id] = Ticket(order, maybe_decimal(event.data["mark_price"]))
+        head, _, number = order.id.rpartition("-")
+        if head.startswith(f"{self._tag}-") and number.isdigit():
+            self.sequence = max(self.sequence, int(number))
+
+    def _fold_state(self, event: Event) -> None:
+        data, identity = event.data, event.data["client_order_id"]
+        if identity in self.lost:  # it turned up after all
+            self.tickets[identity] = self.lost.pop(identity)
+        ticket = self.tickets.get(identity)
+        if ticket is None:
+            return
+        if event.type == "trade.executed":
+            ticket.recorded += Decimal(data["quantity"])
+        elif event.type == "order.updated":
+            ticket.order = ticket.order.with_state(data)
+        else:
+            status = OrderStatus(event.type.removeprefix("order."))
+            ticket.order = replace(ticket.order, status=status, filled_quantity=ticket.recorded)
+        if ticket.is_finished:
+            self._finish(self.tickets.pop(identity), event.type == "order.lost")
+
+    def _finish(self, ticket: Ticket, is_lost: bool) -> None:
+        if is_lost:
+            self.lost[ticket.order.id] = ticket
+            return
+        self._finished[ticket.order.id] = ticket.order
+        if len(self._finished) > FINISHED_MAX:
+            del self._finished[next(iter(self._finished))]
+
+    def _restore(self, event: Event, data: Mapping) -> None:
+        tickets = {row["client_order_id"]: Ticket.from_data(row) for row in data["tickets"]}
+        self.sequence = data["sequence"]
+        self.tickets = {i: t for i, t in tickets.items() if not t.is_finished}
+        self.lost = {i: t for i, t in tickets.items()
+                     if t.is_finished and event.at - t.order.created_at < LOST_FOR}

@@ -233,8 +233,10 @@ def test_what_one_cycle_bought_is_shown_with_the_equity_that_is_left(said, monke
     events = EventStore(Path(f"{seed}/perps_bot/dev/events")).read()
     fee = next(event.data["fee"] for event in events if event.type == "trade.executed")
     *_, held, last = answer.out.splitlines()
-    assert re.search(r"decision buy, 0\.\d+ @ \d+$", held)
-    assert f"equity {10000 - Decimal(fee):f} USD" in last
+    said_so = re.search(r"mark ([\d.]+), .* decision buy, (0\.\d+) @ (\d+)$", held)
+    mark, quantity, entry = map(Decimal, said_so.groups())
+    left = Decimal(re.search(r"equity ([\d.]+) USD", last)[1])
+    assert left == 10000 + quantity * (mark - entry) - Decimal(fee)
 
 
 @pytest.mark.parametrize("flags, limits", [

@@ -101,6 +101,7 @@ def hold(kind, state):
     (lambda desk: setattr(desk.bot, "trouble", "VenueUnavailable: down"), False),
     (lambda desk: setattr(desk.bot.store, "trouble", "disk full"),        False),
     (lambda desk: setattr(desk.bot.engine, "marks", {}),                  False),
+    (lambda desk: setattr(desk.bot, "is_over", True),                     False),
 ])
 def test_health_is_ok_only_when_nothing_needs_a_person(desk, spoil, is_ok):
     spoil(desk)
@@ -123,6 +124,12 @@ def test_health_is_valid_for_some_ticks_and_then_expires(tmp_path, interval, sec
     desk = ADesk(tmp_path, interval=interval).tick()
     valid_until = datetime.fromisoformat(desk.health()["valid_until"])
     assert valid_until - desk.now == timedelta(seconds=seconds)
+
+
+def test_the_health_of_a_bot_that_stopped_has_expired(desk):
+    desk.bot.is_over = True
+    said = health(desk.bot, desk.now)
+    assert said["valid_until"] == said["timestamp"] == desk.now
 
 
 def test_a_symbol_without_a_mark_is_named(desk):

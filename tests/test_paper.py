@@ -1152,8 +1152,17 @@ def test_a_short_pause_is_no_absence():
     desk.place("SELL 1 stop 95 profit 120")
     history(desk, 60, ["12:01:00 100 100 80 100"])
     desk.see(at("12:02:01"))
-    assert desk.held() == "1"
-    assert desk.market.asked == []
+    assert (desk.held(), desk.market.asked) == ("1", [])
+    desk.see(at("12:04:02"))
+    assert desk.market.asked == [(BTC, 60, 2, at("12:04:02"))]
+
+
+def test_an_order_does_not_meet_what_was_before_it():
+    desk = Desk().quote("100").quote("100", seconds=3600)
+    desk.place("BUY 1 @ 98 as GTC")
+    history(desk, 60, ["12:30:00 100 100 90 100"])
+    desk.quote("100", seconds=5)
+    assert desk.held() == "flat"
 
 
 @pytest.mark.parametrize("hours, minutes, fill, filled_at", [

@@ -123,7 +123,7 @@ def test_five_and_twenty_bars_are_the_default(moves, wanted):
     sign = 1 if moves == "up" else -1
     away = [1000 - sign * n for n in range(20)]
     strategy = see(BaselinePerpsStrategy(StrategyConfig(enable_shorts=True)), away)
-    # With the fourth of these bars both means are exactly 8 away from the last one.
+    # With the fourth of these bars both means lie exactly 8 from where the price turned.
     for number, expected in enumerate((HOLD, HOLD, HOLD, HOLD, wanted)):
         see(strategy, [away[-1] + sign * 10], 20 + number)
         assert action(strategy) is expected
