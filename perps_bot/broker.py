@@ -13,14 +13,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from perps_bot.model import (
-    Candle,
-    Fill,
-    FundingPayment,
-    FundingRate,
-    Mark,
-    Order,
-    Position,
-    Product,
+    Candle, Fill, FundingPayment, FundingRate, Mark, Order, Position, Product,
 )
 
 

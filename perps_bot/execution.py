@@ -466,7 +466,8 @@ class ExecutionEngine:
 
     def _committed(self, position: Position) -> Decimal:
         """Base units of `position` that our outstanding stops and exits may still close."""
-        return self.books().committed(position.symbol, position.side.opposite)
+        return sum((o.remaining for o in self.outstanding(position.symbol)
+                    if o.side is not position.side), ZERO)
 
     def _stop_level(self, position: Position, trail_to: Decimal | None) -> Decimal | None:
         """The tighter of where the stop was and where the trail says, on the tick."""

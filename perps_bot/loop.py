@@ -23,7 +23,7 @@ from perps_bot.errors import (
     ConfigError, OrderRejected, PerpsBotError, StoreDamaged, VenueUnavailable,
 )
 from perps_bot.execution import ExecutionConfig, ExecutionEngine
-from perps_bot.market import bar_closes, bar_start
+from perps_bot.market import bar_closes, bar_start, cached_closes
 from perps_bot.model import (
     ZERO, Account, Action, Decision, Event, Mark, Order, OrderIntent, OrderStatus, Position,
     Purpose, Side, TradingState,
@@ -431,8 +431,9 @@ def _fill_window(bot: Bot, symbol: str, now: datetime, cached: bool = False) -> 
     """Fill the strategy's windows from the venue's candles, at a start else from the cache."""
     count = bot.settings.long_ma_period + CROSS_AGE_BARS_MAX + 1
     closes = bar_closes(bot.venue, symbol, bot.bar, count, now)
-    if cached and not closes:
-        closes = _cached_closes(bot, symbol, now)
+    if cached and not closes and bot.folder is not None:
+        cache = read_state(bot.folder / "marks.json")
+        closes = cached_closes(cache, symbol, bot.bar, now - (GAP_BARS_MAX + 1) * bot.bar, now)
     if closes:
         bot.strategy.warm(symbol, closes)
     return bool(closes)
@@ -444,20 +445,6 @@ def _warming(bot: Bot, symbol: str) -> list[str]:
         return []
     return [f"Strategy generates no signals: {symbol} has {bars} of {needed} bars; wait "
             f"{needed - bars} bars of {bot.settings.bar} s, check mark updates and MA periods"]
-
-
-def _cached_closes(bot: Bot, symbol: str, now: datetime) -> list[tuple[datetime, Decimal]]:
-    """The mark-window cache, where it is of this bar length and no older than the gap allowed."""
-    cache = read_state(bot.folder / "marks.json") if bot.folder else None
-    try:
-        row = cache[symbol]
-        last, closes = datetime.fromisoformat(row["bar_at"]), [Decimal(c) for c in row["closes"]]
-        fits = timedelta() <= now - last <= (GAP_BARS_MAX + 1) * bot.bar
-        if not fits or Decimal(row["bar_seconds"]) != bot.settings.bar:
-            return []
-    except (TypeError, KeyError, ValueError, ArithmeticError):
-        return []  # a cache that is not one counts as none
-    return [(last - (len(closes) - 1 - i) * bot.bar, close) for i, close in enumerate(closes)]
 
 
 def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:

@@ -182,6 +182,23 @@ def bar_closes(
     return []
 
 
+def cached_closes(
+    cache: Mapping | None, symbol: str, bar: timedelta, since: datetime, until: datetime
+) -> list[tuple[datetime, Decimal]]:
+    """Return the closes of a mark-window cache whose last bar ended in `since` to `until`.
+
+    One of another bar length, and one that is no cache at all, counts as none.
+    """
+    try:
+        row = cache[symbol]
+        last, closes = datetime.fromisoformat(row["bar_at"]), [Decimal(c) for c in row["closes"]]
+        fits = since <= last <= until and timedelta(seconds=int(row["bar_seconds"])) == bar
+    except (TypeError, KeyError, ValueError, ArithmeticError):
+        return []
+    ages = range(len(closes) - 1, -1, -1)
+    return [(last - age * bar, close) for age, close in zip(ages, closes)] if fits else []
+
+
 def bar_start(at: datetime, bar: timedelta) -> datetime:
     """Return the start of the bar that `at` lies in, counted from the Unix epoch."""
     return at - (at - datetime(1970, 1, 1, tzinfo=UTC)) % bar

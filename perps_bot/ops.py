@@ -64,46 +64,35 @@ class Surfaces:
 
     def apply(self, event: Event) -> None:
         """Count one event, and write it into the diary when it happened now."""
-        data, counts = event.data, self._counts
         if event.type == "day.opened":
-            self._begin_day(data["snapshot"].get("surfaces", {}))
-        elif event.type == "strategy.signal":
-            counts["decisions"] += 1
-            counts["signals"] += data["action"] != Action.HOLD
-        elif event.type == "order.intended":
-            counts["sent"] += 1
-        elif event.type == "order.updated" and data["client_order_id"] not in self._answered:
-            self._answered.add(data["client_order_id"])
-            counts["accepted"] += data["status"] not in (OrderStatus.REJECTED, OrderStatus.LOST)
-        if event.type in RISK_EVENT_TYPES:
-            row = {"seq": event.seq, "ts": event.at, "type": event.type, **data}
+            self._begin_day(event.data["snapshot"].get("surfaces", {}))
+        self._count(event.type, event.data)
+        is_risk = event.type in RISK_EVENT_TYPES
+        if is_risk:
+            row = {"seq": event.seq, "ts": event.at, "type": event.type, **event.data}
             self._risk_events = [*self._risk_events, row][-RISK_EVENTS_MAX:]
-        if self.is_live and (event.type not in UNLOGGED or data.get("action", "hold") != "hold"):
-            log.log(logging.WARNING if event.type in RISK_EVENT_TYPES else logging.INFO,
-                    "%s %s", event.type, diary_line(data))
+        is_worth_it = event.type not in UNLOGGED or event.data.get("action", "hold") != "hold"
+        if self.is_live and is_worth_it:
+            log.log(logging.WARNING if is_risk else logging.INFO, "%s %s", event.type,
+                    diary_line(event.data))
 
     def snapshot(self) -> dict[str, object]:
         return {"risk_events": self._risk_events}
 
     def publish(self, bot: Bot, now: datetime, error: str = "") -> None:
         """Rename the files into place; one that cannot be written stops nothing."""
-        is_early = (self._published_at is not None
-                    and timedelta() <= now - self._published_at < PUBLISH_EVERY)
-        if is_early and not error and bot.message == self._message:
+        is_news = bool(error) or bot.message != self._message
+        since = None if self._published_at is None else now - self._published_at
+        if not is_news and since is not None and timedelta() <= since < PUBLISH_EVERY:
             return
         self._published_at = now
         if bot.message != self._message:
             self._message = bot.message
             log.warning("%s", bot.message or "nothing stands in the way any more")
-        windows = {
-            s: {"bar_at": bot.strategy.bar_at(s), "bar_seconds": bot.settings.bar,
-                "closes": bot.strategy.window(s)} for s in bot.symbols
-        }
-        for name, value in (
-            ("health.json", health(bot, now, error)), ("last_state.json", self.state(bot, now)),
-            ("risk_events.json", self._risk_events), ("marks.json", windows),
-        ):
-            self._write(name, value)
+        self._write("health.json", health(bot, now, error))
+        self._write("last_state.json", self.state(bot, now))
+        self._write("risk_events.json", self._risk_events)
+        self._write("marks.json", _windows(bot))
 
     def state(self, bot: Bot, now: datetime) -> dict[str, object]:
         """What a person wants to see at a glance; never read back."""
@@ -130,6 +119,17 @@ class Surfaces:
             "last_decisions": bot.last_decisions,
         }
 
+    def _count(self, type: str, data: Mapping) -> None:
+        counts = self._counts
+        if type == "strategy.signal":
+            counts["decisions"] += 1
+            counts["signals"] += data["action"] != Action.HOLD
+        elif type == "order.intended":
+            counts["sent"] += 1
+        elif type == "order.updated" and data["client_order_id"] not in self._answered:
+            self._answered.add(data["client_order_id"])
+            counts["accepted"] += data["status"] not in (OrderStatus.REJECTED, OrderStatus.LOST)
+
     def _begin_day(self, kept: Mapping) -> None:
         self._counts, self._answered = Counter(), set()
         self._risk_events = list(kept.get("risk_events", self._risk_events))
@@ -151,20 +151,15 @@ def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
     missing = [symbol for symbol in bot.symbols if symbol not in bot.engine.marks]
     unwanted = [kind for kind in bot.risk.holds if kind != "settings"]
     halted = bot.risk.state is TradingState.HALTED
-    valid = max(HEALTH_TICKS * int(bot.settings.interval), HEALTH_SECONDS_MIN) * (not bot.is_over)
+    ok = not any((error, missing, unwanted, halted, bot.untraded, bot.is_over)) and (
+        bot.store.writable)
+    valid = max(HEALTH_TICKS * int(bot.settings.interval), HEALTH_SECONDS_MIN)
     return {
-        "timestamp": now,
-        "ok": not (error or missing or unwanted or halted or bot.untraded or bot.is_over)
-        and bot.store.writable,
-        "profile": bot.settings.profile,
-        "symbols": list(bot.symbols),
-        "last_decisions": bot.last_decisions,
-        "message": bot.message,
-        "error": error,
-        "valid_until": now + timedelta(seconds=valid),
-        "pid": os.getpid(),
-        "broker": bot.broker_name,
-        "trading_state": bot.risk.state,
+        "timestamp": now, "ok": ok, "profile": bot.settings.profile,
+        "symbols": list(bot.symbols), "last_decisions": bot.last_decisions,
+        "message": bot.message, "error": error,
+        "valid_until": now if bot.is_over else now + timedelta(seconds=valid),
+        "pid": os.getpid(), "broker": bot.broker_name, "trading_state": bot.risk.state,
     }
 
 
@@ -229,11 +224,11 @@ def _feasible(product: Product, side: Side, account: Account, limits: RiskConfig
     except BelowMinimum:
         return Check(name, False, f"Quantization failed: Below minimum: {said}, "
                                   f"{_way_out(product, side, account, limits, price)}")
-    verdict = LiveRiskManager(limits).pre_trade(
-        OrderIntent(product.symbol, side, quantity), account, product)
-    contracts = f"{quantity / product.contract_size:f} contracts"
+    intent = OrderIntent(product.symbol, side, quantity)
+    verdict = LiveRiskManager(limits).pre_trade(intent, account, product)
+    size = product.contract_size
     return Check(name, verdict.approved, verdict.reason or (
-        f"{said}: {contracts} of {product.contract_size * price:.2f} USD"))
+        f"{said}: {quantity / size:f} contracts of {size * price:.2f} USD"))
 
 
 def _way_out(
@@ -253,6 +248,14 @@ def _way_out(
     changes = [f"{flag} {(needed * SPARE).quantize(Decimal('1E1'), ROUND_UP):f}"
                for flag, allowed, needed in numbers if allowed is not None and allowed < least]
     return f"the smallest order is {least:.2f} USD: set {' and '.join(changes)}"
+
+
+def _windows(bot: Bot) -> dict[str, object]:
+    """The mark-window cache: the closes that the averages are made of."""
+    return {
+        symbol: {"bar_at": bot.strategy.bar_at(symbol), "bar_seconds": bot.settings.bar,
+                 "closes": bot.strategy.window(symbol)} for symbol in bot.symbols
+    }
 
 
 def _position_row(bot: Bot, symbol: str) -> dict[str, object]:

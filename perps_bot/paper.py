@@ -6,6 +6,7 @@ room above can tell.  It never reads a clock, never draws at random and never lo
 world moves only when `marks` is asked, and the same marks give the same fills.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,7 +18,7 @@ from perps_bot.broker import MarketData
 from perps_bot.catalog import floor_to
 from perps_bot.errors import OrderRejected
 from perps_bot.model import (
-    ZERO, Candle, Fill, FundingPayment, Mark, Order, OrderIntent, OrderStatus,
+    ZERO, Candle, Fill, FundingPayment, FundingRate, Mark, Order, OrderIntent, OrderStatus,
     OrderType, Position, Product, Purpose, Side, TimeInForce,
 )
 from perps_bot.tracker import apply_fill
@@ -27,12 +28,10 @@ from perps_bot.tracker import apply_fill
 STOP_LIMIT_BEYOND_PCT, ATTACHED_PROFIT_PCT = Decimal("0.05"), Decimal("0.20")
 # Available margin at or below this share of initial margin liquidates (coinbase.md 3.13).
 LIQUIDATION_SHARE = Decimal("0.88")
-# How many price levels, one tick apart, a market order may walk through.
-BOOK_LEVELS_MAX = 10
-# The oldest quote that an order can still be filled from.
-QUOTE_AGE_MAX = timedelta(minutes=1)
+# How many price levels, one tick apart, an order may walk through, and of how old a quote.
+BOOK_LEVELS_MAX, QUOTE_AGE_MAX = 10, timedelta(minutes=1)
 # Orders that may be open at once; finished orders, fills and payments that reads can still see.
-ORDERS_MAX, HISTORY_MAX = 500, 2_000
+ORDERS_MAX, HISTORY_MAX = 500, 10_000
 # A longer absence than this is made up for by candles, so many of each length at most; each row
 # has their seconds, and how long before now they end.
 ABSENCE_MIN, CANDLES_MAX = timedelta(minutes=2), 1_500
@@ -57,7 +56,6 @@ class PaperBroker:
         slippage_bps: Decimal = ZERO,
     ) -> None:
         self._market = market
-        self.candles, self.funding = market.candles, market.funding
         self._products: dict[str, Product] = {}
         self._balance = equity
         self._fee_rate, self._fee_per_contract = fee_rate, fee_per_contract
@@ -67,8 +65,8 @@ class PaperBroker:
         self._marks: dict[str, Mark] = {}  # the last of every symbol, to value things at
         self._live: dict[str, Order] = {}
         self._ended: dict[str, tuple[datetime, Order]] = {}  # with the moment of the end
-        self._fills: list[Fill] = []
-        self._payments: list[FundingPayment] = []
+        self._fills: deque[Fill] = deque(maxlen=HISTORY_MAX)
+        self._payments: deque[FundingPayment] = deque(maxlen=HISTORY_MAX)
         self._seen_at: datetime | None = None
 
     def restore(
@@ -91,6 +89,12 @@ class PaperBroker:
         products = self._market.products()
         self._products.update((product.symbol, product) for product in products)
         return products
+
+    def candles(self, symbol: str, seconds: int, count: int, now: datetime) -> Sequence[Candle]:
+        return self._market.candles(symbol, seconds, count, now)
+
+    def funding(self, symbol: str, now: datetime) -> FundingRate | None:
+        return self._market.funding(symbol, now)
 
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
@@ -181,20 +185,20 @@ class PaperBroker:
     def _not_covered(self, order: Order, mark: Mark) -> OrderRejected | None:
         """What position, reservations and margin do not allow."""
         self._marks.setdefault(order.symbol, mark)
-        live, size, stop = tuple(self._live.values()), order.quantity, _is_stop(order)
+        live, size = tuple(self._live.values()), order.quantity
         held, promised = self._closable(order), _remaining(live, order.symbol, order.side)
         reserved = _remaining(live, order.symbol, order.side, stops=True)
         free, equity = held - reserved - promised, self.equity()
         symbols = self._symbols() | {order.symbol: None}
         margin = sum((self._margin(symbol, (*live, order)) for symbol in symbols), ZERO)
         return _first(
-            (stop and size > free, "PREVIEW_BRACKET_ORDER_SIZE_EXCEEDS_POSITION",
+            (_is_stop(order) and size > free, "PREVIEW_BRACKET_ORDER_SIZE_EXCEEDS_POSITION",
              f"{free:f} is free"),
-            (not stop and held > 0 and reserved and size > held - reserved,
+            (held > 0 and reserved and size > held - reserved,
              "PREVIEW_ORDER_SIZE_EXCEEDS_BRACKETED_POSITION",
              f"{reserved:f} of the position is reserved by a resting stop"),
             # What only shrinks the position needs no margin.
-            (not stop and size > held - promised and margin > equity, "INSUFFICIENT_FUNDS",
+            (size > held - promised and margin > equity, "INSUFFICIENT_FUNDS",
              f"{margin:.2f} USD of initial margin in all, {equity:.2f} USD of equity"),
         )
 
@@ -247,7 +251,8 @@ class PaperBroker:
                     amount = position.quantity * position.mark_price * rate.rate
                     self._balance -= amount
                     name = f"funding-{symbol}-{rate.at.isoformat()}"
-                    _keep(self._payments, FundingPayment(name, symbol, amount, rate.rate, rate.at))
+                    payment = FundingPayment(name, symbol, amount, rate.rate, rate.at)
+                    self._payments.append(payment)
             self._seen_at = moment
 
     def _meet(self, mark: Mark, now: datetime) -> None:
@@ -348,7 +353,7 @@ class PaperBroker:
         self._positions[fill.symbol] = after
         if not after.quantity:
             del self._positions[fill.symbol]
-        _keep(self._fills, fill)
+        self._fills.append(fill)
 
     def _attach(self, entry: Order, quantity: Decimal, price: Decimal, now: datetime) -> None:
         """Rest the bracket that came with an entry on what has just been filled of it."""
@@ -489,12 +494,6 @@ def _opposite(mark: Mark, side: Side) -> tuple[Decimal, Decimal | None]:
     return (mark.ask, mark.ask_size) if side is Side.BUY else (mark.bid, mark.bid_size)
 
 
-def _since(history: list, since: datetime) -> list:
+def _since(history: deque, since: datetime) -> list:
     """The newest part of a history, oldest first; found from its end, however long it is."""
     return [*takewhile(lambda item: item.at >= since, reversed(history))][::-1]
-
-
-def _keep(history: list, item: object) -> None:
-    history.append(item)
-    if len(history) > 2 * HISTORY_MAX:
-        del history[:HISTORY_MAX]

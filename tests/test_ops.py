@@ -279,7 +279,7 @@ def test_events_that_are_only_read_back_are_not_written_into_the_diary_again(des
 
 @pytest.mark.parametrize("data, line", [
     ({"symbol": BTC, "quantity": Decimal("0.10")},   "symbol=BTC-PERP quantity=0.10"),
-    ({"side": Side.BUY, "filled_at": NOON},          "side=buy filled_at=2025-05-01T12:00:00+00:00"),
+    ({"side": Side.BUY, "at": NOON},                 "side=buy at=2025-05-01T12:00:00+00:00"),
     ({"a": "", "b": None, "c": {"d": 1}, "e": [1]},  ""),
     ({"filled": 0},                                  "filled=0"),
     ({"answer": "no\n2025 INFO all is well\x1b[0m"}, r"answer='no\n2025 INFO all is well\x1b[0m'"),

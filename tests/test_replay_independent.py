@@ -22,15 +22,17 @@ def crossover(rows, contract=Decimal("0.01"), tick=Decimal(5)):
     def fill(quantity, price):
         nonlocal cash, held, entry
         cash += -held * (entry - price) if held else 0
-        cash -= abs(quantity) * price * Decimal("0.001") + abs(quantity) / contract * Decimal("0.15")
+        size = abs(quantity)
+        cash -= size * price * Decimal("0.001") + size / contract * Decimal("0.15")
         held, entry = held + quantity, price
         fills.append((quantity, price))
 
     for opened, high, low, close in rows:
         if order:  # what was decided on the last close fills at this open
             fill(order, opened)
-            best, stop, cross, order = opened, stop if held else None, cross if not held else 0, None
-        if held and stop and low <= stop:  # the venue's stop, at the worse of its level and the open
+            best, stop, order = opened, None, None
+            cross = cross if not held else 0
+        if held and stop and low <= stop:  # at the worse of the stop's level and the open
             fill(-held, min(stop, opened))
             stop = None
         if held:

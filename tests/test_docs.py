@@ -1,0 +1,374 @@
+"""The documents are true: each command in them runs, each name, field and message exists."""
+
+import ast
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from perps_bot.cli import COMMANDS, main
+from perps_bot.loop import tick
+from perps_bot.model import Position
+from perps_bot.settings import PROFILES, SETTINGS, described, resolve
+from perps_bot.store import SYNCED, EventStore, read_events
+from perps_bot.tracker import PositionTracker
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = {name: (ROOT / name).read_text("utf-8") for name in (
+    "README.md", "docs/RUNBOOK_PERPS.md", "docs/ONE_TICK.md", "docs/EVENTS.md")}
+README, RUNBOOK, ONE_TICK, EVENTS = DOCS.values()
+SOURCE = {path.name: path.read_text("utf-8") for path in (ROOT / "perps_bot").glob("*.py")}
+PATIENCE_SECONDS = 60
+MAY = datetime(2025, 5, 1, tzinfo=UTC)
+
+
+def blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def commands(text):
+    """Yield the commands of the sh blocks; one with quotes over several lines is one."""
+    for block in blocks(text, "sh"):
+        waiting = ""
+        for line in block.splitlines():
+            waiting += line
+            if waiting.count('"') % 2 or waiting.count("'") % 2:
+                waiting += "\n"
+                continue
+            yield waiting
+            waiting = ""
+        assert not waiting, block
+
+
+def table(text, *columns):
+    """Return the rows of the table with exactly these columns, as lists of cells."""
+    head = f"| {' | '.join(columns)} |\n"
+    assert text.count(head) == 1, head
+    rows = text.partition(head)[2].split("\n")[1:]
+    return [[cell.strip() for cell in row.strip("|").split("|")]
+            for row in rows[:next(n for n, row in enumerate(rows) if not row)]]
+
+
+# The commands
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory):
+    """A folder in which the bot has run, with recorded prices, a config file and our programs."""
+    place = tmp_path_factory.mktemp("used")
+    launcher = f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -B -P'
+    for name, rest in (("perps-bot", " -m perps_bot"), ("python", "")):
+        path = place / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f'{launcher}{rest} "$@"\n')
+        path.chmod(0o755)
+    (place / "tests").symlink_to(ROOT / "tests")
+    (place / "perps.toml").write_text(blocks(RUNBOOK, "toml")[0])
+    text = candles(80000 + abs(n % 100 - 50) * 20 for n in range(600))
+    (place / "btc-1m.csv.gz").write_bytes(gzip.compress(text.encode()))
+    (place / "eth-1m.csv").write_text(text)
+    rates = [f"{MAY + timedelta(hours=n):%Y-%m-%dT%H:%M:%SZ},0.0001\n" for n in range(1, 10)]
+    (place / "btc-funding.csv").write_text("time,funding_rate\n" + "".join(rates))
+    for line in ("--profile dev", "--profile demo", "--profile prod"):
+        run = subprocess.run(["bin/perps-bot", *line.split(), "--dev-fast"], cwd=place, text=True,
+                             env=environment(place, PERPS_FORCE_MOCK="1"), capture_output=True,
+                             check=False)
+        assert run.returncode == 0, run.stderr
+    return place
+
+
+def candles(prices):
+    rows = [f"{MAY + timedelta(minutes=n):%Y-%m-%dT%H:%M:%SZ},{p},{p + 9},{p - 9},{p}\n"
+            for n, p in enumerate(prices)]
+    return "time,open,high,low,close\n" + "".join(rows)
+
+
+def environment(place, **changes):
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith(("PERPS_", "COINBASE_", "EVENT_STORE", "LOG_LEVEL", "PYTHON"))}
+    return {**kept, "PATH": f"{place / 'bin'}{os.pathsep}{kept['PATH']}", **changes}
+
+
+@pytest.fixture
+def place(used, tmp_path):
+    return shutil.copytree(used, tmp_path / "place", symlinks=True)
+
+
+def begun(place, line):
+    """Start a command line that ends only when it is told to, and wait until it says so."""
+    bot = subprocess.Popen(["sh", "-c", f"exec env {line}"], cwd=place, env=environment(place),
+                           text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert "profile=" in bot.stdout.readline(), bot.communicate()[1]
+    return bot
+
+
+def runs_on(line):
+    words = re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()
+    is_bot = words[0] == "bin/perps-bot" or words[:3] == ["python", "-m", "perps_bot"]
+    return is_bot and "--dev-fast" not in words and not set(words) & {"check", "resume", "replay"}
+
+
+PRINTED = [line for text in (README, RUNBOOK) for line in commands(text)]
+
+
+@pytest.mark.parametrize("line", [line for line in PRINTED if runs_on(line)])
+def test_a_printed_start_runs_until_it_is_stopped(line, place):
+    bot = begun(place, line)
+    bot.send_signal(signal.SIGTERM)
+    out, err = bot.communicate(timeout=PATIENCE_SECONDS)
+    assert bot.returncode == 0, err
+    assert "stopped: every entry confirmed gone" in out and "Traceback" not in err
+
+
+@pytest.mark.parametrize("line", [
+    line for line in PRINTED if not runs_on(line) and " PID" not in line and "pgrep" not in line
+    and line != "bin/test"])
+def test_a_printed_command_ends_as_it_should(line, place):
+    run = subprocess.run(["sh", "-c", line], cwd=place, env=environment(place), text=True,
+                         capture_output=True, timeout=PATIENCE_SECONDS, check=False)
+    expected = re.search(r"# exit (\d)", line)
+    assert run.returncode == int(expected[1] if expected else 0), run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("line", [line for line in PRINTED if " PID" in line])
+def test_a_printed_signal_does_what_the_runbook_says(line, place):
+    bot = begun(place, "bin/perps-bot --profile dev --interval 1")
+    try:
+        subprocess.run(["sh", "-c", line.replace("PID", str(bot.pid))], check=True)
+        if "-USR1" in line:
+            state = place / "data/perps_bot/dev/health.json"
+            while json.loads(state.read_text())["trading_state"] != "REDUCING":
+                assert bot.poll() is None
+            bot.send_signal(signal.SIGTERM)
+        bot.communicate(timeout=PATIENCE_SECONDS)
+        assert bot.returncode == 0
+    finally:
+        bot.kill()
+
+
+@pytest.mark.skipif(not shutil.which("pgrep"), reason="pgrep is not installed")
+@pytest.mark.parametrize("line", [line for line in PRINTED if "pgrep" in line])
+def test_pgrep_finds_the_running_bot(line, place):
+    bot = begun(place, "bin/perps-bot --profile dev")
+    try:
+        found = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+        assert str(bot.pid) in [row.split()[0] for row in found.stdout.splitlines()]
+    finally:
+        bot.kill()
+        bot.communicate()
+
+
+def test_every_kind_of_printed_command_is_one_of_these():
+    """So that a new line of the documents cannot slip through between the tests above."""
+    assert {re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()[0] for line in PRINTED} == {
+        "bin/perps-bot", "bin/test", "python", "kill", "pgrep", "cat", "tail", "grep", "cp"}
+    assert len(PRINTED) > 40
+
+
+@pytest.mark.parametrize("sample", [
+    *blocks(RUNBOOK, "python"), *blocks(EVENTS, "python")])
+def test_a_python_sample_runs_as_printed(sample, place):
+    run = subprocess.run(["bin/python", "-c", sample], cwd=place, env=environment(place),
+                         text=True, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_the_printed_check_of_the_chain_finds_a_changed_byte(place):
+    (sample,) = [block for block in blocks(EVENTS, "python") if "def verify" in block]
+    names = {}
+    exec(sample, names)
+    (path,) = place.glob("data/perps_bot/dev/events/*.jsonl")
+    names["verify"](path)
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b'"symbol":"BTC-PERP"', b'"symbol":"ETC-PERP"', 1))
+    assert path.read_bytes() != text
+    with pytest.raises(SystemExit, match="line 3: the crc does not fit"):
+        names["verify"](path)
+
+
+def test_the_printed_output_of_the_first_cycle_is_what_it_prints(place):
+    shown, = blocks(README, "text")[:1]
+    run = subprocess.run(["sh", "-c", "exec bin/perps-bot --profile dev --dev-fast 2>&1"],
+                         cwd=place, env=environment(place, EVENT_STORE_ROOT="data"), text=True,
+                         capture_output=True, check=True)
+    assert without_numbers(run.stdout) == without_numbers(shown)
+
+
+def without_numbers(text):
+    return sorted(re.sub(r"\d[\d.:TZ-]*|flat|hold", "#", line) for line in text.splitlines())
+
+
+# The names
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_every_file_that_is_named_exists(name):
+    named = set(re.findall(r"\b(?:bin|docs|perps_bot|tests)/[\w./-]*[\w]", DOCS[name]))
+    named = {path for path in named if not path.startswith(("perps_bot/dev", "perps_bot/demo"))}
+    assert named and [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_a_document_promises_nothing(name):
+    assert re.findall(r"(?i)\b(?:later version|not yet|to come|will be|phase|TODO)\b",
+                      DOCS[name]) == []
+
+
+def test_the_readme_lists_the_commands_that_there_are():
+    rows = [re.search(r"bin/perps-bot (\w+)", command)[1]
+            for command, _ in table(README, "command", "what it does")]
+    assert sorted([*rows, "perps"]) == sorted(COMMANDS)
+
+
+def test_the_settings_are_listed_with_flag_variable_default_and_range():
+    profile = resolve({}, {})
+    rows = table(RUNBOOK, "name", "flag or variable", "default", "allowed", "what")
+    assert [row[0] for row in rows] == [f"`{row.name}`" for row in SETTINGS]
+    defaults = {name: value for name, value, _, source in described(profile)}
+    for (_, places, default, allowed, what), row in zip(rows, SETTINGS):
+        assert re.findall("`(.+?)`", places) == [p for p in (row.flag, row.env) if p], row.name
+        assert default == ("by profile" if row.name in PROFILES["dev"] else
+                           defaults[row.name].replace("data", "./data", row.env ==
+                                                      "EVENT_STORE_ROOT")), row.name
+        assert allowed == "switch" or allowed.startswith(row.kind.allowed), row.name
+        assert not row.unit or allowed.endswith(row.unit), row.name
+        assert what == row.help
+
+
+def test_the_profiles_are_listed_with_their_limits():
+    rows = {row[0]: row[1:5] for row in table(RUNBOOK, "profile", "max position", "max leverage",
+                                              "shorts", "bar", "where it trades")}
+    assert rows == {
+        name: [f"${limits['max_position']:,}", f"{limits['max_leverage']}x",
+               "yes" if limits["enable_shorts"] else "no", f"{limits['bar']} s"]
+        for name, limits in PROFILES.items()}
+
+
+def test_the_printed_health_has_the_fields_of_the_real_one(place):
+    real = json.loads((place / "data/perps_bot/dev/health.json").read_text())
+    (shown,) = blocks(RUNBOOK, "json")
+    assert list(json.loads(shown)) == list(real)
+    told = re.findall("`(.+?)`", " ".join(f for f, _ in table(RUNBOOK, "field", "what")))
+    assert sorted(told) == sorted(real)
+
+
+def test_the_files_of_a_profile_are_those_that_are_listed(place):
+    listed = re.findall("`(.+?)`", " ".join(row[0] for row in table(RUNBOOK, "file", "what")))
+    assert sorted(name.rstrip("/") for name in listed) == sorted(
+        os.listdir(place / "data/perps_bot/dev"))
+
+
+QUOTED = [*re.findall(r'^### "(.+)"$', RUNBOOK, re.M),
+          *(row[0].strip("`") for row in table(RUNBOOK, "message", "what to do"))]
+
+
+@pytest.mark.parametrize("message", QUOTED)
+def test_a_message_to_search_for_is_one_that_the_program_says(message):
+    strings = " ".join(
+        node.value for text in SOURCE.values() for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    said = message.removeprefix("Risk check failed: ")
+    assert said in strings
+    assert said == message or "Risk check failed: " in strings
+
+
+def test_the_runbook_has_the_four_messages():
+    assert QUOTED[:4] == [
+        "No mark price for symbol", "Risk check failed: Leverage exceeds limit",
+        "Quantization failed: Below minimum", "Strategy generates no signals"]
+
+
+# The tick
+
+
+def test_the_tick_is_told_in_the_order_in_which_the_code_does_it():
+    told = ONE_TICK.partition("## The tick")[2].partition("## After the tick")[0]
+    steps = re.findall(r"^\d+\. \*\*.+?`(\w+)`", told, re.M | re.S)
+    code = SOURCE["loop.py"].partition("def tick(")[2].partition("\ndef ")[0]
+    places = [code.index(f"{step}(") for step in steps]
+    assert len(steps) == 11 and places == sorted(places)
+    called = set(re.findall(r"\b_?[a-z_]+(?=\(bot)|(?<=engine\.)[a-z]+(?=\()", code))
+    assert {name for name in called if f"`{name}`" not in told} <= {"tick", "exit"}
+    assert tick.__name__ == "tick"
+
+
+# The events
+
+
+def documented():
+    """Return {type: (is it synced, its fields)} as docs/EVENTS.md has them."""
+    found = {}
+    for section in EVENTS.split("\n### ")[1:]:
+        name, _, body = section.partition("\n")
+        fields = [field for row in re.findall(r"^\| (`.+?) \|", body, re.M)
+                  for field in re.findall(r"`(\w+)`", row)]
+        found[name.strip("`")] = ("Not synced" not in body and "Synced" in body, fields)
+    return found
+
+
+def test_every_event_type_in_the_code_is_documented_and_no_other():
+    words = {node.value for name, text in SOURCE.items() if name != "ops.py"
+             for node in ast.walk(ast.parse(text))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)
+             and re.fullmatch("(?:bot|day|order|stop|funding|state|position|reconcile|trade|risk|"
+                              "strategy)\\.[a-z]+", node.value)}
+    assert words == set(documented())
+
+
+def test_what_is_synced_is_what_is_said_to_be():
+    assert {name for name, (synced, _) in documented().items() if synced} == SYNCED
+
+
+@pytest.fixture(scope="module")
+def written(used, tmp_path_factory):
+    """{type: all field names} of the events of several runs."""
+    place, seen = tmp_path_factory.mktemp("written"), defaultdict(set)
+    before = os.getcwd()
+    os.chdir(place)
+    (place / "limits.toml").write_text("max_daily_loss_pct = 0.005\n")
+    saw = (80000 + n % 100 * 25 for n in range(600))  # it rises, and then falls through every stop
+    (place / "saw.csv").write_text(candles(saw))
+    assert main(["replay", "saw.csv", "--funding", str(used / "btc-funding.csv"),
+                 "--events", "replayed", "--config", "limits.toml"]) == 0
+    assert main(["replay", str(used / "btc-1m.csv.gz"), "--max-position", "90", "--events",
+                 "refused"]) == 0
+    os.chdir(before)
+    odd = EventStore(place / "odd", MAY)
+    books = PositionTracker(odd)
+    for kind in ("position.adopted", "reconcile.mismatch"):
+        books.adopt(kind, Position("BTC-PERP", Decimal(1), Decimal(9), Decimal(9)))
+    folders = [place / "replayed", place / "refused", place / "odd",
+               used / "data/perps_bot/dev/events"]
+    for event in (event for folder in folders for event in read_events(folder)):
+        seen[event.type] |= event.data.keys()
+    return seen
+
+
+@pytest.mark.parametrize("kind", sorted(set(documented()) - {"order.unknown", "order.lost"}))
+def test_the_fields_of_an_event_are_those_that_are_documented(kind, written):
+    fields = documented()[kind][1]
+    if kind == "state.changed":
+        fields = [field for field in fields if field != "clears_loss"]  # the owner's resume alone
+    if kind == "risk.rejected":
+        fields = [field for field in fields if field not in ("code", "limit")]
+    assert set(fields) == written[kind]
+
+
+@pytest.mark.parametrize("kind", ["order.unknown", "order.lost"])
+def test_the_fields_of_an_order_in_doubt_are_those_that_are_documented(kind):
+    calls = [node for node in ast.walk(ast.parse(SOURCE["execution.py"]))
+             if isinstance(node, ast.Call) and node.args
+             and isinstance(node.args[0], ast.Constant) and node.args[0].value == kind]
+    (fields,) = [[word.arg for word in call.keywords] for call in calls]
+    assert sorted(fields) == sorted(documented()[kind][1])
