@@ -29,9 +29,11 @@ from perps_bot.tracker import OrderTracker, PositionTracker
 READ_OVERLAP = timedelta(minutes=10)
 # Two complete listings without the order, so far apart, prove that it is absent.
 ABSENCE_PROOF = timedelta(seconds=10)
-# The venue's words for "the price has already passed this stop" and "this leg is too far away".
+# Words for "the price has passed this stop", "there is less to stop" and "this leg is too far".
 STOP_PASSED = ("PREVIEW_STOP_PRICE_ABOVE_LAST_TRADE_PRICE",
                "PREVIEW_STOP_PRICE_BELOW_LAST_TRADE_PRICE", "STOP_ALREADY_TRIGGERED")
+NOTHING_TO_STOP = ("PREVIEW_BRACKET_ORDER_SIZE_EXCEEDS_POSITION",
+                   "BRACKET_ORDER_SIZE_EXCEEDS_POSITION", "NOT_REDUCING")
 OUT_OF_BOUNDS = ("BRACKET_LIMIT_PRICE_OUT_OF_BOUNDS", "INVALID_BRACKET_LIMIT_PRICE")
 
 
@@ -223,7 +225,7 @@ class ExecutionEngine:
         since = min(watched, default=self.store.now)
         listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
         for order in listed.values():
-            if orders.get(order.id) is None or order.id in orders.lost:
+            if order.id in orders.lost or not orders.knows(order.id):
                 self._take_in(order)
         self._book_fills(since)
         for ticket in tuple(orders.tickets.values()):
@@ -421,24 +423,29 @@ class ExecutionEngine:
                 self._update(order.with_state(listed.state_data()))
         elif ticket.recorded == order.quantity:
             self._update(replace(order, status=OrderStatus.FILLED, filled_quantity=order.quantity))
-        elif not order.status.is_terminal and ticket.missed_at is None:
-            ticket.missed_at = now
+        elif not order.status.is_terminal and now < (ticket.missed_at or now + ABSENCE_PROOF):
+            ticket.missed_at = now  # the first time, or a clock that was set back
         elif not order.status.is_terminal and now - ticket.missed_at >= ABSENCE_PROOF:
             self.store.append("order.lost", client_order_id=order.id, symbol=order.symbol,
                               filled_quantity=ticket.recorded,
                               reason="absent from two complete listings")
 
     def _take_in(self, order: Order) -> None:
-        """Book an order of ours that the books do not have: a lost one, or an entry's own stop."""
+        """Book an order of ours that the books do not have.
+
+        A lost one; one that a full disk forgot, known by its tag; the stop of one of our entries.
+        """
+        tagged = order.id.startswith(f"{self.config.tag}-") and not order.status.is_terminal
+        attached = self.orders.is_ours(order.originating_order_id)
         if order.id in self.orders.lost:
             self._update(order)
             if order.purpose is Purpose.ENTRY and not order.status.is_terminal:
                 self._ask_to_cancel([order])  # what decided it is long past
-        elif (order.originating_order_id and (order.filled_quantity or order.remaining)
-                and self.orders.is_ours(order.originating_order_id)):
+        elif tagged or attached and (order.filled_quantity or order.remaining):
             self.store.append("order.intended", **order.intent_data(), mark_price=None)
             self._update(order)
-            self._say_stop("stop.placed", order)
+            if order.purpose is Purpose.STOP:
+                self._say_stop("stop.placed", order)
 
     # Stops and exits.
 
@@ -461,7 +468,8 @@ class ExecutionEngine:
             self._unprotected_since.setdefault(symbol, now)
         missing = abs(position.quantity) - self._committed(position)
         level = self._stop_level(position, trail_to)
-        if missing > 0 and level is not None and now >= self._stop_not_before.get(symbol, now):
+        awaits_its_own = now < self._stop_not_before.get(symbol, now) <= now + self._patience
+        if missing > 0 and level is not None and not awaits_its_own:
             self._place_stop(position, missing, level)
 
     def _committed(self, position: Position) -> Decimal:
@@ -492,6 +500,8 @@ class ExecutionEngine:
                     self._exits[symbol] = _Exit(why, self.store.now)
                     self.work(symbol, None)
                     return
+                if refusal.code in NOTHING_TO_STOP:
+                    return  # a stop on nothing could open: the comparison of the books decides
                 bracket_refused = refusal.code not in OUT_OF_BOUNDS
                 continue
             if self.tracker.get_position(symbol).quantity:  # else it has fired at once
@@ -509,7 +519,7 @@ class ExecutionEngine:
     def _advance_exit(self, position: Position, plan: _Exit, trail_to: Decimal | None) -> None:
         """Cancel what reserves the position, see it gone, close; unfilled, the stop goes back."""
         now, symbol = self.store.now, position.symbol
-        if now < plan.not_before:
+        if now < plan.not_before <= now + self._patience:  # beyond it, the clock was set back
             self._protect(position, trail_to)
             return
         in_the_way = [o for o in self.outstanding(symbol)

@@ -9,7 +9,7 @@ import logging
 import queue
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -145,6 +145,7 @@ class Bot:
     _next_bar: dict[str, datetime] = field(default_factory=dict)
     _decided: dict[str, tuple] = field(default_factory=dict)
     _seen: dict[str, Mark] = field(default_factory=dict)
+    _unexplained: dict[str, datetime] = field(default_factory=dict)
     _differs: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     _last_event_at: datetime | None = None
 
@@ -267,20 +268,23 @@ def tick(bot: Bot, now: datetime) -> None:
     account = bot.engine.picture()
     paused = _compare_books(bot)
     bot.risk.post_trade(account)
-    wanted, said = [], []
+    wanted, failures = [], []
     for symbol in bot.symbols:
         mark = marks.get(symbol)
-        if mark is None:
-            said.append(f"No mark price for symbol {symbol}: check the venue and the spelling")
-        elif symbol not in bot.untraded and _is_news(bot, mark, now):
-            decision = _decide(bot, mark, account, now)
+        if mark is not None and symbol not in bot.untraded and _is_news(bot, mark, now):
+            try:
+                decision = _decide(bot, mark, account, now)
+            except VenueUnavailable as failure:
+                failures.append(failure)  # it holds up no other symbol's exit or stop
+                continue
             if decision.action is Action.CLOSE:
                 _close(bot, decision)
             elif decision.action is not Action.HOLD and symbol not in paused:
                 wanted.append(decision)
-        said += _warming(bot, symbol)
-    bot.message = "; ".join(said)
-    _work(bot, bot.symbols)
+    failures += _work(bot, bot.symbols)
+    bot.message = "; ".join(text for symbol in bot.symbols for text in _obstacles(bot, symbol))
+    if failures:
+        raise failures[0]
     _enter_one(bot, wanted)
 
 
@@ -330,16 +334,15 @@ def _start(bot: Bot, now: datetime) -> None:
         bot.catalog.get(symbol)
     bot.engine.settle()
     _hold_as_set(bot)
-    bot.untraded.clear()
+    ours = {*bot.tracker.positions(), *(o.symbol for o in bot.engine.outstanding())}
+    if left_out := sorted(ours - {*bot.symbols}):
+        raise ConfigError(f"{' '.join(left_out)}: still held or with orders of ours; add it to "
+                          f"--symbols, or it would be left alone")
     for symbol, position in _differing(bot):
-        if bot.engine.outstanding(symbol):
-            continue  # the venue's reads may lag behind our own orders
         if symbol in bot.settings.adopt:
             bot.tracker.adopt("position.adopted", position)
-        else:
-            bot.untraded.add(symbol)
-            log.error("%s: the venue holds %s, our events explain %s: untouched until --adopt %s",
-                      symbol, position.quantity, bot.tracker.get_position(symbol).quantity, symbol)
+        elif not bot.engine.outstanding(symbol):  # else the reads may lag behind our orders
+            bot._unexplained[symbol] = now
     for symbol in bot.symbols:
         _fill_window(bot, symbol, now, cached=True)
     # Milliseconds of the start: new for each run, even where a full disk forgot the last one.
@@ -380,11 +383,13 @@ def _compare_books(bot: Bot) -> set[str]:
 
     The venue's reads lag its fills by seconds: only what differs for longer is a difference.
     """
-    now, differing = bot.store.now, dict(_differing(bot))
-    bot._differs = {s: seen for s, seen in bot._differs.items()
-                    if s in differing and bot.engine.is_settled(s)}
+    now, differing, told = bot.store.now, dict(_differing(bot)), bot.engine.orders.are_told
+    bot._differs = {s: seen for s, seen in bot._differs.items() if s in differing and told(s)}
+    bot._unexplained = {s: at for s, at in bot._unexplained.items() if s in differing}
     for symbol, position in differing.items():
-        if symbol in bot.untraded or not bot.engine.is_settled(symbol):
+        if symbol in bot._unexplained:
+            _leave_alone(bot, symbol, position)
+        if symbol in bot.untraded or symbol in bot._unexplained or not told(symbol):
             continue
         since, ticks = bot._differs.get(symbol, (now, 0))
         bot._differs[symbol] = since, ticks + 1
@@ -394,6 +399,14 @@ def _compare_books(bot: Bot) -> set[str]:
             bot.risk.hold("mismatch", TradingState.REDUCING,
                           f"{symbol}: our books say {ours:f}, the venue {position.quantity:f}")
     return set(differing)
+
+
+def _leave_alone(bot: Bot, symbol: str, position: Position) -> None:
+    """What was there before us and stays unexplained is not ours to touch."""
+    if bot.store.now - bot._unexplained[symbol] >= READS_LAG_MAX and symbol not in bot.untraded:
+        bot.untraded.add(symbol)
+        log.error("%s: the venue holds %s, our events explain %s: untouched until --adopt %s",
+                  symbol, position.quantity, bot.tracker.get_position(symbol).quantity, symbol)
 
 
 def _is_news(bot: Bot, mark: Mark, now: datetime) -> bool:
@@ -414,7 +427,6 @@ def _take_bars(bot: Bot, mark: Mark, now: datetime) -> bool:
         return False
     missed = (now - due) // bar
     last = due + missed * bar
-    bot._next_bar[symbol] = last + bar
     if missed and _fill_window(bot, symbol, now):
         due = last  # the newest bar's candle may not be out yet
     elif missed > GAP_BARS_MAX:
@@ -424,6 +436,7 @@ def _take_bars(bot: Bot, mark: Mark, now: datetime) -> bool:
         if due > (bot.strategy.bar_at(symbol) or EPOCH):
             bot.strategy.observe(symbol, mark.price, due)
         due += bar
+    bot._next_bar[symbol] = last + bar
     return True
 
 
@@ -439,12 +452,16 @@ def _fill_window(bot: Bot, symbol: str, now: datetime, cached: bool = False) -> 
     return bool(closes)
 
 
-def _warming(bot: Bot, symbol: str) -> list[str]:
+def _obstacles(bot: Bot, symbol: str) -> Iterator[str]:
+    """What stands in the way in one symbol, for people."""
     bars, needed = bot.strategy.bars(symbol), bot.settings.long_ma_period
-    if bars >= needed:
-        return []
-    return [f"Strategy generates no signals: {symbol} has {bars} of {needed} bars; wait "
-            f"{needed - bars} bars of {bot.settings.bar} s, check mark updates and MA periods"]
+    if symbol not in bot.engine.marks:
+        yield f"No mark price for symbol {symbol}: check the venue and the spelling"
+    if bars < needed:
+        yield (f"Strategy generates no signals: {symbol} has {bars} of {needed} bars; wait "
+               f"{needed - bars} bars of {bot.settings.bar} s, check mark updates and MA periods")
+    if not bot.engine.is_protected(symbol):
+        yield f"{symbol} has no stop at the venue: see order.updated for the venue's reason"
 
 
 def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
@@ -482,8 +499,8 @@ def _close(bot: Bot, decision: Decision) -> None:
         bot.engine.exit(decision.symbol, decision.reason, leaves_it_to_the_stop=at_stop)
 
 
-def _work(bot: Bot, symbols: Iterable[str]) -> None:
-    """Exits and stops, each one step further; a failure in one symbol holds up no other."""
+def _work(bot: Bot, symbols: Iterable[str]) -> list[VenueUnavailable]:
+    """Exits and stops, each one step further; return the failures, which hold up no other."""
     failures = []
     for symbol in symbols:
         if symbol not in bot.untraded:
@@ -492,8 +509,7 @@ def _work(bot: Bot, symbols: Iterable[str]) -> None:
                 bot.engine.work(symbol, bot.strategy.trailing_stop(position))
             except VenueUnavailable as failure:
                 failures.append(failure)
-    if failures:
-        raise failures[0]
+    return failures
 
 
 def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
@@ -508,7 +524,9 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
         except OrderRejected as refusal:
             bot.message = str(refusal)
             continue
-        _work(bot, [symbol])
+        failures = _work(bot, [symbol])
+        if failures:
+            raise failures[0]
         return
 
 
@@ -532,7 +550,8 @@ def _wind_down(bot: Bot) -> tuple[list[Order], list[str]]:
     try:
         engine.settle()
         engine.cancel_all()
-        _work(bot, bot.symbols)
+        if bot.is_started and (failures := _work(bot, bot.symbols)):
+            raise failures[0]
     except PerpsBotError as failure:
         bot.trouble = str(failure)
         return list(engine.outstanding()), traded

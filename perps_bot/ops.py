@@ -151,7 +151,8 @@ def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
     missing = [symbol for symbol in bot.symbols if symbol not in bot.engine.marks]
     unwanted = [kind for kind in bot.risk.holds if kind != "settings"]
     halted = bot.risk.state is TradingState.HALTED
-    ok = not any((error, missing, unwanted, halted, bot.untraded, bot.is_over)) and (
+    bare = [symbol for symbol in bot.symbols if not bot.engine.is_protected(symbol)]
+    ok = not any((error, missing, unwanted, halted, bare, bot.untraded, bot.is_over)) and (
         bot.store.writable)
     valid = max(HEALTH_TICKS * int(bot.settings.interval), HEALTH_SECONDS_MIN)
     return {

@@ -26,7 +26,7 @@ SEEN_FOR = timedelta(days=2)
 # How long a lost order is looked for, in case it turns up after all.
 LOST_FOR = timedelta(hours=24)
 # Finished orders that are kept for look-ups.
-FINISHED_MAX = 1_000
+FINISHED_MAX = 500
 
 
 def apply_fill(position: Position, fill: Fill) -> Position:
@@ -274,7 +274,7 @@ class OrderTracker:
         self.tickets: dict[str, Ticket] = {}
         self.lost: dict[str, Ticket] = {}
         self.sequence = 0
-        self._finished: dict[str, Order] = {}
+        self._finished: dict[str, Order | None] = {}  # None: of an earlier day, by its id only
         self._tag = tag
         event_store.subscribe(self.apply)
 
@@ -287,10 +287,14 @@ class OrderTracker:
         ticket = self.find(order_id)
         return ticket.order if ticket else self._finished.get(order_id)
 
+    def knows(self, order_id: str) -> bool:
+        return self.find(order_id) is not None or order_id in self._finished
+
     def is_ours(self, venue_order_id: str) -> bool:
         tickets = (t.order for t in (*self.tickets.values(), *self.lost.values()))
         orders = (*tickets, *self._finished.values())
-        return any(order.venue_order_id == venue_order_id for order in orders)
+        return bool(venue_order_id) and any(
+            order is not None and order.venue_order_id == venue_order_id for order in orders)
 
     def outstanding(self, symbol: str | None = None) -> tuple[Order, ...]:
         """Orders that may still move the position; an unknown outcome counts as live."""
@@ -320,7 +324,8 @@ class OrderTracker:
 
     def snapshot(self) -> dict[str, object]:
         tickets = (*self.tickets.values(), *self.lost.values())
-        return {"sequence": self.sequence, "tickets": [ticket.as_data() for ticket in tickets]}
+        return {"sequence": self.sequence, "tickets": [ticket.as_data() for ticket in tickets],
+                "finished": list(self._finished)}
 
     def _fold_intended(self, event: Event) -> None:
         order = Order.from_data(event.data, event.at)
@@ -332,7 +337,8 @@ class OrderTracker:
     def _fold_state(self, event: Event) -> None:
         data, identity = event.data, event.data["client_order_id"]
         if identity in self.lost:  # it turned up after all
-            self.tickets[identity] = self.lost.pop(identity)
+            self.tickets[identity] = found = self.lost.pop(identity)
+            found.order = replace(found.order, status=OrderStatus.UNKNOWN)
         ticket = self.tickets.get(identity)
         if ticket is None:
             return
@@ -357,6 +363,7 @@ class OrderTracker:
     def _restore(self, event: Event, data: Mapping) -> None:
         tickets = {row["client_order_id"]: Ticket.from_data(row) for row in data["tickets"]}
         self.sequence = data["sequence"]
+        self._finished = {i: self._finished.get(i) for i in data["finished"]}
         self.tickets = {i: t for i, t in tickets.items() if not t.is_finished}
         self.lost = {i: t for i, t in tickets.items()
                      if t.is_finished and event.at - t.order.created_at < LOST_FOR}
