@@ -239,8 +239,7 @@ def _way_out(
     step = product.quantity_increment
     least = max(product.min_quantity, ceil_to(product.min_notional / price, step)) * price
     leverage = limits.leverage_in_force(product, side)
-    share = min(leverage * min(limits.max_position_pct_per_symbol, limits.max_exposure_pct),
-                limits.leverage_limit)
+    share = leverage * min(limits.max_position_pct_per_symbol, limits.max_exposure_pct)
     numbers = (
         # flag             what it allows now                     what it must be, USD
         ("--max-position", limits.max_position,                   least),

@@ -108,8 +108,6 @@ def replay(
             parts = [kept.enter_context(_kept_when_done(path)) for path in outputs]
             return _replay(market, settings, progress, *parts)
     except OSError as failure:
-        if not any(outputs):
-            raise
         named = " or ".join(str(path) for path in outputs if path)
         raise ConfigError(f"{named} could not be written: {failure.strerror}: nothing was kept; "
                           f"name another place") from failure
@@ -185,8 +183,6 @@ class _Score:
         self._ticks = self._halts = 0
 
     def publish(self, bot: Bot, now: datetime, error: str = "") -> None:
-        if error:
-            return  # what ends the run is on its way to the caller
         if bot.trouble:
             raise ConfigError(f"{bot.trouble}: nothing was kept; name another place")
         if self._start is None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -169,6 +170,9 @@ def test_the_success_rate_counts_todays_orders(desk, monkeypatch):
     desk.buy("0.01")
     desk.tick()
     assert desk.state()["order_success_rate"] == "1.0000"
+    resting = desk.bot.engine.place_order(BTC, "buy", Decimal("0.01"), "limit", Decimal(70000))
+    desk.bot.engine.cancel_order(resting.id)
+    assert desk.tick().state()["order_success_rate"] == "1.0000"  # one order, two answers
     monkeypatch.setattr(desk.bot.venue, "place", refuse)
     with pytest.raises(OrderRejected):
         desk.buy("0.01")
@@ -234,6 +238,11 @@ def test_a_file_that_cannot_be_written_is_said_once_and_stops_nothing(desk, capl
     (desk.folder / "health.json" / "x").unlink()
     (desk.folder / "health.json").rmdir()
     assert desk.tick().health()["ok"]
+    (desk.folder / "health.json").unlink()
+    (desk.folder / "health.json").mkdir()
+    with caplog.at_level(logging.WARNING):
+        desk.tick()
+    assert sum("health.json was not written" in line for line in caplog.messages) == 2
 
 
 # risk_events.json and the diary
@@ -319,6 +328,13 @@ def test_check_never_lets_pass_what_the_loop_could_not_buy():
     for equity, ok in ((enough, True), (enough - Decimal("0.01"), False)):
         (row,) = rows_of(paper_equity=f"{equity:f}")
         assert row.ok is ok
+
+
+def test_the_advice_of_check_leaves_room_for_the_price_to_move():
+    (row,) = rows_of(profile="demo")
+    least, advised = re.search(r"smallest order is ([\d.]+) USD: set --max-position (\d+)",
+                               row.text).groups()
+    assert Decimal("1.08") < int(advised) / Decimal(least) < Decimal("1.13")
 
 
 def test_check_says_what_is_not_listed_and_what_has_no_price():

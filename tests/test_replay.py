@@ -223,15 +223,21 @@ def test_every_fill_is_a_row_of_the_trades_and_an_event(btc, eth, replayed):
     assert closed.total() == report["trades"]
 
 
-def test_the_score_is_that_of_the_finished_trips(btc, replayed):
-    report = replayed(btc, "--json", "--trades", "trades.csv").report
+def test_the_score_is_that_of_the_finished_trips_after_fees_and_funding(btc, replayed):
+    rates = [f"{MAY + 7 * n * MINUTE:%Y-%m-%dT%H:%M:%SZ},0.001\n" for n in range(1, 280)]
+    Path("dear.csv").write_text("time,funding_rate\n" + "".join(rates))
+    report = replayed(btc, "--funding", "dear.csv", "--json", "--events", "events").report
     net, held = [], Decimal(0)
-    for row in written("trades.csv"):
-        signed = Decimal(row["quantity"]) * (1 if row["side"] == "buy" else -1)
-        if not held:
-            net.append(Decimal(0))
-        held += signed
-        net[-1] -= signed * Decimal(row["price"]) + Decimal(row["fee"])
+    for event in read_events("events"):
+        data = {name: event.data.get(name) for name in ("quantity", "price", "fee", "amount")}
+        if event.type == "trade.executed":
+            signed = Decimal(data["quantity"]) * (1 if event.data["side"] == "buy" else -1)
+            net += [] if held else [Decimal(0)]
+            held += signed
+            net[-1] -= signed * Decimal(data["price"]) + Decimal(data["fee"])
+        elif event.type == "funding.paid":
+            net[-1] -= Decimal(data["amount"])
+    assert Decimal(report["funding"]) > 100
     net = net if not held else net[:-1]
     won = sum(gain for gain in net if gain > 0)
     assert report["trades"] == len(net)
@@ -251,6 +257,17 @@ def test_the_equity_curve_has_a_row_a_tick_and_its_drawdown(btc, replayed):
         peak = max(peak, equity)
         deepest = max(deepest, (peak - equity) / peak)
     assert Decimal(report["max_drawdown_pct"]) == deepest > 0
+
+
+def test_the_last_row_of_the_curve_knows_what_the_last_tick_cost(replayed):
+    """Trades, a bar a second: the last one crosses upwards, and is bought at once."""
+    prices = [*(80000 - n for n in range(30)), 80900]
+    rows = [f"{MAY + timedelta(seconds=n):%Y-%m-%dT%H:%M:%SZ},{n},{n},{price},1,buy\n"
+            for n, price in enumerate(prices)]
+    Path("trades.csv").write_text("time,recv_ns,trade_id,price,size,taker_side\n" + "".join(rows))
+    report = replayed("trades.csv", "--bar", "1", "--json", "--equity-curve", "curve.csv").report
+    assert Decimal(report["fees"]) > 0
+    assert written("curve.csv")[-1]["equity"] == report["end_equity"]
 
 
 def test_the_exposure_is_the_share_of_the_time_with_a_position(btc, replayed):

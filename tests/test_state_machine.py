@@ -272,8 +272,6 @@ class Schedule:
         venue.hidden = {s for s in self.symbols if noisy and dice.random() < 0.05}
         for name in ("listing_lag", "fill_lag", "position_lag"):
             setattr(venue, name, dice.choice((0, 0, 3, 8)) if noisy else 0)
-        if not self.rig.bot.is_started:
-            venue.position_lag = 0  # a process takes longer to start than positions lag
         venue.passes(self.faults)
 
     def _restart(self):

@@ -1,0 +1,159 @@
+"""What an owner's hand, a full disk, a lagging read or one dead endpoint must not do to the bot."""
+
+import errno
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from helpers import BTC, ETH, FALLING, RISING, Desk, Rig, ScriptedVenue
+
+from perps_bot import store as disk
+from perps_bot.errors import ConfigError
+from perps_bot.model import OrderType, Purpose, Side, TimeInForce
+
+
+def a_rig(folder=None, trends=(RISING,), **settings):
+    symbols = (BTC, ETH)[:len(trends)]
+    venue = ScriptedVenue(*symbols)
+    for symbol, closes in zip(symbols, trends):
+        venue.history[symbol] = closes
+        venue.prices[symbol] = Decimal(closes[-1])
+    return Rig(venue, folder, **{"symbols": symbols, "bar": 60, **settings})
+
+
+def purposes(rig, symbol=BTC):
+    return [order.purpose for order in rig.venue.live(symbol)]
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler of the bot's may catch it."""
+
+
+def test_a_restart_within_the_venues_lag_still_protects_its_position(tmp_path):
+    rig = a_rig(tmp_path)
+
+    def die(event):
+        if event.type == "order.updated":  # between the entry's answer and its stop
+            raise Killed
+
+    rig.bot.store.subscribe(die)
+    with pytest.raises(Killed):
+        rig.tick()
+    assert rig.venue.held() > 0 and not rig.venue.live()
+    rig.venue.position_lag = 8
+    rig.restart()
+    rig.tick()
+    rig.venue.position_lag = 0
+    for _ in range(4):
+        rig.tick()
+    assert rig.bot.untraded == set()
+    assert purposes(rig) == [Purpose.STOP]
+
+
+def close_by_hand(rig):
+    """The owner closes in the app, and the venue drops the bracket of a position that is gone."""
+    rig.venue.trade_by_hand(-rig.venue.held())
+    for order in rig.venue.live():
+        rig.venue.end(order.id)
+
+
+def test_no_stop_rests_on_a_position_that_the_owner_closed():
+    rig = a_rig()
+    rig.tick()
+    close_by_hand(rig)
+    rig.tick()
+    rig.tick()
+    assert rig.venue.live() == []
+
+
+def test_an_exit_of_what_the_owner_closed_ends_in_equal_books():
+    rig = a_rig()
+    rig.tick()
+    close_by_hand(rig)
+    rig.venue.prices[BTC] = Decimal(90)  # below the stop: an exit begins at once
+    for _ in range(6):
+        rig.tick()
+    assert rig.held() == rig.venue.held() == 0
+    assert len(rig.of("reconcile.mismatch")) == 1
+
+
+def test_a_stop_that_a_full_disk_forgot_is_not_doubled_after_a_restart(tmp_path, monkeypatch):
+    rig, write = a_rig(tmp_path), disk._write
+    rig.tick()
+
+    def refuse(fd, data):
+        if data.startswith(b'{"seq"'):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, data)
+
+    monkeypatch.setattr(disk, "_write", refuse)
+    rig.venue.prices[BTC] += 10
+    for _ in range(15):
+        rig.tick()
+    monkeypatch.undo()
+    rig.restart()
+    for _ in range(5):
+        rig.tick()
+    assert rig.venue.overcommitted == []
+    assert sum(order.remaining for order in rig.venue.live()) == rig.venue.held() > 0
+
+
+def test_a_lost_entry_that_fills_in_parts_is_taken_up_and_its_rest_cancelled():
+    desk = Desk()
+    desk.tick()
+    desk.venue.listing_lag = 10_000
+    desk.venue.answers.append("unknown")
+    desk.engine.config = replace(desk.engine.config, order_type=OrderType.LIMIT,
+                                 time_in_force=TimeInForce.GTC)
+    desk.engine.enter(BTC, Side.BUY, Decimal(2), "x")
+    for _ in range(4):
+        desk.tick()
+    (order,) = desk.venue.live()
+    assert desk.engine.outstanding() == ()
+    desk.venue.fill(order.id, 1)
+    desk.tick()
+    assert desk.held() == 1
+    desk.venue.listing_lag = 0
+    for _ in range(2):
+        desk.tick()
+    assert [o.purpose for o in desk.venue.live()] == [Purpose.STOP]
+    assert desk.engine.order(order.id).filled_quantity == 1
+
+
+def test_a_symbol_that_is_still_held_cannot_be_left_out(tmp_path):
+    rig = a_rig(tmp_path, trends=(RISING, RISING))
+    rig.tick()
+    rig.tick()
+    assert rig.venue.held(ETH) > 0
+    rig.restart(symbols=(BTC,))
+    with pytest.raises(ConfigError, match=f"{ETH}: still held .* add it to --symbols"):
+        rig.tick()
+
+
+def test_a_position_whose_stop_the_venue_refuses_is_not_ok(tmp_path):
+    rig = a_rig(tmp_path)
+    rig.venue.watch = lambda order: order.purpose is Purpose.STOP and rig.venue.answers.append(
+        "reject TRADING_DISABLED")
+    rig.tick()
+    rig.tick()
+    assert rig.venue.held() and not rig.venue.live()
+    health = rig.file("health.json")
+    assert not health["ok"]
+    assert f"{BTC} has no stop at the venue" in health["message"]
+
+
+def test_a_dead_cancel_in_one_symbol_holds_up_the_stop_of_no_other():
+    rig = a_rig(trends=(RISING, RISING), order_type=OrderType.LIMIT)
+    rig.venue._attach = lambda *_: None  # a venue that forgets what came with the entry
+    rig.tick()
+    rig.tick()
+    rig.venue.fill(rig.venue.live(ETH)[0].id)
+    rig.venue.history[BTC] = FALLING
+    rig.bot.strategy.warm(
+        BTC, [(rig.now + timedelta(minutes=n), Decimal(200 - 5 * n)) for n in range(24)])
+    rig.venue.down.add("cancel")
+    for _ in range(4):
+        rig.tick()
+    assert "cancel" in rig.bot.trouble
+    assert Purpose.STOP in purposes(rig, ETH)
