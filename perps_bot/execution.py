@@ -283,6 +283,7 @@ class ExecutionEngine:
         new = quantize_stop(self.catalog.get(symbol), trail_to, position.side.opposite)
         # A sell stop only ever rises, a buy stop only ever falls.
         if (new - old) * position.side.sign >= old * self.config.stop_move_min_pct:
+            self._stop_not_before.pop(symbol, None)
             self._cancel(stops)
             self.work(symbol, trail_to)
 
@@ -313,7 +314,9 @@ class ExecutionEngine:
             self._stop_levels.pop(data["symbol"], None)
 
     def _fold_stop(self, event: Event) -> None:
-        self._stop_levels[event.data["symbol"]] = Decimal(event.data["stop_price"])
+        symbol, level = event.data["symbol"], Decimal(event.data["stop_price"])
+        kept = self._stop_levels.get(symbol, level)
+        self._stop_levels[symbol] = _tightest(self.tracker.get_position(symbol), [kept, level])
 
     def _fold_adoption(self, event: Event) -> None:
         self._stop_levels.pop(event.data["symbol"], None)
@@ -460,9 +463,13 @@ class ExecutionEngine:
 
     def _protect(self, position: Position, trail_to: Decimal | None) -> None:
         """Bring the stops to the position's size: replace what is too much, add what is missing."""
-        symbol, held, now = position.symbol, abs(position.quantity), self.store.now
-        if self._committed(position) > held:
-            self._cancel(self._resting_stops(symbol))
+        symbol, now, stops = position.symbol, self.store.now, self._resting_stops(position.symbol)
+        kept = self._stop_levels.get(symbol)
+        if self._committed(position) <= abs(position.quantity):  # else all of them are too much
+            stops = [o for o in stops if kept is not None and o.intent.stop_price
+                     != _tightest(position, [kept, o.intent.stop_price])]
+        if stops:
+            self._cancel(stops)
             position = self.tracker.get_position(symbol)
         if not self._resting_stops(symbol):
             self._unprotected_since.setdefault(symbol, now)

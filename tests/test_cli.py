@@ -35,6 +35,7 @@ def a_folder_of_its_own(tmp_path, monkeypatch):
     """Every command runs in an empty folder, with none of the machine's own settings."""
     for name in [name for name in os.environ if name.startswith(OURS)]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM,
                                                                 signal.SIGHUP, signal.SIGUSR1)}
