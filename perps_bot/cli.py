@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -159,12 +159,55 @@ def _alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+# The settings table as flags, and as a choice of venue
+
+
+def add_flags(parser: argparse.ArgumentParser, names: Collection[str] | None = None) -> None:
+    """Add the table's flags, all or only `names`, as raw text: only `resolve` refuses.
+
+    A flag that is not given is absent from the namespace.
+    """
+    from perps_bot.settings import SETTINGS
+
+    for row in SETTINGS:
+        if row.flag is None or (names is not None and row.name not in names):
+            continue
+        if bool in row.kind.types:
+            form = {"action": "store_true"}
+        elif list in row.kind.types:
+            form = {"action": "extend", "nargs": "+", "metavar": row.kind.metavar}
+        else:
+            form = {"metavar": row.kind.metavar}
+        parser.add_argument(
+            row.flag, dest=row.name, default=argparse.SUPPRESS, help=_flag_help(row), **form)
+
+
+def _flag_help(row) -> str:
+    from perps_bot.settings import PROFILES, printable
+
+    if bool in row.kind.types:
+        return row.help
+    said = "by profile" if row.name in PROFILES["dev"] else printable(row, row.default)
+    facts = filter(None, (row.unit, row.kind.allowed, f"default {said}"))
+    return f"{row.help} ({'; '.join(facts)})"
+
+
+def broker_kind(settings) -> str:
+    """Return "paper-synthetic", "paper-live" (real prices, cannot send) or "coinbase"."""
+    if settings.profile == "dev" or settings.force_mock:
+        return "paper-synthetic"
+    if settings.profile == "prod" and settings.sandbox:
+        raise ConfigError(
+            f"sandbox ({settings.sources['sandbox']}) with --profile prod: Coinbase's sandbox "
+            f"has no market; use --profile demo, or --dry-run without the sandbox"
+        )
+    return "paper-live" if settings.dry_run or settings.sandbox else "coinbase"
+
+
 # run
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    from perps_bot.settings import add_flags
-
     add_flags(parser)
     _config_argument(parser)
 
@@ -200,8 +243,6 @@ def _venue(settings):
     """The venue of a profile, on which nothing has happened yet."""
     from perps_bot.market import SyntheticMarket
     from perps_bot.paper import PaperBroker
-    from perps_bot.settings import broker_kind
-
     if broker_kind(settings) != "paper-synthetic":
         raise ConfigError(
             f"profile {settings.profile} would need Coinbase, which this version cannot reach: "
@@ -219,7 +260,6 @@ def _venue(settings):
 def _bot(settings, venue, folder: Path):
     """The parts, put together over the profile's events."""
     from perps_bot.loop import assemble
-    from perps_bot.settings import broker_kind
     from perps_bot.store import EventStore
 
     events = folder / ("events" if settings.profile == "dev" else "paper-events")
@@ -308,8 +348,6 @@ def _check(arguments: argparse.Namespace) -> int:
     from perps_bot.loop import SystemClock
     from perps_bot.market import SyntheticMarket
     from perps_bot.ops import check
-    from perps_bot.settings import broker_kind
-
     settings = _settings(arguments)
     kind = broker_kind(settings)
     checks = list(check(settings, SyntheticMarket(settings.seed), SystemClock().now()))
@@ -343,8 +381,6 @@ def _check_text(settings, kind: str, checks: list) -> str:
 
 
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
-    from perps_bot.settings import add_flags
-
     add_flags(parser, ("profile",))
     _config_argument(parser)
     parser.add_argument("--reason", required=True, help="what was checked; kept in the events")
@@ -379,8 +415,6 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _replay_arguments(parser: argparse.ArgumentParser) -> None:
-    from perps_bot.settings import add_flags
-
     add_flags(parser, REPLAY_FLAGS)
     _config_argument(parser)
     parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or .csv.gz, a symbol each")

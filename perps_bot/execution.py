@@ -94,8 +94,6 @@ class ExecutionEngine:
         self._refused: dict[str, tuple] = {}
         self.store.subscribe(self.apply)
 
-    # One order.
-
     def place_order(
         self, symbol: str, side: str, qty: Decimal, order_type: str = "market",
         limit_price: Decimal | None = None, time_in_force: str | None = None,
@@ -165,15 +163,9 @@ class ExecutionEngine:
         self._refused.pop(intent.symbol, None)
         return self._transmit(intent, reduces)
 
-    # The account.
-
     def outstanding(self, symbol: str | None = None) -> tuple[Order, ...]:
         """Our orders that may still move the position; an unknown outcome counts as live."""
         return self.orders.outstanding(symbol)
-
-    def is_settled(self, symbol: str) -> bool:
-        """Whether nothing is under way in `symbol`: open orders at most, their fills all told."""
-        return symbol not in self._exits and self.orders.are_told(symbol)
 
     def is_protected(self, symbol: str) -> bool:
         """Whether open stops cover the whole position."""
@@ -207,8 +199,6 @@ class ExecutionEngine:
     @property
     def _patience(self) -> timedelta:
         return timedelta(seconds=self.config.exit_retry_seconds)
-
-    # The steps of a tick.
 
     def recover(self) -> None:
         """Take up what an earlier process left: every start is a recovery."""
@@ -325,8 +315,6 @@ class ExecutionEngine:
         levels = event.data["snapshot"].get("execution", {}).get("stop_levels", {})
         self._stop_levels = {symbol: Decimal(price) for symbol, price in levels.items()}
 
-    # Sending.
-
     def _resting(self, intent: OrderIntent, price: Decimal, force: TimeInForce) -> OrderIntent:
         ends_at = None
         if force is TimeInForce.GTD:
@@ -388,8 +376,6 @@ class ExecutionEngine:
     def _ask_to_cancel(self, orders: list[Order]) -> None:
         with suppress(OutcomeUnknown):  # asked or not: the next look tells
             self.broker.cancel(orders, self.store.now)
-
-    # Settling.
 
     def _book_fills(self, since: datetime) -> None:
         begin = min(since, self.tracker.last_booked_at or since) - READ_OVERLAP

@@ -9,13 +9,13 @@ import logging
 import queue
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
+from typing import Any
 
 from perps_bot import __version__
 from perps_bot.catalog import ProductCatalog, quantity_for
@@ -49,28 +49,6 @@ READS_LAG_MAX = timedelta(seconds=10)
 LOOK_EVERY_SECONDS, STOP_LOOKS_MAX = Decimal("0.5"), 40
 # Three interrupts within so many looks end the process at once.
 IMPATIENT_LOOKS_MAX = 20
-
-
-class Clock(Protocol):
-    """Where `now` comes from, and how the loop waits."""
-
-    def now(self) -> datetime: ...
-
-    def wait(self, seconds: Decimal) -> int | None:
-        """Wait until `seconds` after the last `now`; return a signal that came, or None."""
-
-    def is_over(self) -> bool:
-        """Whether time has ended, as a recording's does."""
-
-
-class Surfaces(Protocol):
-    """What shows the outside world how the last tick went."""
-
-    def publish(self, bot: "Bot", now: datetime, error: str = "") -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-    def snapshot(self) -> dict[str, object]: ...
 
 
 class StopRequest:
@@ -121,7 +99,7 @@ class Bot:
     """The parts, put together, and what one process remembers between ticks.
 
     folder    the profile's files; None writes none (replay)
-    surfaces  what people and monitors read, written after each tick
+    surfaces  what people and monitors read: `publish` after each tick, `say` at a stop
     """
 
     settings: Settings
@@ -134,7 +112,7 @@ class Bot:
     engine: ExecutionEngine
     broker_name: str
     folder: Path | None = None
-    surfaces: Surfaces | None = None
+    surfaces: Any = None
     lifts_risk_holds_at_midnight: bool = False
     is_started: bool = False
     is_over: bool = False
@@ -207,7 +185,7 @@ def recover(bot: Bot) -> Recovery:
     return found
 
 
-def run(bot: Bot, clock: Clock, cycles: int | None = None) -> int:
+def run(bot: Bot, clock: SystemClock, cycles: int | None = None) -> int:
     """Tick until a signal, the end of time or `cycles`; return the process's exit code.
 
     A tick that fails says so in health and the loop goes on.  A bug ends the process: health
@@ -227,7 +205,7 @@ def run(bot: Bot, clock: Clock, cycles: int | None = None) -> int:
             _record_bug(bot, clock.now())
 
 
-def _run(bot: Bot, clock: Clock, cycles: int | None) -> int:
+def _run(bot: Bot, clock: SystemClock, cycles: int | None) -> int:
     done = 0
     while not clock.is_over():
         now = clock.now()
@@ -268,19 +246,7 @@ def tick(bot: Bot, now: datetime) -> None:
     account = bot.engine.picture()
     paused = _compare_books(bot)
     bot.risk.post_trade(account)
-    wanted, failures = [], []
-    for symbol in bot.symbols:
-        mark = marks.get(symbol)
-        if mark is not None and symbol not in bot.untraded and _is_news(bot, mark, now):
-            try:
-                decision = _decide(bot, mark, account, now)
-            except VenueUnavailable as failure:
-                failures.append(failure)  # it holds up no other symbol's exit or stop
-                continue
-            if decision.action is Action.CLOSE:
-                _close(bot, decision)
-            elif decision.action is not Action.HOLD and symbol not in paused:
-                wanted.append(decision)
+    wanted, failures = _decide_all(bot, marks, account, paused)
     failures += _work(bot, bot.symbols)
     bot.message = "; ".join(text for symbol in bot.symbols for text in _obstacles(bot, symbol))
     if failures:
@@ -288,7 +254,7 @@ def tick(bot: Bot, now: datetime) -> None:
     _enter_one(bot, wanted)
 
 
-def stop(bot: Bot, clock: Clock, number: int | None) -> int:
+def stop(bot: Bot, clock: SystemClock, number: int | None) -> int:
     """End in good order: entries cancelled and confirmed, stops left, the truth reported."""
     name, interrupts = signal.Signals(number).name, 0
     _say(bot, f"{name}: cancelling entries, keeping protective stops")
@@ -308,9 +274,6 @@ def stop(bot: Bot, clock: Clock, number: int | None) -> int:
     bot.message, bot.is_over = f"stopped by {name}", True
     _publish(bot, bot.store.now)
     return code
-
-
-# Inside a tick.
 
 
 def _open_day(bot: Bot, now: datetime) -> None:
@@ -383,22 +346,26 @@ def _compare_books(bot: Bot) -> set[str]:
 
     The venue's reads lag its fills by seconds: only what differs for longer is a difference.
     """
-    now, differing, told = bot.store.now, dict(_differing(bot)), bot.engine.orders.are_told
+    differing, told = dict(_differing(bot)), bot.engine.orders.are_told
     bot._differs = {s: seen for s, seen in bot._differs.items() if s in differing and told(s)}
     bot._unexplained = {s: at for s, at in bot._unexplained.items() if s in differing}
     for symbol, position in differing.items():
         if symbol in bot._unexplained:
             _leave_alone(bot, symbol, position)
-        if symbol in bot.untraded or symbol in bot._unexplained or not told(symbol):
-            continue
-        since, ticks = bot._differs.get(symbol, (now, 0))
-        bot._differs[symbol] = since, ticks + 1
-        if ticks + 1 >= MISMATCHES_MAX and now - since >= READS_LAG_MAX:
-            ours = bot.tracker.get_position(symbol).quantity
-            bot.tracker.adopt("reconcile.mismatch", position)
-            bot.risk.hold("mismatch", TradingState.REDUCING,
-                          f"{symbol}: our books say {ours:f}, the venue {position.quantity:f}")
+        elif symbol not in bot.untraded and told(symbol):
+            _count_difference(bot, symbol, position)
     return set(differing)
+
+
+def _count_difference(bot: Bot, symbol: str, theirs: Position) -> None:
+    """The venue wins, once its answer has stood for long enough."""
+    since, ticks = bot._differs.get(symbol, (bot.store.now, 0))
+    bot._differs[symbol] = since, ticks + 1
+    if ticks + 1 >= MISMATCHES_MAX and bot.store.now - since >= READS_LAG_MAX:
+        ours = bot.tracker.get_position(symbol).quantity
+        bot.tracker.adopt("reconcile.mismatch", theirs)
+        bot.risk.hold("mismatch", TradingState.REDUCING,
+                      f"{symbol}: our books say {ours:f}, the venue {theirs.quantity:f}")
 
 
 def _leave_alone(bot: Bot, symbol: str, position: Position) -> None:
@@ -462,6 +429,26 @@ def _obstacles(bot: Bot, symbol: str) -> Iterator[str]:
                f"{needed - bars} bars of {bot.settings.bar} s, check mark updates and MA periods")
     if not bot.engine.is_protected(symbol):
         yield f"{symbol} has no stop at the venue: see order.updated for the venue's reason"
+
+
+def _decide_all(
+    bot: Bot, marks: Mapping[str, Mark], account: Account, paused: set[str]
+) -> tuple[list[Decision], list[VenueUnavailable]]:
+    """Decide every symbol that has news; begin the exits, return the entries wanted."""
+    wanted, failures, now = [], [], bot.store.now
+    for mark in [marks[s] for s in bot.symbols if s in marks and s not in bot.untraded]:
+        if not _is_news(bot, mark, now):
+            continue
+        try:
+            decision = _decide(bot, mark, account, now)
+        except VenueUnavailable as failure:
+            failures.append(failure)  # it holds up no other symbol's exit or stop
+            continue
+        if decision.action is Action.CLOSE:
+            _close(bot, decision)
+        elif decision.action is not Action.HOLD and mark.symbol not in paused:
+            wanted.append(decision)
+    return wanted, failures
 
 
 def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
@@ -539,9 +526,6 @@ def _entry_quantity(bot: Bot, symbol: str, side: Side) -> Decimal:
     mark = account.marks[symbol]
     price = worst_price(OrderIntent(symbol, side, ZERO), mark)
     return quantity_for(product, room, price) or room / price
-
-
-# Stopping, and what is shown.
 
 
 def _wind_down(bot: Bot) -> tuple[list[Order], list[str]]:

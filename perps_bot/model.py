@@ -104,13 +104,7 @@ class OrderStatus(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        return self in _TERMINAL
-
-
-_TERMINAL = frozenset({
-    OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.EXPIRED, OrderStatus.REJECTED,
-    OrderStatus.LOST,
-})
+        return self.value in ("filled", "cancelled", "expired", "rejected", "lost")
 
 
 class TradingState(StrEnum):
@@ -253,7 +247,6 @@ class Order:
     filled_quantity  base units
     average_price    USD per base unit of the filled part; None before the first fill
     reason           why the venue refused or ended it, in its own words
-    unbooked         filled_quantity less what our books have of it; reads lag, either way
 
     originating_order_id  the venue order that this one was attached to; ours if that one is
     """
@@ -267,7 +260,6 @@ class Order:
     average_price: Decimal | None = None
     reason: str = ""
     originating_order_id: str = ""
-    unbooked: Decimal = ZERO
 
     symbol = property(attrgetter("intent.symbol"))
     side = property(attrgetter("intent.side"))
@@ -276,9 +268,9 @@ class Order:
 
     @property
     def remaining(self) -> Decimal:
-        """Base units that may still move the position in our books."""
+        """Base units that may still fill; zero once the order is finished."""
         may_fill = ZERO if self.status.is_terminal else self.quantity - self.filled_quantity
-        return max(may_fill + self.unbooked, ZERO)
+        return max(may_fill, ZERO)
 
     def intent_data(self) -> dict[str, object]:
         """The fields that are fixed before sending, by name, as events carry them."""

@@ -81,7 +81,7 @@ class PaperBroker:
         self._balance, self._seen_at = balance, seen_at
         self._positions = {p.symbol: p for p in positions}
         self._funded = dict.fromkeys(self._positions, seen_at)
-        self._live = {o.id: replace(o, unbooked=ZERO) for o in orders}
+        self._live = {o.id: o for o in orders}
 
     # The market, and the passing of its time.
 

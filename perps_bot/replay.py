@@ -137,7 +137,7 @@ def _replay(
             market, progress, open_files.enter_context(_table(trades, TRADE_COLUMNS)),
             open_files.enter_context(_table(equity_curve, ("time", "equity"))),
         )
-        store = EventStore(events)
+        store = EventStore(events, sync=False)
         venue = PaperBroker(market, settings.paper_equity, settings.fee_rate,
                             settings.fee_per_contract, settings.slippage_bps)
         bot = assemble(settings, venue, store, "replay")

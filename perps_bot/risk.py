@@ -8,7 +8,7 @@ fold over events, so a halt survives any restart.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 from perps_bot.errors import ConfigError
@@ -177,8 +177,7 @@ def age_seconds(mark: Mark | None, now: datetime) -> Decimal:
     """How far a mark's time is from `now`, either way: with a wrong clock no mark is fresh."""
     if mark is None:
         return ZERO
-    age = abs(now - mark.at)
-    return Decimal(age.days * 86400 + age.seconds) + Decimal(age.microseconds) / 1_000_000
+    return Decimal(abs(now - mark.at) // timedelta(microseconds=1)) / 1_000_000
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ message repeats a refused value: it may be a secret that was put in the wrong pl
 import difflib
 import re
 import tomllib
-from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
@@ -342,38 +341,11 @@ def resolve(
     return settings
 
 
-def add_flags(parser: ArgumentParser, names: Collection[str] | None = None) -> None:
-    """Add the table's flags, all or only `names`, as raw text: only `resolve` refuses.
-
-    A flag that is not given is absent from the namespace.
-    """
-    for row in (_ROWS[name] for name in (_FLAGGED if names is None else names)):
-        if bool in row.kind.types:
-            form = {"action": "store_true"}
-        elif list in row.kind.types:
-            form = {"action": "extend", "nargs": "+", "metavar": row.kind.metavar}
-        else:
-            form = {"metavar": row.kind.metavar}
-        parser.add_argument(row.flag, dest=row.name, default=SUPPRESS, help=_help(row), **form)
-
-
 def described(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
     """Yield (name, printable value, unit, source) of every setting; secrets never show."""
     for row in SETTINGS:
-        value = _printable(row, getattr(settings, row.name))
+        value = printable(row, getattr(settings, row.name))
         yield row.name, value, row.unit, settings.sources[row.name]
-
-
-def broker_kind(settings: Settings) -> str:
-    """Return "paper-synthetic", "paper-live" (real prices, cannot send) or "coinbase"."""
-    if settings.profile == "dev" or settings.force_mock:
-        return "paper-synthetic"
-    if settings.profile == "prod" and settings.sandbox:
-        raise ConfigError(
-            f"sandbox ({settings.sources['sandbox']}) with --profile prod: Coinbase's sandbox "
-            f"has no market; use --profile demo, or --dry-run without the sandbox"
-        )
-    return "paper-live" if settings.dry_run or settings.sandbox else "coinbase"
 
 
 def data_folder(settings: Settings) -> Path:
@@ -452,15 +424,8 @@ def _shown(name: str) -> str:
     return name[:200] if name.isprintable() else ascii(name[:200])
 
 
-def _help(row: Setting) -> str:
-    if bool in row.kind.types:
-        return row.help
-    said = "by profile" if row.name in PROFILES["dev"] else _printable(row, row.default)
-    facts = filter(None, (row.unit, row.kind.allowed, f"default {said}"))
-    return f"{row.help} ({'; '.join(facts)})"
-
-
-def _printable(row: Setting, value: object) -> str:
+def printable(row: Setting, value: object) -> str:
+    """One value for people; a secret only as set or not set."""
     if row.secret:
         return "not set" if value is None else "set"
     if value is None:

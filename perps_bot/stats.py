@@ -5,7 +5,7 @@ clock, no I/O, no logging, no opinion: what is not defined (no trips, no losses,
 None, never a made-up number.  Only the Decimal context's 28 digits round.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -45,15 +45,6 @@ class RoundTrip:
     @property
     def net_pnl(self) -> Decimal:
         return self.realized_pnl - self.fees - self.funding
-
-
-def round_trips(fills: Iterable[Fill], payments: Iterable[FundingPayment] = ()) -> list[RoundTrip]:
-    """Return the finished trips in the order of their closing."""
-    finished: list[RoundTrip] = []
-    summary = TripSummary(finished.append)
-    for item in sorted((*fills, *payments), key=lambda item: item.at):
-        (summary.fill if isinstance(item, Fill) else summary.charge)(item)
-    return finished
 
 
 class TripSummary:

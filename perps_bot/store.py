@@ -437,7 +437,7 @@ _from_json = json.JSONDecoder(parse_float=Decimal, parse_constant=int).decode  #
 
 # The disk
 _write, _fsync, _truncate, _stat = os.write, os.fsync, os.ftruncate, os.fstat
-_replace, _link = os.replace, os.link
+_replace = os.replace
 
 
 def _open(path: Path, flags: int) -> int:

@@ -8,22 +8,17 @@ windows) comes back from the venue's candles.
 """
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
 from perps_bot.model import (
-    ZERO, Action, Decision, Event, Mark, OrderIntent, OrderType, Position, Purpose, Side,
-    TimeInForce, fraction, maybe_decimal, maybe_moment, moment,
+    ZERO, Action, Decision, Event, Mark, Position, Purpose, Side, fraction, maybe_decimal,
+    maybe_moment, moment,
 )
 
 # A cross that could not be acted on is old news after this many bars.
 CROSS_AGE_BARS_MAX = 3
-# How often a bracket's profit leg is halved before a plain stop is used instead.
-PROFIT_HALVINGS_MAX = 3
-# A plain stop's limit lies this far beyond its trigger.
-STOP_LIMIT_BEYOND_PCT = Decimal("0.05")
 # The reason of a close that a halt does not hold back.
 STOP_CROSSED = "trailing stop crossed"
 
@@ -127,7 +122,7 @@ class BaselinePerpsStrategy:
             if memory.side or self.config.enter_on_start:
                 memory.cross(lean)
             memory.side = lean
-        if memory.pending and memory.pending_bars >= CROSS_AGE_BARS_MAX:
+        if memory.pending_bars >= CROSS_AGE_BARS_MAX:
             memory.pending = None
 
     def warm(self, symbol: str, closes: list[tuple[datetime, Decimal]]) -> None:

@@ -457,7 +457,7 @@ def test_an_exit_cancels_the_stop_sees_it_gone_and_closes(desk):
     assert desk.held() == desk.venue.held() == 0
     close = desk.venue.sent[-1]
     assert (close.purpose, close.side, close.quantity) == (Purpose.EXIT, Side.SELL, 2)
-    assert desk.engine.is_settled(BTC)
+    assert desk.engine.orders.are_told(BTC)
 
 
 @pytest.mark.parametrize("by_hand, closed", [("-2", 1), ("4", 3)])
@@ -486,7 +486,7 @@ def test_a_stop_that_fills_meanwhile_is_the_exit(desk):
     desk.tick()
     assert desk.held() == desk.venue.held() == 0
     assert [order.purpose for order in desk.venue.sent] == [Purpose.ENTRY, Purpose.STOP]
-    assert desk.engine.is_settled(BTC)
+    assert desk.engine.orders.are_told(BTC)
 
 
 def test_an_exit_needs_no_mark(desk):

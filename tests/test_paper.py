@@ -512,7 +512,7 @@ def test_every_fill_of_a_resting_entry_brings_its_bracket():
         assert bracket.originating_order_id == entry.venue_order_id
         assert bracket.intent.order_type is OrderType.BRACKET
         assert bracket.intent.time_in_force is TimeInForce.GTC
-        assert bracket.purpose is Purpose.STOP
+        assert (bracket.purpose, bracket.intent.reason) == (Purpose.STOP, "attached to its entry")
         assert bracket.intent.limit_price == Decimal("117.5")  # 20 % up, on the tick
     desk.quote("95")
     assert desk.held() == "flat"
@@ -558,6 +558,7 @@ def test_a_reduction_brings_no_bracket():
     ("0",  "BUY 1 @ 100 as GTD until 0",  "END_TIME_IS_IN_THE_PAST"),
     ("0",  "BUY 1 @ 100 as GTC carrying 100", "INVALID_ATTACHED_STOP_LOSS_PRICE"),
     ("0",  "SELL 1 @ 100 as GTC carrying 100", "INVALID_ATTACHED_STOP_LOSS_PRICE"),
+    ("0",  "BUY 1 @ 98 as GTC carrying 99", "INVALID_ATTACHED_STOP_LOSS_PRICE"),
     ("0",  "BUY 1 carrying 101",          "INVALID_ATTACHED_STOP_LOSS_PRICE"),
     ("0",  "SELL 1 stop 95 profit 120",   "PREVIEW_BRACKET_ORDER_SIZE_EXCEEDS_POSITION"),
     ("-1", "SELL 1 stop 95 profit 120",   "PREVIEW_BRACKET_ORDER_SIZE_EXCEEDS_POSITION"),
@@ -775,6 +776,12 @@ def test_a_position_that_its_margin_does_not_carry_is_closed_at_the_touch(held, 
     assert desk.fills()[1:] == ([fill] if fill else [])
 
 
+@pytest.mark.parametrize("quote, held", [("95.5", "50"), ("95", "flat")])
+def test_margin_at_the_threshold_is_too_little(quote, held):
+    # At 95 the equity is 1,086 - 250, and 0.88 x 20 % of 50 x 95 is 836 as well.
+    assert Desk(equity="1086").hold(50).quote(quote).held() == held
+
+
 def test_a_liquidation_is_the_venues_own_fill_with_a_fee_and_takes_the_orders_along():
     desk = Desk(equity="1000", fee_rate=Decimal("0.001"), fee_per_contract=Decimal(0)).hold(40)
     orders = [desk.place("SELL 40 stop 80 profit 120"), desk.place("BUY 0.1 @ 90 as GTC")]
@@ -895,6 +902,14 @@ def test_a_rate_is_charged_on_what_was_held_before_the_fills_of_its_moment():
     desk.market.rates += rates("14:00:00 0.001")
     desk.see(at("14:00:00"))
     assert len(paid(desk)) == 1
+
+
+def test_a_position_that_grows_still_pays_what_was_not_known_yet():
+    desk = Desk().hold("0.5").quote("100", seconds=3600)
+    desk.place("BUY 0.5")
+    desk.market.rates = rates("13:00:00 0.001")
+    desk.quote("100")
+    assert paid(desk) == [("13:00", "0.1")]
 
 
 def test_a_position_does_not_pay_for_the_time_before_it_was_opened():
@@ -1189,6 +1204,25 @@ def test_only_whole_candles_of_the_absence_count(row):
     assert desk.fills() == ["BUY 1 @ 100"]
 
 
+def test_the_first_candle_that_counts_opens_with_the_absence():
+    desk = Desk().hold(1)
+    desk.place("SELL 1 stop 95 profit 120")
+    desk.see(at("12:05:00"))
+    history(desk, 60, ["12:05:00 100 100 94 100"])
+    desk.see(at("12:10:00"))
+    assert desk.fills()[1:] == ["SELL 1 @ 95"]
+
+
+def test_a_stop_that_had_fired_before_the_absence_fills_though_no_candle_reaches_it():
+    desk = Desk().hold(1)
+    desk.place("SELL 1 stop 95 limit 94")
+    desk.quote("93")
+    assert desk.held() == "1"
+    history(desk, 60, ["12:10:00 99 100 98 99"])
+    desk.quote("99", seconds=3600)
+    assert desk.fills()[1:] == ["SELL 1 @ 95"]
+
+
 def test_a_short_pause_is_no_absence():
     desk = Desk().hold(1)
     desk.place("SELL 1 stop 95 profit 120")
@@ -1355,13 +1389,6 @@ def test_a_partly_filled_order_is_restored_with_what_is_left_of_it():
         f.fill_id for f in desk.venue.fills(EVER))
 
 
-def test_a_restored_order_is_as_the_positions_have_it_whatever_the_bot_still_expects():
-    desk = Desk().quote("100")
-    entry = desk.place("BUY 1 @ 98 as GTC")
-    desk.venue.restore(Decimal(10_000), [], [replace(entry, unbooked=Decimal(-1))], desk.now)
-    assert desk.order_of(entry).remaining == 1
-
-
 # --- reading back ------------------------------------------------------------------------------
 
 
@@ -1420,6 +1447,15 @@ def test_the_answers_about_the_market_are_the_markets_own():
     assert desk.see()[BTC] is desk.market.quotes[BTC]
     assert [c.close for c in desk.venue.candles(BTC, 60, 1, NOON)] == [2]
     assert desk.venue.funding(BTC, NOON).rate == Decimal("0.001")
+
+
+def test_the_products_are_read_once_until_somebody_asks_for_them(monkeypatch):
+    desk, reads = Desk(), []
+    monkeypatch.setattr(desk.market, "products", lambda: reads.append(1) or desk.market.listing)
+    desk.hold(1).quote("101").place("SELL 1 stop 95 profit 120")
+    assert len(reads) == 1
+    desk.venue.products()
+    assert len(reads) == 2
 
 
 def test_a_market_that_cannot_be_reached_is_no_error_before_it_is_needed():

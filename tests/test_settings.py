@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from perps_bot.errors import ConfigError
 from perps_bot.model import OrderType, TimeInForce
+from perps_bot.cli import add_flags, broker_kind
 from perps_bot.settings import (
     CONFIG_BYTES_MAX,
     PROFILES,
     SETTINGS,
     Settings,
-    add_flags,
-    broker_kind,
     data_folder,
     described,
     resolve,

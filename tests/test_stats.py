@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perps_bot.model import Fill, FundingPayment, Side
-from perps_bot.stats import EquityCurve, TripSummary, round_trips, sharpe, sortino
+from perps_bot.stats import EquityCurve, TripSummary, sharpe, sortino
 
 START = datetime(2025, 5, 1, tzinfo=UTC)
 
@@ -37,6 +37,15 @@ def funding(hours, amount, symbol="BTC-PERP"):
 def said(trip):
     side = "long" if trip.side is Side.BUY else "short"
     return f"{side} {trip.quantity:f} for {trip.entered:f}->{trip.left:f}"
+
+
+def round_trips(fills, payments=()):
+    """The finished trips in the order of their closing."""
+    finished = []
+    summary = TripSummary(finished.append)
+    for item in sorted((*fills, *payments), key=lambda item: item.at):
+        (summary.fill if isinstance(item, Fill) else summary.charge)(item)
+    return finished
 
 
 def summed(*items):

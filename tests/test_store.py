@@ -38,7 +38,7 @@ NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
 DAY = NOON.date()
 NEXT_DAY = DAY + timedelta(days=1)
 FIRST, SECOND = "2025-05-01.jsonl", "2025-05-02.jsonl"
-DISK_CALLS = ("_open", "_write", "_fsync", "_truncate", "_replace", "_link", "_make_folder")
+DISK_CALLS = ("_open", "_write", "_fsync", "_truncate", "_replace", "_make_folder")
 
 
 class Killed(BaseException):
@@ -444,7 +444,7 @@ def test_a_whole_line_that_is_not_ours_is_damage(folder, tail):
 def spied(monkeypatch):
     """A list that grows by (call, file name) with every call that changes the disk."""
     calls = []
-    for name in ("_write", "_truncate", "_fsync", "_link", "_replace"):
+    for name in ("_write", "_truncate", "_fsync", "_replace"):
         def spy(target, *rest, name=name, call=getattr(room, name)):
             path = path_of(target) if isinstance(target, int) else rest[0]
             calls.append((name, path.name))

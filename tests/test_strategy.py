@@ -204,6 +204,7 @@ def test_shorts_are_opened_only_where_they_are_enabled_but_a_downward_cross_alwa
     (UP_CROSS,   a_trade("exit", "SELL"),                    BUY),
     (DOWN_CROSS, a_trade("exit", "BUY"),                     SELL),
     (UP_CROSS,   a_trade("exit", "SELL", "long 1 @ 16"),     BUY),
+    (DOWN_CROSS, a_trade("exit", "SELL", "long 1 @ 16"),     SELL),
 ])
 def test_a_cross_is_answered_by_its_entry_and_by_a_stop_of_its_side(cross, trade, wanted):
     strategy = a_strategy(cross)
@@ -247,6 +248,13 @@ def test_a_restart_loses_no_cross_that_waits():
     later = restarted(old, closes=[*UP_CROSS, 17])
     assert decided(later) == decided(see(old, [17], 5))
     assert decided(later).reason == "upward cross 1 bars ago"
+
+
+def test_a_cross_is_as_old_after_a_restart_as_before():
+    old = a_strategy([*UP_CROSS, 17, 18])
+    new = restarted(old, closes=[*UP_CROSS, 17, 18])
+    assert decided(new).reason == "upward cross 2 bars ago"
+    assert action(see(new, [19], 7)) is HOLD
 
 
 def test_a_restart_revives_no_cross_that_was_answered():
@@ -460,6 +468,8 @@ def test_without_a_position_nothing_is_followed():
     assert strategy.watch(a_mark(100), a_position()) is False
     assert strategy.trailing_stop(a_position()) is None
     assert strategy.trailing_stop(a_position("long 1 @ 100")) is None
+    strategy.apply(a_trade("entry", "BUY", "long 1 @ 100"))
+    assert strategy.trailing_stop(a_position()) is None
 
 
 @pytest.mark.parametrize("type", ["position.adopted", "reconcile.mismatch"])
