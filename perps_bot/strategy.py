@@ -210,7 +210,8 @@ class BaselinePerpsStrategy:
         """What an event must carry so that a restart decides as this process would have."""
         memory = self._memory(symbol)
         return {"bar_at": memory.bar_at, "side": memory.side, "pending": memory.pending,
-                "pending_bars": memory.pending_bars, "best_mark": memory.best}
+                "pending_bars": memory.pending_bars, "best_mark": memory.best,
+                "stopped": memory.stopped}
 
     def _judge(
         self, memory: _Memory, mark: Mark, position: Position, stop_price: Decimal | None
@@ -242,7 +243,8 @@ class BaselinePerpsStrategy:
         memory.side = Side(data["side"]) if data["side"] else None
         memory.pending = Side(data["pending"]) if data["pending"] else None
         memory.pending_bars = data["pending_bars"]
-        memory.best = maybe_decimal(data["best_mark"])
+        memory.best, stopped = maybe_decimal(data["best_mark"]), data["stopped"]
+        memory.stopped = (Side(stopped[0]), moment(stopped[1])) if stopped else None
 
     def _follow_trade(self, data: dict) -> None:
         """An entry answers its cross; a stop answers one of its own side; flat forgets the best."""

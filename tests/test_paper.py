@@ -673,14 +673,14 @@ def test_an_order_that_comes_before_the_first_tick_is_an_order_like_any_other():
     assert (desk.held(), paid(desk)) == ("1", [("13:00", "0.1")])
 
 
-def test_an_order_between_two_ticks_loses_no_funding():
+def test_an_order_between_two_ticks_loses_nothing_of_the_time_between_them():
     desk = Desk().hold(1)
-    desk.market.rates = rates("13:00:00 0.001", "13:00:20 0.002")
-    desk.quote("100", seconds=3590)
-    desk.now += timedelta(seconds=20)
+    desk.market.rates = rates("13:00:00 0.001", "14:00:00 0.002")
+    desk.now = at("14:00:10")
+    desk.market.quotes[BTC] = a_quote("100", now=desk.now)
     desk.place("BUY 1 @ 90 as GTC")
-    desk.see(at("13:00:15"))
-    assert paid(desk) == [("13:00", "0.1")]
+    desk.see(at("14:00:15"))
+    assert paid(desk) == [("13:00", "0.1"), ("14:00", "0.2")]
 
 
 def test_an_order_meets_the_quote_of_its_moment_not_that_of_the_last_tick():

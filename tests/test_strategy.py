@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perps_bot.model import Action, Event, Mark, Position, Side
+from perps_bot.model import Action, Event, Mark, Position, Purpose, Side
 from perps_bot.strategy import STOP_CROSSED, BaselinePerpsStrategy, StrategyConfig
 
 BTC, ETH = "BTC-PERP", "ETH-PERP"
@@ -656,3 +656,13 @@ def test_a_bar_and_a_decision_cost_the_same_for_any_period():
             decided(strategy)
         costs.add(Counted.done)
     assert len(costs) == 1 and costs.pop() < 20
+
+
+def test_what_a_stop_answered_survives_a_days_snapshot():
+    at = datetime(2025, 5, 1, 12, tzinfo=UTC)
+    old, new = BaselinePerpsStrategy(), BaselinePerpsStrategy()
+    old.apply(Event(1, at, "trade.executed", {
+        "symbol": "BTC-PERP", "position_quantity": Decimal(0), "side": Side.SELL,
+        "purpose": Purpose.STOP, "reason": "protective stop", "filled_at": at}))
+    new.apply(Event(2, at, "day.opened", {"snapshot": {"strategy": old.snapshot()}}))
+    assert new.snapshot()["BTC-PERP"]["stopped"] == (Side.BUY, at)
