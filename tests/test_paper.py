@@ -1157,12 +1157,13 @@ def test_whatever_happens_orders_and_fills_agree_and_limits_hold(steps):
             limit = order.intent.limit_price
             if order.intent.order_type is OrderType.LIMIT:
                 assert (limit - fill.price) * order.side.sign >= 0
-    for symbol, side in ((s, side) for s in (BTC, ETH) for side in Side):
-        brackets = [o for o in desk.venue.orders(EVER) if o.intent.order_type is OrderType.BRACKET]
-        reserved = sum((o.remaining for o in brackets if o.symbol == symbol and o.side is side),
-                       Decimal(0))
-        held = desk.venue.positions().get(symbol, Position(symbol)).quantity
-        assert reserved <= max(-held * side.sign, 0)
+    brackets = {order.id for order in desk.venue.orders(EVER)
+                if order.intent.order_type is OrderType.BRACKET}
+    held = dict.fromkeys((BTC, ETH), Decimal(0))
+    for fill in fills:
+        if fill.client_order_id in brackets or fill.is_liquidation:
+            assert fill.quantity <= -held[fill.symbol] * fill.side.sign
+        held[fill.symbol] += fill.quantity * fill.side.sign
 
 
 # --- absence -----------------------------------------------------------------------------------
