@@ -160,8 +160,7 @@ class BaselinePerpsStrategy:
         best = self._memory(position.symbol).best
         if best is None or not position.quantity:
             return None
-        distance = best * self.config.trailing_stop_pct
-        return best - distance if position.quantity > 0 else best + distance
+        return best * (1 - self.config.trailing_stop_pct * position.side.sign)
 
     def decide(self, mark: Mark, position: Position, stop_price: Decimal | None) -> Decision:
         """Say what to do about `mark.symbol`.
