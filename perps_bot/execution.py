@@ -327,7 +327,7 @@ class ExecutionEngine:
         # An increase whose intent is not on disk raises here and is never sent; a reduction goes
         # on without it.
         self.store.append("order.intended", required=not reduces, **order.intent_data(),
-                          mark_price=mark.price if mark else None)
+                          mark_price=mark.price if mark else None, placed_at=order.created_at)
         send = self.broker.close if intent.purpose is Purpose.EXIT else self.broker.place
         try:
             answer = send(order, self.store.now)
@@ -431,7 +431,8 @@ class ExecutionEngine:
             if order.purpose is Purpose.ENTRY and not order.status.is_terminal:
                 self._ask_to_cancel([order])  # what decided it is long past
         elif tagged or attached and (order.filled_quantity or order.remaining):
-            self.store.append("order.intended", **order.intent_data(), mark_price=None)
+            self.store.append("order.intended", **order.intent_data(), mark_price=None,
+                              placed_at=order.created_at)
             self._update(order)
             if order.purpose is Purpose.STOP:
                 self._say_stop("stop.placed", order)

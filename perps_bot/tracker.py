@@ -328,7 +328,7 @@ class OrderTracker:
                 "finished": list(self._finished)}
 
     def _fold_intended(self, event: Event) -> None:
-        order = Order.from_data(event.data, event.at)
+        order = Order.from_data(event.data, moment(event.data.get("placed_at", event.at)))
         self.tickets[order.id] = Ticket(order, maybe_decimal(event.data["mark_price"]))
         head, _, number = order.id.rpartition("-")
         if head.startswith(f"{self._tag}-") and number.isdigit():

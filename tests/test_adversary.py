@@ -157,3 +157,17 @@ def test_a_dead_cancel_in_one_symbol_holds_up_the_stop_of_no_other():
         rig.tick()
     assert "cancel" in rig.bot.trouble
     assert Purpose.STOP in purposes(rig, ETH)
+
+
+def test_a_stop_that_came_with_an_entry_an_hour_ago_is_replaced_at_once_when_it_is_gone():
+    desk = Desk(order_type=OrderType.LIMIT, time_in_force=TimeInForce.GTC)
+    desk.tick(0)
+    entry = desk.engine.enter(BTC, Side.BUY, Decimal(1), "x")
+    desk.venue.now = desk.now + timedelta(minutes=1)
+    desk.venue.fill(entry.id)
+    desk.tick(3600)
+    desk.venue.end(desk.engine.outstanding()[0].id)
+    desk.tick(5)
+    desk.tick(5)
+    assert desk.of("order.lost") == []
+    assert [o.purpose for o in desk.venue.live()] == [Purpose.STOP]

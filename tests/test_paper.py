@@ -225,6 +225,7 @@ def refused(call, *arguments):
                                                   "SELL 0.2 @ 98"],                     FILLED),
     ("99/101 x 9/0.19",  "BUY 0.2",              ["BUY 0.1 @ 101", "BUY 0.1 @ 101.5"],  FILLED),
     ("99/101 x 9/0.09",  "BUY 0.1",              [],                                    CANCELLED),
+    ("99/101 x 9/0.09",  "BUY 0.1 as GTC",       [],                                    CANCELLED),
     # Within the limit.
     ("99/101",           "BUY 1 @ 100.5 as IOC", [],                                    CANCELLED),
     ("99/101",           "BUY 1 @ 101 as IOC",   ["BUY 1 @ 101"],                       FILLED),
