@@ -13,12 +13,18 @@ from decimal import Decimal
 from typing import Protocol
 
 from perps_bot.model import (
-    Candle, Fill, FundingPayment, FundingRate, Mark, Order, Position, Product,
+    Candle, Fill, FundingPayment, FundingRate, Margin, Mark, Order, Position, Product,
 )
 
 
 class MarketData(Protocol):
     """Prices and rules.  Reads may be repeated; nothing here changes the venue."""
+
+    def connect(self) -> str:
+        """Get ready to be asked; return why nothing can be sent, or "" where orders can.
+
+        Raises ConfigError for credentials that must not be used; may be called again.
+        """
 
     def products(self) -> Sequence[Product]:
         """Return every perpetual product that the account could trade."""
@@ -41,6 +47,9 @@ class Broker(Protocol):
 
     def equity(self) -> Decimal:
         """Return cash balance plus unrealized profit and loss, USD."""
+
+    def margin(self) -> Margin | None:
+        """Return the margin as of the last `equity`; None where the venue did not say."""
 
     def positions(self) -> Mapping[str, Position]:
         """Return every open position by symbol; flat symbols are absent."""

@@ -20,34 +20,37 @@ class ProductCatalog:
     """
 
     def __init__(self) -> None:
-        self._products: dict[str, Product] = {}
+        self._products: dict[str, list[Product]] = {}
 
     def load_from_brokerage(self, client: MarketData) -> None:
-        """Read every product from `client`.
-
-        Raises ConfigError when two products claim one symbol; the old list then stays.
-        """
-        found: dict[str, Product] = {}
+        """Read every product from `client`; when that fails, the old list stays."""
+        found: dict[str, list[Product]] = {}
         for product in client.products():
-            other = found.setdefault(product.symbol, product)
-            if other is not product:
-                raise ConfigError(
-                    f"{product.symbol} is ambiguous: the venue lists {other.product_id} and "
-                    f"{product.product_id}; name one of them with --symbols"
-                )
+            found.setdefault(product.symbol, []).append(product)
         self._products = found
 
+    def take(self, other: "ProductCatalog") -> None:
+        """Become what `other` has read."""
+        self._products = other._products
+
     def get_perpetual_products(self) -> list[Product]:
-        return [product for product in self._products.values() if product.is_perpetual]
+        every = (product for group in self._products.values() for product in group)
+        return [product for product in every if product.is_perpetual]
 
     def get(self, symbol: str) -> Product:
-        """Return the product of `symbol` (or of a venue id).  Raises ConfigError listing all."""
-        product = self._products.get(symbol)
-        if product is not None:
-            return product
-        for product in self._products.values():
-            if product.product_id == symbol:
-                return product
+        """Return the product of `symbol` (or of a venue id).
+
+        Raises ConfigError, listing what was found, for an unknown or an ambiguous one.
+        """
+        group = self._products.get(symbol) or [
+            product for products in self._products.values() for product in products
+            if product.product_id == symbol]
+        if len(group) == 1:
+            return group[0]
+        if group:
+            raise ConfigError(f"{symbol} is ambiguous: the venue lists "
+                              f"{' and '.join(product.product_id for product in group)}; "
+                              f"name one of them with --symbols")
         known = " ".join(sorted(self._products)) or "nothing"
         raise ConfigError(f"{symbol}: no such product; the venue lists {known}")
 

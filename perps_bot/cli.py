@@ -213,48 +213,108 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from perps_bot.loop import StopRequest, SystemClock, recover, run
+    from perps_bot.clock import StopRequest
+    from perps_bot.loop import recover, run
     from perps_bot.ops import Surfaces
     from perps_bot.settings import data_folder
     from perps_bot.store import prepare_folder
 
-    settings = _settings(arguments)
-    venue = _venue(settings)  # refuses before anything is written
+    settings, signals = _settings(arguments), StopRequest()
+    venue = _venue(settings, signals)  # refuses before anything is written
     folder = prepare_folder(data_folder(settings))
-    with _alone_in(folder):
+    with _alone_in(folder), _alone_on(venue):
         _log_to(settings)
         bot = _bot(settings, venue, folder)
         bot.surfaces = Surfaces(folder, tell)
         bot.store.subscribe(bot.surfaces.apply)
-        signals = StopRequest()
         signals.install()
         found = recover(bot)
         _announce(bot, found)
         _warn(settings, found)
         bot.surfaces.is_live = True
-        code = run(bot, SystemClock(signals), cycles=1 if settings.dev_fast else None)
+        code = run(bot, _clock(venue, signals), cycles=1 if settings.dev_fast else None)
         if settings.dev_fast:
             _tell_cycle(bot)
         bot.store.close()
+        if bot.feed is not None:
+            bot.feed.stop()
     return code
 
 
-def _venue(settings):
-    """The venue of a profile, on which nothing has happened yet."""
+def _venue(settings, signals=None):
+    """The venue of a profile, on which nothing has happened yet.
+
+    signals  what a blocked call gives way to, and what the feed wakes; None for one question
+    """
     from perps_bot.market import SyntheticMarket
     from perps_bot.paper import PaperBroker
-    if broker_kind(settings) != "paper-synthetic":
-        raise ConfigError(
-            f"profile {settings.profile} would need Coinbase, which this version cannot reach: "
-            f"use --profile dev, or PERPS_FORCE_MOCK=1 for paper on a synthetic market"
-        )
-    market = SyntheticMarket(settings.seed)
-    known = {product.symbol for product in market.products()}
-    for symbol in settings.symbols:
-        if symbol not in known:
-            raise ConfigError(f"{symbol}: no such product; there are {' '.join(sorted(known))}")
+    kind = broker_kind(settings)
+    if kind == "coinbase":
+        return _coinbase(settings, signals, is_live=True)
+    if kind == "paper-live":
+        market = _coinbase(settings, signals, is_live=False)
+    else:
+        market = SyntheticMarket(settings.seed)
+        known = {product.symbol for product in market.products()}
+        for symbol in settings.symbols:
+            if symbol not in known:
+                raise ConfigError(f"{symbol}: no such product; there are {' '.join(sorted(known))}")
     return PaperBroker(market, settings.paper_equity, settings.fee_rate,
                        settings.fee_per_contract, settings.slippage_bps)
+
+
+def _coinbase(settings, signals, is_live: bool):
+    """The client over REST and, where a loop can be woken, the feed; on paper it cannot send."""
+    from perps_bot.client import CoinbasePerpetualsClient
+    from perps_bot.feed import MarkFeed
+    from perps_bot.keys import load_credentials
+    from perps_bot.rest import Rest, VenueClock
+
+    signer = load_credentials(settings, os.environ) if is_live else None
+    if is_live and signer is None:
+        raise ConfigError(
+            f"profile {settings.profile} needs an API key: set COINBASE_API_KEY and "
+            f"COINBASE_API_SECRET, or COINBASE_API_KEY_FILE; or use --dry-run, which needs none")
+    if is_live and not settings.enable_derivatives:
+        raise ConfigError(f"profile {settings.profile} trades futures: say so with "
+                          f"COINBASE_ENABLE_DERIVATIVES=1, or use --dry-run")
+    clock, feed = VenueClock(), None
+    never = "" if is_live else "--dry-run sends nothing"
+    rest = Rest(settings.api_url, signer, clock, signals.interrupts if signals else lambda: False,
+                read_only=never)
+    if signals is not None:
+        token = signer and (lambda: signer.websocket_token(clock.now()))
+        feed = MarkFeed(settings.ws_url, settings.ws_user_url, token, clock.now, signals.wake)
+    return CoinbasePerpetualsClient(rest, feed, settings.symbols)
+
+
+def _client_of(venue):
+    """The Coinbase client that stands behind a venue; None on a synthetic market."""
+    client = getattr(venue, "market", venue)
+    return client if hasattr(client, "rest") else None
+
+
+def _clock(venue, signals):
+    from perps_bot.clock import SystemClock
+
+    client = _client_of(venue)
+    return SystemClock(signals, client.rest.clock.now if client else None)
+
+
+@contextmanager
+def _alone_on(venue) -> Iterator[None]:
+    """Be the only process of this host that trades with this API key."""
+    from perps_bot.store import account_lock
+
+    client = _client_of(venue)
+    if client is None or client.rest.signer is None:
+        yield
+        return
+    held = account_lock(client.rest.signer.name)
+    if held is None:
+        raise _InUse("another process on this host trades with this API key: stop it first")
+    with held:
+        yield
 
 
 def _bot(settings, venue, folder: Path):
@@ -262,8 +322,12 @@ def _bot(settings, venue, folder: Path):
     from perps_bot.loop import assemble
     from perps_bot.store import EventStore
 
-    events = folder / ("events" if settings.profile == "dev" else "paper-events")
-    return assemble(settings, venue, EventStore(events), broker_kind(settings), folder)
+    kind = broker_kind(settings)
+    is_paper = settings.profile != "dev" and kind != "coinbase"
+    store = EventStore(folder / ("paper-events" if is_paper else "events"))
+    bot, client = assemble(settings, venue, store, kind, folder), _client_of(venue)
+    bot.feed = client and client.feed
+    return bot
 
 
 class _PrivateLog(RotatingFileHandler):
@@ -345,7 +409,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from perps_bot.loop import SystemClock
+    from perps_bot.clock import SystemClock
     from perps_bot.market import SyntheticMarket
     from perps_bot.ops import check
     settings = _settings(arguments)
@@ -389,7 +453,8 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from perps_bot.loop import SystemClock, recover
+    from perps_bot.clock import SystemClock
+    from perps_bot.loop import recover
     from perps_bot.settings import data_folder
     from perps_bot.store import prepare_folder
 
@@ -436,7 +501,7 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from perps_bot.loop import SystemClock
+    from perps_bot.clock import SystemClock
     from perps_bot.replay import replay, report_lines
 
     if arguments.symbol:

@@ -6,7 +6,7 @@ says was filled.  This room never decides what to hold, never reads a clock and 
 needs several steps (an exit, a stop that moves) takes its next one at every `work`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,11 +17,14 @@ from perps_bot.catalog import ProductCatalog, quantize_stop, quantized
 from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUnavailable
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
-    ZERO, Account, Breach, Event, Mark, Order, OrderIntent, OrderStatus, OrderType, Position,
-    Purpose, Side, Ticket, TimeInForce, TradingState, exact,
+    ZERO, Account, Breach, Event, Margin, Mark, Order, OrderIntent, OrderStatus, OrderType,
+    Position, Purpose, Side, Ticket, TimeInForce, TradingState, exact,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
+from perps_bot.stops import (
+    NOTHING_TO_STOP, OUT_OF_BOUNDS, STOP_PASSED, protective_orders, tightest,
+)
 from perps_bot.store import EventStore
 from perps_bot.tracker import OrderTracker, PositionTracker
 
@@ -29,12 +32,8 @@ from perps_bot.tracker import OrderTracker, PositionTracker
 READ_OVERLAP = timedelta(minutes=10)
 # Two complete listings without the order, so far apart, prove that it is absent.
 ABSENCE_PROOF = timedelta(seconds=10)
-# Words for "the price has passed this stop", "there is less to stop" and "this leg is too far".
-STOP_PASSED = ("PREVIEW_STOP_PRICE_ABOVE_LAST_TRADE_PRICE",
-               "PREVIEW_STOP_PRICE_BELOW_LAST_TRADE_PRICE", "STOP_ALREADY_TRIGGERED")
-NOTHING_TO_STOP = ("PREVIEW_BRACKET_ORDER_SIZE_EXCEEDS_POSITION",
-                   "BRACKET_ORDER_SIZE_EXCEEDS_POSITION", "NOT_REDUCING")
-OUT_OF_BOUNDS = ("BRACKET_LIMIT_PRICE_OUT_OF_BOUNDS", "INVALID_BRACKET_LIMIT_PRICE")
+# Before a planned close this early, and while it lasts, the trail rests.
+CLOSING_SOON = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,14 @@ class ExecutionConfig:
 
 @dataclass
 class _Exit:
-    """A position that shall be closed, over as many steps as it takes; until then, protected."""
+    """A position that shall be closed, over as many steps as it takes; until then, protected.
+
+    keep  base units that shall stay
+    """
 
     reason: str
     not_before: datetime
+    keep: Decimal = ZERO
 
 
 class ExecutionEngine:
@@ -86,6 +89,9 @@ class ExecutionEngine:
         self.risk = risk or LiveRiskManager(event_store=self.store)
         self.tracker = tracker or PositionTracker(self.store)
         self.marks: Mapping[str, Mark] = {}
+        self.venue_positions: Mapping[str, Position] = {}
+        self.margin: Margin | None = None
+        self.foreign: tuple[Order, ...] = ()  # open at the venue, and not ours
         self.orders = OrderTracker(self.store, self.config.tag)
         self._exits: dict[str, _Exit] = {}
         self._stop_levels: dict[str, Decimal] = {}
@@ -178,13 +184,26 @@ class ExecutionEngine:
         return Account(
             self.store.now, self.tracker.last_equity or ZERO, self.tracker.positions(),
             self.marks, self.outstanding(), self.tracker.day_start_equity,
-            self.tracker.daily_loss(),
+            self.tracker.daily_loss(), self.margin, self._foreign_notional(),
         )
 
     def picture(self) -> Account:
         """Read the account anew: one consistent picture, or VenueUnavailable."""
         self.tracker.last_equity = self.broker.equity()
+        self.margin = self.broker.margin()
+        self.venue_positions = self.broker.positions()
         return self.books()
+
+    def _foreign_notional(self) -> Decimal:
+        """USD that the venue holds beyond our books: the owner's own, or another bot's."""
+        total = ZERO
+        for symbol, theirs in self.venue_positions.items():
+            ours = self.tracker.get_position(symbol).quantity
+            if theirs.quantity * ours <= 0 or abs(theirs.quantity) > abs(ours):
+                mark = self.marks.get(symbol)
+                price = mark.price if mark else theirs.mark_price
+                total += abs(theirs.quantity - ours) * (price or Decimal("Infinity"))
+        return total
 
     def see(self, marks: Mapping[str, Mark]) -> None:
         """Value everything at this tick's marks."""
@@ -210,14 +229,15 @@ class ExecutionEngine:
         """Learn what became of every order and book what it did.  Raises VenueUnavailable."""
         orders = self.orders
         watched = [t.order.created_at for t in (*orders.tickets.values(), *orders.lost.values())]
-        if not watched and not self.tracker.positions():
-            return
         since = min(watched, default=self.store.now)
         listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
         for order in listed.values():
             if order.id in orders.lost or not orders.knows(order.id):
                 self._take_in(order)
-        self._book_fills(since)
+        self.foreign = tuple(order for order in listed.values()
+                             if not order.status.is_terminal and not orders.knows(order.id))
+        if watched or self.tracker.positions():
+            self._book_fills(since)
         for ticket in tuple(orders.tickets.values()):
             self._learn(ticket, listed.get(ticket.order.id))
 
@@ -241,41 +261,56 @@ class ExecutionEngine:
                 raise
             return self.send(takes)  # an entry that cannot carry its stop must not rest
 
-    def exit(self, symbol: str, reason: str, leaves_it_to_the_stop: bool = False) -> None:
-        """Begin to close `symbol`; an exit under way goes on unchanged.
+    def is_exiting(self, symbol: str) -> bool:
+        return symbol in self._exits
+
+    def exit(
+        self, symbol: str, reason: str, leaves_it_to_the_stop: bool = False, keep: Decimal = ZERO
+    ) -> None:
+        """Begin to close `symbol`, all but `keep` base units; an exit under way goes on unchanged.
 
         A stop that the price has crossed gets some seconds to fill at the venue first.
         """
-        if symbol not in self._exits:
+        under_way = self._exits.get(symbol)
+        if under_way is None or keep < under_way.keep:
             waits = leaves_it_to_the_stop and self._resting_stops(symbol)
             not_before = self.store.now + self._patience if waits else self.store.now
-            self._exits[symbol] = _Exit(reason, not_before)
+            self._exits[symbol] = _Exit(reason, not_before, keep)
 
     def work(self, symbol: str, trail_to: Decimal | None) -> None:
         """Take the next step of an exit, or bring the protective stop to the position.
 
         trail_to  where the trail says that the stop belongs, not on the tick; None when unknown
         """
-        position = self.tracker.get_position(symbol)
+        position, plan = self.tracker.get_position(symbol), self._exits.get(symbol)
+        if plan is not None and abs(position.quantity) <= plan.keep:
+            plan = self._exits.pop(symbol) and None
         if not position.quantity:
             self._leave(symbol)
-        elif symbol in self._exits:
-            self._advance_exit(position, self._exits[symbol], trail_to)
-        else:
+        elif plan is not None and self.catalog.get(symbol).is_session_open:
+            self._advance_exit(position, plan, trail_to)
+        else:  # a closed market closes nothing, and its stop must not be taken away
             self._protect(position, trail_to)
 
     def trail(self, symbol: str, trail_to: Decimal) -> None:
         """Ratchet the stops towards `trail_to` when that is worth a cancel and a new order."""
         position, stops = self.tracker.get_position(symbol), self._resting_stops(symbol)
-        if symbol in self._exits or not position.quantity or not stops:
+        if symbol in self._exits or not position.quantity or not stops or self._rests(symbol):
             return
-        old = _tightest(position, [o.intent.stop_price for o in stops])
+        old = tightest(position, [o.intent.stop_price for o in stops])
         new = quantize_stop(self.catalog.get(symbol), trail_to, position.side.opposite)
         # A sell stop only ever rises, a buy stop only ever falls.
         if (new - old) * position.side.sign >= old * self.config.stop_move_min_pct:
             self._stop_not_before.pop(symbol, None)
             self._cancel(stops)
             self.work(symbol, trail_to)
+
+    def _rests(self, symbol: str) -> bool:
+        """Whether the market is closed, or will be before a stop could safely be replaced."""
+        product = self.catalog.get(symbol)
+        closes_at = product.closes_at
+        return not product.is_session_open or (
+            closes_at is not None and closes_at - self.store.now <= CLOSING_SOON)
 
     def entries(self, symbol: str | None = None) -> list[Order]:
         """Our outstanding entries."""
@@ -306,7 +341,7 @@ class ExecutionEngine:
     def _fold_stop(self, event: Event) -> None:
         symbol, level = event.data["symbol"], Decimal(event.data["stop_price"])
         kept = self._stop_levels.get(symbol, level)
-        self._stop_levels[symbol] = _tightest(self.tracker.get_position(symbol), [kept, level])
+        self._stop_levels[symbol] = tightest(self.tracker.get_position(symbol), [kept, level])
 
     def _fold_adoption(self, event: Event) -> None:
         self._stop_levels.pop(event.data["symbol"], None)
@@ -332,7 +367,8 @@ class ExecutionEngine:
         try:
             answer = send(order, self.store.now)
         except OrderRejected as refusal:
-            self._update(replace(order, status=OrderStatus.REJECTED, reason=str(refusal)))
+            self._update(replace(order, status=OrderStatus.REJECTED, reason=str(refusal)),
+                         code=refusal.code)
             raise
         except VenueUnavailable as failure:
             self._update(replace(order, status=OrderStatus.LOST, reason=str(failure)))
@@ -358,9 +394,9 @@ class ExecutionEngine:
                        "allowed": b.allowed, "unit": b.unit} for b in breaches],
         )
 
-    def _update(self, order: Order) -> None:
+    def _update(self, order: Order, code: str = "") -> None:
         self.store.append("order.updated", client_order_id=order.id, symbol=order.symbol,
-                          purpose=order.purpose, **order.state_data())
+                          purpose=order.purpose, code=code, **order.state_data())
 
     def _doubt(self, order: Order, why: str) -> None:
         self.store.append(
@@ -454,7 +490,7 @@ class ExecutionEngine:
         kept = self._stop_levels.get(symbol)
         if self._committed(position) <= abs(position.quantity):  # else all of them are too much
             stops = [o for o in stops if kept is not None and o.intent.stop_price
-                     != _tightest(position, [kept, o.intent.stop_price])]
+                     != tightest(position, [kept, o.intent.stop_price])]
         if stops:
             self._cancel(stops)
             position = self.tracker.get_position(symbol)
@@ -462,8 +498,8 @@ class ExecutionEngine:
             self._unprotected_since.setdefault(symbol, now)
         missing = abs(position.quantity) - self._committed(position)
         level = self._stop_level(position, trail_to)
-        awaits_its_own = now < self._stop_not_before.get(symbol, now) <= now + self._patience
-        if missing > 0 and level is not None and not awaits_its_own:
+        has_to_wait = now < self._stop_not_before.get(symbol, now) <= now + self._patience
+        if missing > 0 and level is not None and not has_to_wait:
             self._place_stop(position, missing, level)
 
     def _committed(self, position: Position) -> Decimal:
@@ -477,7 +513,7 @@ class ExecutionEngine:
         if trail_to is None or not position.quantity:
             return kept
         level = quantize_stop(self.catalog.get(position.symbol), trail_to, position.side.opposite)
-        return level if kept is None else _tightest(position, [kept, level])
+        return level if kept is None else tightest(position, [kept, level])
 
     def _place_stop(self, position: Position, quantity: Decimal, level: Decimal) -> None:
         symbol, moved = position.symbol, position.symbol in self._stop_levels
@@ -489,18 +525,21 @@ class ExecutionEngine:
             try:
                 order = self.send(intent)
             except OrderRejected as refusal:
-                if refusal.code in STOP_PASSED:
+                code = refusal.code.removeprefix("PREVIEW_")
+                if code in STOP_PASSED:
                     why = f"the price has passed the stop at {level:f}"
                     self._exits[symbol] = _Exit(why, self.store.now)
                     self.work(symbol, None)
                     return
-                if refusal.code in NOTHING_TO_STOP:
+                if code in NOTHING_TO_STOP:
                     return  # a stop on nothing could open: the comparison of the books decides
-                bracket_refused = refusal.code not in OUT_OF_BOUNDS
+                bracket_refused = code not in OUT_OF_BOUNDS
                 continue
             if self.tracker.get_position(symbol).quantity:  # else it has fired at once
                 self._say_stop("stop.moved" if moved else "stop.placed", order)
             return
+        # Every form of it was refused: asking at every tick would only get the account throttled.
+        self._stop_not_before[symbol] = self.store.now + self._patience
 
     def _say_stop(self, type: str, order: Order) -> None:
         bare_since = self._unprotected_since.pop(order.symbol, self.store.now)
@@ -534,7 +573,9 @@ class ExecutionEngine:
         theirs = self.broker.positions().get(symbol)
         if theirs is None or theirs.quantity * position.quantity <= 0:
             return  # nothing there to close: the comparison of the books will say so
-        quantity = min(abs(position.quantity), abs(theirs.quantity))
+        quantity = min(abs(position.quantity), abs(theirs.quantity)) - plan.keep
+        if quantity <= 0:
+            return
         try:
             self.send(OrderIntent(symbol, position.side.opposite, quantity, OrderType.MARKET,
                                   Purpose.EXIT, reason=plan.reason))
@@ -551,31 +592,3 @@ _FOLDS: Mapping[str, Callable[[ExecutionEngine, Event], None]] = {
     **dict.fromkeys(("stop.placed", "stop.moved"), ExecutionEngine._fold_stop),
     "day.opened": ExecutionEngine._fold_day,
 }
-
-
-def _tightest(position: Position, prices: list[Decimal]) -> Decimal:
-    """The stop that would fire first."""
-    return max(prices) if position.quantity > 0 else min(prices)
-
-
-# How often a bracket's profit leg is halved before a plain stop is used instead.
-PROFIT_HALVINGS_MAX = 3
-# A plain stop's limit lies this far beyond its trigger.
-STOP_LIMIT_BEYOND_PCT = Decimal("0.05")
-
-
-def protective_orders(
-    position: Position, quantity: Decimal, level: Decimal, profit_pct: Decimal
-) -> Iterator[OrderIntent]:
-    """Yield the stops to try at `level`: brackets with ever nearer profit legs, then a plain one.
-
-    profit_pct  the first profit leg's distance, a fraction of the entry price
-    """
-    side = position.side.opposite
-    bracket = OrderIntent(position.symbol, side, quantity, OrderType.BRACKET, Purpose.STOP,
-                          None, level, TimeInForce.GTC, reason="protective stop")
-    for _ in range(PROFIT_HALVINGS_MAX + 1):
-        yield replace(bracket, limit_price=position.entry_price * (1 - profit_pct * side.sign))
-        profit_pct /= 2
-    yield replace(bracket, order_type=OrderType.STOP_LIMIT,
-                  limit_price=level * (1 + STOP_LIMIT_BEYOND_PCT * side.sign))

@@ -1,35 +1,37 @@
 """Loop: what happens every few seconds, and in which order?
 
-Time passes here and nowhere below: the clock is read, the loop waits, signals are taken.  One
+Time passes here and nowhere below: the loop asks the clock, waits, and obeys signals.  One
 tick is one function, told in docs/ONE_TICK.md in this order.  No rule of trading lives here: the
 strategy wants, risk permits, execution sends.  The same `run` serves live, paper and replay.
 """
 
 import logging
-import queue
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from perps_bot import __version__
-from perps_bot.catalog import ProductCatalog, quantity_for
+from perps_bot.catalog import ProductCatalog, floor_to, quantity_for
+from perps_bot.clock import SystemClock
 from perps_bot.errors import (
     ConfigError, OrderRejected, PerpsBotError, StoreDamaged, VenueUnavailable,
 )
 from perps_bot.execution import ExecutionConfig, ExecutionEngine
 from perps_bot.market import bar_closes, bar_start, cached_closes
 from perps_bot.model import (
-    ZERO, Account, Action, Decision, Event, Mark, Order, OrderIntent, OrderStatus, Position,
+    ZERO, Account, Action, Decision, Event, Mark, Order, OrderIntent, OrderStatus, OrderType,
     Purpose, Side, TradingState,
 )
 from perps_bot.paper import PaperBroker
-from perps_bot.risk import RISK_KINDS, LiveRiskManager, RiskConfig, headroom, worst_price
+from perps_bot.reconcile import READS_LAG_MAX, Reconciler
+from perps_bot.risk import (
+    RISK_KINDS, LiveRiskManager, Remedy, RiskConfig, headroom, reduction, remedy, worst_price,
+)
 from perps_bot.settings import Settings, described
 from perps_bot.store import EPOCH, EventStore, Recovery, read_state
 from perps_bot.strategy import (
@@ -41,57 +43,16 @@ log = logging.getLogger("perps_bot")
 
 # Bars that may be missed before the windows start again from nothing.
 GAP_BARS_MAX = 2
-# Differences between our books and the venue's, tick after tick, before the venue's are taken.
-MISMATCHES_MAX = 3
-# How long the venue's positions may lag behind its fills.
-READS_LAG_MAX = timedelta(seconds=10)
+# How old a product's flags and session may be when an entry is sent.
+PRODUCTS_AGE_MAX = timedelta(seconds=60)
+# What ends so soon is closed while it can be.
+EXPIRES_SOON = timedelta(days=1)
+# While an order's outcome is awaited the venue is asked this often, and for so long at most.
+AWAIT_SECONDS, AWAIT_FOR = Decimal(1), timedelta(seconds=30)
 # How often, and how many times, a shutdown looks whether its cancels are confirmed.
 LOOK_EVERY_SECONDS, STOP_LOOKS_MAX = Decimal("0.5"), 40
 # Three interrupts within so many looks end the process at once.
 IMPATIENT_LOOKS_MAX = 20
-
-
-class StopRequest:
-    """The signals that the loop obeys, one at a time, in the order in which they came."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-
-    def __init__(self) -> None:
-        # SimpleQueue.put is safe inside a signal handler; Event.set can deadlock there.
-        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-    def install(self) -> None:
-        for number in self.SIGNALS:
-            signal.signal(number, lambda number, _frame: self._signals.put(number))
-
-    def wait(self, seconds: Decimal) -> int | None:
-        try:
-            return self._signals.get(timeout=max(int(seconds * 1000), 0) / 1000)
-        except queue.Empty:
-            return None
-
-
-class SystemClock:
-    """The machine's clock, and waits that a signal ends."""
-
-    def __init__(self, stop_request: StopRequest | None = None) -> None:
-        self._stop_request = stop_request or StopRequest()
-        self._asked_at = monotonic()
-
-    def now(self) -> datetime:
-        self._asked_at = monotonic()
-        return datetime.now(UTC)
-
-    def elapsed(self) -> Decimal:
-        """Seconds since `now` was last asked, by the monotonic clock."""
-        return Decimal(str(monotonic() - self._asked_at))
-
-    def wait(self, seconds: Decimal) -> int | None:
-        # Counted from the last `now`, so that ticks keep their distance however long one took.
-        return self._stop_request.wait(seconds - self.elapsed())
-
-    def is_over(self) -> bool:
-        return False
 
 
 @dataclass
@@ -100,6 +61,7 @@ class Bot:
 
     folder    the profile's files; None writes none (replay)
     surfaces  what people and monitors read: `publish` after each tick, `say` at a stop
+    feed      live quotes that can wake the loop; None where there are none
     """
 
     settings: Settings
@@ -110,26 +72,31 @@ class Bot:
     risk: LiveRiskManager
     strategy: BaselinePerpsStrategy
     engine: ExecutionEngine
+    books: Reconciler
     broker_name: str
     folder: Path | None = None
     surfaces: Any = None
+    feed: Any = None
     lifts_risk_holds_at_midnight: bool = False
     is_started: bool = False
     is_over: bool = False
     trouble: str = ""
     message: str = ""
     last_decisions: dict[str, str] = field(default_factory=dict)
-    untraded: set[str] = field(default_factory=set)
+    _observes: str | None = None  # None: not connected; else why nothing can be sent, or ""
+    _products_at: datetime | None = None
     _next_bar: dict[str, datetime] = field(default_factory=dict)
     _decided: dict[str, tuple] = field(default_factory=dict)
     _seen: dict[str, Mark] = field(default_factory=dict)
-    _unexplained: dict[str, datetime] = field(default_factory=dict)
-    _differs: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     _last_event_at: datetime | None = None
 
     @property
     def symbols(self) -> tuple[str, ...]:
         return self.settings.symbols
+
+    @property
+    def untraded(self) -> set[str]:
+        return self.books.untraded
 
     @property
     def bar(self) -> timedelta:
@@ -158,8 +125,10 @@ def assemble(
     catalog = ProductCatalog()
     engine = ExecutionEngine(
         configured(ExecutionConfig, settings), store, venue, catalog, risk, tracker)
-    bot = Bot(settings, venue, store, catalog, tracker, risk, strategy, engine, broker_name, folder)
-    for part in (strategy, bot):
+    books = Reconciler(store, engine, settings.symbols, settings.adopt)
+    bot = Bot(settings, venue, store, catalog, tracker, risk, strategy, engine, books,
+              broker_name, folder)
+    for part in (strategy, books, bot):
         store.subscribe(part.apply)
     return bot
 
@@ -211,12 +180,13 @@ def _run(bot: Bot, clock: SystemClock, cycles: int | None) -> int:
         now = clock.now()
         attempt(bot, now)
         _publish(bot, now)
+        _listen(bot)
         done += 1
         if done == cycles:
             code = 1 if bot.trouble else 0
             _record_end(bot, "cycles done", code, [])
             return code
-        number = clock.wait(bot.settings.interval)
+        number = clock.wait(_pause(bot, now))
         if number == signal.SIGUSR1:
             bot.risk.hold("operator", TradingState.REDUCING, "SIGUSR1")
         elif number is not None:
@@ -237,15 +207,20 @@ def attempt(bot: Bot, now: datetime) -> None:
 def tick(bot: Bot, now: datetime) -> None:
     """One tick.  Raises VenueUnavailable or StoreDamaged; what was done until then stands."""
     bot.store.now = now
+    if bot._observes is None:
+        bot._observes = bot.venue.connect()
     marks = bot.venue.marks(bot.symbols, now)
     _open_day(bot, now)
     if not bot.is_started:
         _start(bot, now)
+    _refresh_products(bot, now)
     bot.engine.see(marks)
     bot.engine.settle()
     account = bot.engine.picture()
-    paused = _compare_books(bot)
+    paused = bot.books.compare()
+    bot.books.note_funding(bot.venue, now)
     bot.risk.post_trade(account)
+    _shrink(bot, account)
     wanted, failures = _decide_all(bot, marks, account, paused)
     failures += _work(bot, bot.symbols)
     bot.message = "; ".join(text for symbol in bot.symbols for text in _obstacles(bot, symbol))
@@ -257,6 +232,7 @@ def tick(bot: Bot, now: datetime) -> None:
 def stop(bot: Bot, clock: SystemClock, number: int | None) -> int:
     """End in good order: entries cancelled and confirmed, stops left, the truth reported."""
     name, interrupts = signal.Signals(number).name, 0
+    clock.heed()
     _say(bot, f"{name}: cancelling entries, keeping protective stops")
     for look in range(STOP_LOOKS_MAX):
         bot.store.now = clock.now()
@@ -287,6 +263,8 @@ def _open_day(bot: Bot, now: datetime) -> None:
     if bot.lifts_risk_holds_at_midnight:
         for kind in RISK_KINDS:
             bot.risk.lift(kind, "a new UTC day")
+    if bot.store.day is not None:
+        bot.books.tie_out(equity)
     bot.store.open_day(now.date(), bot.snapshot(), equity=equity)
 
 
@@ -295,33 +273,67 @@ def _start(bot: Bot, now: datetime) -> None:
     bot.catalog.load_from_brokerage(bot.venue)
     for symbol in bot.symbols:
         bot.catalog.get(symbol)
+    bot._products_at = now
     bot.engine.settle()
     _hold_as_set(bot)
     ours = {*bot.tracker.positions(), *(o.symbol for o in bot.engine.outstanding())}
     if left_out := sorted(ours - {*bot.symbols}):
         raise ConfigError(f"{' '.join(left_out)}: still held or with orders of ours; add it to "
                           f"--symbols, or it would be left alone")
-    for symbol, position in _differing(bot):
-        if symbol in bot.settings.adopt:
-            bot.tracker.adopt("position.adopted", position)
-        elif not bot.engine.outstanding(symbol):  # else the reads may lag behind our orders
-            bot._unexplained[symbol] = now
+    account = bot.engine.picture()
+    bot.books.begin(now)
     for symbol in bot.symbols:
         _fill_window(bot, symbol, now, cached=True)
     # Milliseconds of the start: new for each run, even where a full disk forgot the last one.
     epoch = f"{(now - EPOCH) // timedelta(milliseconds=1):x}"
     bot.engine.config = replace(bot.engine.config, epoch=epoch)
+    bot.books.check_contracts({symbol: bot.catalog.get(symbol) for symbol in bot.symbols})
     bot.store.append(
         "bot.started", version=__version__, profile=bot.settings.profile, broker=bot.broker_name,
-        symbols=list(bot.symbols), equity=bot.venue.equity(),
+        symbols=list(bot.symbols), equity=account.equity, contracts=bot.books.contracts(),
         settings={name: str(value) for name, value, _, _ in described(bot.settings)},
     )
     bot.is_started = True
 
 
+def _refresh_products(bot: Bot, now: datetime) -> None:
+    """Read flags, sessions and steps anew; while that fails the old ones stand, for reductions."""
+    if timedelta() <= now - bot._products_at < PRODUCTS_AGE_MAX:
+        return
+    fresh = ProductCatalog()
+    try:
+        fresh.load_from_brokerage(bot.venue)
+        found = {symbol: fresh.get(symbol) for symbol in bot.symbols}
+    except (VenueUnavailable, ConfigError) as failure:  # ConfigError: a traded symbol is in doubt
+        log.warning("products not refreshed, so nothing is opened: %s", failure)
+        return
+    bot._products_at = now
+    bot.catalog.take(fresh)
+    bot.books.check_contracts(found)
+
+
+def _shrink(bot: Bot, account: Account) -> None:
+    """Give up what is about to end, and part of everything while the margin is running out."""
+    kept, last = reduction(account), bot.tracker.last_booked_at
+    for symbol, position in bot.tracker.positions().items():
+        product = bot.catalog.get(symbol)
+        if symbol in bot.untraded or bot.engine.is_exiting(symbol):
+            continue
+        if product.expires_at and product.expires_at - bot.store.now < EXPIRES_SOON:
+            bot.engine.exit(symbol, f"the contract expires at {product.expires_at.isoformat()}")
+        elif kept is not None and (last is None or bot.store.now - last >= READS_LAG_MAX):
+            # Margin is read late: what the last fill relieved must be in it by now.
+            keep = floor_to(abs(position.quantity) * kept, product.quantity_increment)
+            bot.engine.exit(symbol, "the liquidation buffer is thin", keep=keep)
+
+
 def _hold_as_set(bot: Bot) -> None:
     """`--reduce-only` and `kill_switch_enabled` hold for as long as they are set."""
     config = bot.risk.config
+    if bot._observes:
+        bot.risk.hold("observe", TradingState.HALTED, bot._observes)
+    else:
+        bot.risk.lift("observe", "orders can be sent")
     if config.kill_switch_enabled:
         bot.risk.hold("settings", TradingState.HALTED, "kill_switch_enabled is set")
     elif config.reduce_only_mode:
@@ -330,50 +342,6 @@ def _hold_as_set(bot: Bot) -> None:
         bot.risk.hold("settings", TradingState.REDUCING, "--reduce-only is set")
     else:
         bot.risk.lift("settings", "no longer set")
-
-
-def _differing(bot: Bot) -> list[tuple[str, Position]]:
-    theirs = bot.venue.positions()
-    return [
-        (symbol, theirs.get(symbol) or Position(symbol)) for symbol in bot.symbols
-        if (theirs.get(symbol) or Position(symbol)).quantity
-        != bot.tracker.get_position(symbol).quantity
-    ]
-
-
-def _compare_books(bot: Bot) -> set[str]:
-    """Compare our books with the venue's; return the symbols in which nothing may be opened now.
-
-    The venue's reads lag its fills by seconds: only what differs for longer is a difference.
-    """
-    differing, told = dict(_differing(bot)), bot.engine.orders.are_told
-    bot._differs = {s: seen for s, seen in bot._differs.items() if s in differing and told(s)}
-    bot._unexplained = {s: at for s, at in bot._unexplained.items() if s in differing}
-    for symbol, position in differing.items():
-        if symbol in bot._unexplained:
-            _leave_alone(bot, symbol, position)
-        elif symbol not in bot.untraded and told(symbol):
-            _count_difference(bot, symbol, position)
-    return set(differing)
-
-
-def _count_difference(bot: Bot, symbol: str, theirs: Position) -> None:
-    """The venue wins, once its answer has stood for long enough."""
-    since, ticks = bot._differs.get(symbol, (bot.store.now, 0))
-    bot._differs[symbol] = since, ticks + 1
-    if ticks + 1 >= MISMATCHES_MAX and bot.store.now - since >= READS_LAG_MAX:
-        ours = bot.tracker.get_position(symbol).quantity
-        bot.tracker.adopt("reconcile.mismatch", theirs)
-        bot.risk.hold("mismatch", TradingState.REDUCING,
-                      f"{symbol}: our books say {ours:f}, the venue {theirs.quantity:f}")
-
-
-def _leave_alone(bot: Bot, symbol: str, position: Position) -> None:
-    """What was there before us and stays unexplained is not ours to touch."""
-    if bot.store.now - bot._unexplained[symbol] >= READS_LAG_MAX and symbol not in bot.untraded:
-        bot.untraded.add(symbol)
-        log.error("%s: the venue holds %s, our events explain %s: untouched until --adopt %s",
-                  symbol, position.quantity, bot.tracker.get_position(symbol).quantity, symbol)
 
 
 def _is_news(bot: Bot, mark: Mark, now: datetime) -> bool:
@@ -422,7 +390,10 @@ def _fill_window(bot: Bot, symbol: str, now: datetime, cached: bool = False) -> 
 def _obstacles(bot: Bot, symbol: str) -> Iterator[str]:
     """What stands in the way in one symbol, for people."""
     bars, needed = bot.strategy.bars(symbol), bot.settings.long_ma_period
-    if symbol not in bot.engine.marks:
+    product = bot.catalog.get(symbol)
+    if not product.is_session_open:
+        yield f"{symbol}: the market is closed: {product.note}"
+    elif symbol not in bot.engine.marks:
         yield f"No mark price for symbol {symbol}: check the venue and the spelling"
     if bars < needed:
         yield (f"Strategy generates no signals: {symbol} has {bars} of {needed} bars; wait "
@@ -501,6 +472,8 @@ def _work(bot: Bot, symbols: Iterable[str]) -> list[VenueUnavailable]:
 
 def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
     """At most one entry a tick: the first that is neither blocked nor refused."""
+    if bot.store.now - bot._products_at >= PRODUCTS_AGE_MAX:
+        return  # flags and sessions are not known well enough
     for decision in wanted:
         symbol = decision.symbol
         if bot.engine.outstanding(symbol):
@@ -510,6 +483,8 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
             bot.engine.enter(symbol, side, _entry_quantity(bot, symbol, side), decision.reason)
         except OrderRejected as refusal:
             bot.message = str(refusal)
+            if remedy(refusal.code) is Remedy.REFRESH:
+                bot._products_at = EPOCH  # sizes or steps are not what they were
             continue
         failures = _work(bot, [symbol])
         if failures:
@@ -563,6 +538,27 @@ def _report_stop(bot: Bot, left: list[Order], bare: list[str], code: int) -> Non
     if bot.risk.state is TradingState.HALTED:
         _say(bot, f"HALTED until: perps-bot resume --profile {bot.settings.profile} --reason '...'")
     _say(bot, "stopped: " + ("every entry confirmed gone" if code == 0 else "NOT verified"))
+
+
+def _listen(bot: Bot) -> None:
+    """Write down what became of the feed, and let it wake us when a mark crosses a stop."""
+    if bot.feed is None:
+        return
+    for type, data in bot.feed.changes() if bot.is_started else ():
+        bot.store.append(type, **data)
+    levels = {}
+    for symbol, position in bot.tracker.positions().items():
+        stop_price = bot.engine.stop_price(symbol)
+        levels[symbol] = (stop_price, None) if position.quantity > 0 else (None, stop_price)
+    bot.feed.watch(levels)
+
+
+def _pause(bot: Bot, now: datetime) -> Decimal:
+    """How long to sleep: less while the outcome of an order is awaited."""
+    awaited = any(
+        order.status is not OrderStatus.OPEN or order.intent.order_type is OrderType.MARKET
+        for order in bot.engine.outstanding() if now - order.created_at < AWAIT_FOR)
+    return min(bot.settings.interval, AWAIT_SECONDS) if awaited else bot.settings.interval
 
 
 def _say(bot: Bot, text: str) -> None:

@@ -75,6 +75,9 @@ class SyntheticMarket:
         self._products = _products_of(symbols or _BASE_TICKS, SYNTHETIC_PRODUCTS)
         self._keys = {symbol: f"{seed}|{symbol}" for symbol in self._products}
 
+    def connect(self) -> str:
+        return ""
+
     def products(self) -> Sequence[Product]:
         return tuple(self._products.values())
 
@@ -243,6 +246,9 @@ class RecordedMarket:
             self._marks[self._ahead.symbol] = self._ahead
             self._ahead = next(self._news, None)
         return now
+
+    def connect(self) -> str:
+        return ""
 
     def products(self) -> Sequence[Product]:
         return tuple(self._products.values())

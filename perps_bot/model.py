@@ -132,7 +132,11 @@ class Product:
     min_notional        USD
     long_margin_rate    initial margin as a fraction of notional, the overnight rate
     short_margin_rate   the same for a short
-    tradable            False while the venue refuses new orders (halt, closed session, flags)
+    tradable            False while the venue takes no new entries (halt, closed session, flags)
+    note                why not, or what the venue says of the session, for people
+    is_session_open     False while the market is closed: then quotes are absent, not stale
+    closes_at           the next planned close or maintenance; None where none is known
+    expires_at          when the contract ends; None where the venue does not say
     """
 
     symbol: str
@@ -147,6 +151,10 @@ class Product:
     short_margin_rate: Decimal
     is_perpetual: bool = True
     tradable: bool = True
+    note: str = ""
+    is_session_open: bool = True
+    closes_at: datetime | None = None
+    expires_at: datetime | None = None
 
     def margin_rate(self, side: Side) -> Decimal:
         return self.long_margin_rate if side is Side.BUY else self.short_margin_rate
@@ -393,6 +401,28 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Margin:
+    """The venue's own margin numbers, USD.
+
+    initial       margin of everything held, by the stricter window
+    available     what is left to lose; it may fall as far as `threshold`
+    threshold     available margin at or below this liquidates; zero when flat
+
+    unbooked_funding  accrued and not yet in the cash, a gain is positive; None: nobody says
+    """
+
+    initial: Decimal
+    available: Decimal
+    threshold: Decimal
+    unbooked_funding: Decimal | None = None
+
+    @property
+    def ratio(self) -> Decimal | None:
+        """Available margin over the threshold; at 1 it liquidates.  None when flat."""
+        return self.available / self.threshold if self.threshold > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """One consistent picture of what we have, as of `at`.
 
@@ -402,6 +432,8 @@ class Account:
     outstanding       our orders that are not finished; an unknown outcome counts as live
     day_start_equity  USD at the venue's last UTC midnight
     daily_loss        USD lost since then by the ledger; a gain is negative
+    margin            None: the venue did not say, and nobody guards against liquidation
+    foreign_notional  USD held in the account that our books do not explain; it counts as exposure
     """
 
     at: datetime
@@ -411,6 +443,8 @@ class Account:
     outstanding: tuple[Order, ...] = ()
     day_start_equity: Decimal = ZERO
     daily_loss: Decimal = ZERO
+    margin: Margin | None = None
+    foreign_notional: Decimal = ZERO
 
     def position(self, symbol: str) -> Position:
         return self.positions.get(symbol) or Position(symbol)

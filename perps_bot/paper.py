@@ -18,7 +18,7 @@ from perps_bot.broker import MarketData
 from perps_bot.catalog import floor_to
 from perps_bot.errors import OrderRejected
 from perps_bot.model import (
-    ZERO, Candle, Fill, FundingPayment, FundingRate, Mark, Order, OrderIntent, OrderStatus,
+    ZERO, Candle, Fill, FundingPayment, FundingRate, Margin, Mark, Order, OrderIntent, OrderStatus,
     OrderType, Position, Product, Purpose, Side, TimeInForce,
 )
 from perps_bot.tracker import apply_fill
@@ -55,7 +55,7 @@ class PaperBroker:
         fee_rate: Decimal = Decimal("0.001"), fee_per_contract: Decimal = Decimal("0.15"),
         slippage_bps: Decimal = ZERO,
     ) -> None:
-        self._market = market
+        self.market = market
         self._products: dict[str, Product] = {}
         self._balance = equity
         self._fee_rate, self._fee_per_contract = fee_rate, fee_per_contract
@@ -85,20 +85,24 @@ class PaperBroker:
 
     # The market, and the passing of its time.
 
+    def connect(self) -> str:
+        self.market.connect()  # that it cannot send matters to nobody: this venue takes orders
+        return ""
+
     def products(self) -> Sequence[Product]:
-        products = self._market.products()
+        products = self.market.products()
         self._products.update((product.symbol, product) for product in products)
         return products
 
     def candles(self, symbol: str, seconds: int, count: int, now: datetime) -> Sequence[Candle]:
-        return self._market.candles(symbol, seconds, count, now)
+        return self.market.candles(symbol, seconds, count, now)
 
     def funding(self, symbol: str, now: datetime) -> FundingRate | None:
-        return self._market.funding(symbol, now)
+        return self.market.funding(symbol, now)
 
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
-        marks = self._market.marks({**dict.fromkeys(symbols), **self._symbols()}, now)
+        marks = self.market.marks({**dict.fromkeys(symbols), **self._symbols()}, now)
         if self._live or self._positions:
             for missed in self._missed(now):
                 self._charge_funding(missed.at)
@@ -117,6 +121,10 @@ class PaperBroker:
     def equity(self) -> Decimal:
         return self._balance + sum((p.unrealized_pnl for p in self._positions.values()), ZERO)
 
+    def margin(self) -> Margin | None:
+        initial = sum((self._margin(held) for held in self._positions), ZERO)
+        return Margin(initial, self.equity(), LIQUIDATION_SHARE * initial)
+
     def positions(self) -> Mapping[str, Position]:
         return dict(self._positions)
 
@@ -134,7 +142,7 @@ class PaperBroker:
         if known := self._known(order.id):
             return known
         self._seen_at = self._seen_at or now
-        mark = self._market.marks([order.symbol], now).get(order.symbol)
+        mark = self.market.marks([order.symbol], now).get(order.symbol)
         refusal = (self._malformed(order, mark, now) or _incomplete(order.intent, now)
                    or self._not_covered(order, mark) or _misplaced(order.intent, mark.price))
         if refusal:
@@ -232,7 +240,7 @@ class PaperBroker:
         for seconds, before in CATCH_UP:
             length, end = timedelta(seconds=seconds), now - before
             count = min((end - begin) // length, CANDLES_MAX)
-            candles = self._market.candles(symbol, seconds, count, end) if count > 0 else ()
+            candles = self.market.candles(symbol, seconds, count, end) if count > 0 else ()
             for candle in candles:
                 if candle.opened_at >= begin:
                     begin, price = candle.opened_at + length, candle.close
@@ -244,7 +252,7 @@ class PaperBroker:
             hour = self._seen_at.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
             moment = min(hour, until)
             for symbol, position in self._positions.items():
-                rate = self._market.funding(symbol, moment)
+                rate = self.market.funding(symbol, moment)
                 # A rate may become known late; it is booked once, whenever that is.
                 if rate is not None and self._funded[symbol] < rate.at <= moment:
                     self._funded[symbol] = rate.at

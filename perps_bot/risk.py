@@ -6,23 +6,42 @@ so what was approved is exactly what is sent.  A reduction always passes.  The t
 fold over events, so a halt survives any restart.
 """
 
+import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from enum import StrEnum
 
 from perps_bot.errors import ConfigError
 from perps_bot.model import (
-    ZERO, Account, Breach, Event, Mark, OrderIntent, OrderStatus, Product, Purpose, RiskVerdict,
-    Side, TradingState, fraction, moment,
+    ZERO, Account, Breach, Event, Mark, OrderIntent, OrderStatus, OrderType, Product, Purpose,
+    RiskVerdict, Side, TradingState, fraction, moment,
 )
 
 # So many entries refused by the venue in a row, with none accepted between them, and it is us.
 REJECTS_IN_A_ROW_MAX = 3
+# Entries that may be sent in one symbol within a minute.
+ORDERS_PER_MINUTE_MAX = 6
+# How long nothing is opened in a symbol after the venue refused an entry there.
+PAUSE_MINUTES = 10
+# Nothing is opened so shortly before a close, or before the contract's end.
+CLOSING_MINUTES, EXPIRY_DAYS = 15, 7
+# Beyond this fraction of the price, and more than so many ticks apart, bid and ask are no market.
+SPREAD_PCT_MAX, SPREAD_TICKS = Decimal("0.005"), 2
+# The least that available margin may be of what the venue liquidates at: an entry must leave it
+# so even at its stop; where it is less, entries end; further down, positions shrink.
+MARGIN_RATIO_MIN = Decimal("1.5")
+REDUCTIONS = (
+    # below this margin ratio    keep so much of every position
+    (Decimal("1.1"),             ZERO),
+    (Decimal("1.25"),            Decimal("0.5")),
+)  # fmt: skip
 # The holds that a replay lifts at the next midnight.
-RISK_KINDS = ("daily_loss", "rejects", "liquidation", "mismatch")
+RISK_KINDS = (
+    "daily_loss", "rejects", "refusal", "liquidation", "liquidation_distance", "mismatch")
 INFINITY = Decimal("Infinity")
-FAILED = "Risk check failed: "
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,7 @@ class RiskConfig:
     max_exposure_pct             initial margin of all symbols
     max_position_pct_per_symbol  initial margin of one symbol
     max_position                 USD notional of one symbol; None where only fractions bind
+    trailing_stop_pct            an entry's stop from its worst price, a fraction of that price
     mark_staleness_seconds_max   the oldest mark that an entry may rest on
     reduce_only_mode             REDUCING while it is set
     kill_switch_enabled          HALTED while it is set
@@ -51,6 +71,7 @@ class RiskConfig:
     target_leverage: Decimal = Decimal(5)
     max_position: Decimal | None = None
     enable_shorts: bool = True
+    trailing_stop_pct: Decimal = Decimal("0.01")
     mark_staleness_seconds_max: Decimal = Decimal(10)
 
     def __post_init__(self) -> None:
@@ -87,7 +108,7 @@ class RiskConfig:
 class Cap:
     """One limit on notional, measured as if everything outstanding had filled.
 
-    limit    the setting's value, in `unit`
+    limit    the setting's value, in `unit`; a row without one does not bind
     worth    USD of notional that one of `unit` allows
     overall  whether all symbols count together
     """
@@ -107,8 +128,7 @@ class Cap:
     def breach(self, own: Decimal, others: Decimal) -> Breach:
         notional = own + others if self.overall else own
         measured = notional / self.worth if self.worth > 0 else INFINITY
-        return _breach(self.code, self.setting, measured, self.limit, f"{FAILED}{self.message}",
-                       self.unit)
+        return _breach(self.code, measured, self.limit, self.message, self.unit, self.setting)
 
 
 def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> tuple[Cap, ...]:
@@ -127,8 +147,11 @@ def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> 
             of_margin, "Exposure exceeds limit (close something or trade fewer symbols)"),
         Cap("POSITION_VALUE_EXCEEDED", "max_position", limits.max_position, Decimal(1), False,
             "USD", "Position value exceeds limit (reduce the size or set --max-position)"),
+        Cap("STOP_BEYOND_LIQUIDATION", "trailing_stop_pct",
+            _liquidation_limit(account, product, side, limits), Decimal(1), False, "USD",
+            "The stop lies beyond liquidation or too near it (reduce the size, add funds)"),
     )
-    return table if limits.max_position is not None else table[:-1]
+    return tuple(cap for cap in table if cap.limit is not None)
 
 
 def headroom(
@@ -144,6 +167,17 @@ def headroom(
     own, others = worst_notional(account, symbol), _others(account, symbol)
     room = min(cap.room(own, others) for cap in caps(account, product, side, limits))
     return max(room, ZERO)
+
+
+def is_armed(account: Account) -> bool:
+    """Whether anything guards against liquidation: without the venue's numbers nobody guesses."""
+    return account.margin is not None
+
+
+def reduction(account: Account) -> Decimal | None:
+    """Return the share of every position that should be kept; None while all of it may."""
+    ratio = _margin_ratio(account)
+    return next((kept for below, kept in REDUCTIONS if ratio < below), None)
 
 
 def worst_price(intent: OrderIntent, mark: Mark) -> Decimal:
@@ -175,9 +209,45 @@ def worst_notional(account: Account, symbol: str, more: OrderIntent | None = Non
 
 def age_seconds(mark: Mark | None, now: datetime) -> Decimal:
     """How far a mark's time is from `now`, either way: with a wrong clock no mark is fresh."""
-    if mark is None:
-        return ZERO
-    return Decimal(abs(now - mark.at) // timedelta(microseconds=1)) / 1_000_000
+    return ZERO if mark is None else _seconds(abs(now - mark.at))
+
+
+class Remedy(StrEnum):
+    """What to do after a refusal by the venue."""
+
+    DROP = "drop"  # this order only
+    REFRESH = "refresh"  # the product's rules have changed: read them anew
+    PAUSE = "pause"  # no entry in the symbol for PAUSE_MINUTES
+    HALT = "halt"  # the account itself is refused: no entry anywhere until a person looked
+
+
+REMEDIES = (
+    # what to do    after which reasons, without PREVIEW_: patterns, and the first that fits
+    (Remedy.HALT, r"""GEOFENCING_RESTRICTION ORDER_ENTRY_DISABLED IN_LIQUIDATION HTTP_40[13]
+        BREACHED_(RISK|ACCOUNT_POSITION)_LIMIT UNTRADABLE_FCM_ACCOUNT_STATUS
+        INVALID_MARGIN_HEALTH"""),
+    (Remedy.REFRESH, r"INVALID_.*_PRECISION INVALID_BASE_SIZE_TOO_(SMALL|LARGE)"),
+    # An entry that may not carry its stop is sent anew without it: no pause may forbid that.
+    (Remedy.DROP, r".*ATTACHED_.*"),
+    (Remedy.DROP, r"""INSUFFICIENT_FUNDS?(_FOR_FUTURES)? INVALID_LEDGER_BALANCE
+        INVALID_NO_LIQUIDITY INVALID_LIMIT_PRICE(_POST_ONLY)? LIMIT_PRICE_TOO_FAR_FROM_MARKET
+        INVALID_END_TIME END_TIME_(IS_IN_THE_PAST|TOO_FAR_IN_FUTURE) DUPLICATE_CLIENT_ORDER_ID
+        STOP_(ALREADY_)?TRIGGERED (STOP_(LOSS_|TRIGGER_)?|TAKE_PROFIT_|BRACKET_LIMIT_)PRICE_.*
+        INVALID_BRACKET_.* OPEN_BRACKET_ORDERS (BRACKET_)?ORDER_SIZE_EXCEEDS_.*POSITION
+        CANNOT_CLOSE_ZERO_POSITION CLOSE_ONLY_FAILURE TOO_MANY_PENDING_REPLACES
+        MODIFY_POSITION_WORKFLOW_ALREADY_RUNNING UNKNOWN_CANCEL_ORDER DUPLICATE_CANCEL_REQUEST
+        ORDER_IS_(PENDING_CANCEL|FULLY_FILLED|BEING_REPLACED)"""),
+)  # fmt: skip
+
+
+def remedy(code: str) -> Remedy:
+    """Say what to do after the venue refused an order or a cancel with `code`.
+
+    Sessions, halts, price bands, our own mistakes and whatever is not known pause the symbol.
+    """
+    reason = code.removeprefix("PREVIEW_")
+    return next((what for what, patterns in REMEDIES
+                 if any(re.fullmatch(each, reason) for each in patterns.split())), Remedy.PAUSE)
 
 
 @dataclass(frozen=True)
@@ -197,6 +267,9 @@ class LiveRiskManager:
         self._store = event_store
         self._holds: dict[str, Hold] = {}
         self._rejects_in_a_row = 0
+        # By symbol, "" for the whole account: the venue's reason to refuse, and since when.
+        self._refused: dict[str, tuple[str, datetime]] = {}
+        self._sent_at: dict[str, deque[datetime]] = {}  # by symbol: the newest entries
         if event_store is not None:
             event_store.subscribe(self.apply)
 
@@ -224,13 +297,20 @@ class LiveRiskManager:
 
     def post_trade(self, account: Account) -> list[Breach]:
         """Check what we already hold; a breach turns the trading state and is an event."""
-        found = {}
-        if breach := _daily_loss_breach(account, self.config):
-            found["daily_loss"] = breach
-        if self._rejects_in_a_row >= REJECTS_IN_A_ROW_MAX:
-            found["rejects"] = _breach(
-                "REPEATED_REJECTS", "", self._rejects_in_a_row, REJECTS_IN_A_ROW_MAX - 1,
-                f"{FAILED}Repeated rejects of entries by the venue", "in a row")
+        rejects, (reason, _) = self._rejects_in_a_row, self._refused.get("", ("", None))
+        ratio, loss = _margin_ratio(account), _daily_loss_breach(account, self.config)
+        rows = (
+            # kind of hold, turned when, code, measured, allowed, message, unit
+            ("rejects", rejects >= REJECTS_IN_A_ROW_MAX, "REPEATED_REJECTS", rejects,
+             REJECTS_IN_A_ROW_MAX - 1, "Repeated rejects of entries by the venue", "in a row"),
+            ("refusal", reason, "ACCOUNT_REFUSED", reason, "none",
+             "The venue refuses the account (look there, then resume)"),
+            ("liquidation_distance", ratio < MARGIN_RATIO_MIN, "LIQUIDATION_NEAR", ratio,
+             MARGIN_RATIO_MIN, "Margin nears liquidation (add funds or close something)",
+             "x the liquidation threshold"),
+        )
+        found = {"daily_loss": loss} if loss else {}
+        found |= {kind: _breach(*row) for kind, turned, *row in rows if turned}
         for kind, breach in found.items():
             self.hold(kind, TradingState.REDUCING, str(breach))
         return list(found.values())
@@ -277,51 +357,45 @@ class LiveRiskManager:
         data = event.data
         if event.type == "state.changed":
             self._fold_change(event.at, data)
-        elif event.type == "order.updated" and data.get("purpose") == Purpose.ENTRY:
-            if data["status"] == OrderStatus.REJECTED:
-                self._rejects_in_a_row += 1
-            elif data["status"] != OrderStatus.LOST:  # never arrived, so nobody judged it
-                self._rejects_in_a_row = 0
+        elif event.type == "order.intended" and data["purpose"] == Purpose.ENTRY:
+            sent = self._sent_at.setdefault(data["symbol"], deque(maxlen=ORDERS_PER_MINUTE_MAX))
+            sent.append(moment(data.get("placed_at", event.at)))
+        elif event.type == "order.updated":
+            self._fold_answer(event.at, data)
         elif event.type == "day.opened" and "risk" in data["snapshot"]:
             self._restore(data["snapshot"]["risk"])
 
     def snapshot(self) -> dict[str, object]:
         holds = {kind: {"state": h.state, "reason": h.reason, "at": h.at}
                  for kind, h in self._holds.items()}
-        return {"rejects_in_a_row": self._rejects_in_a_row, "holds": holds}
+        return {"rejects_in_a_row": self._rejects_in_a_row, "holds": holds,
+                "refused": dict(self._refused)}
 
     def _refusals(self, intent: OrderIntent, account: Account, product: Product) -> list[Breach]:
         """What stands against an increase, whatever its size."""
-        limits, state, symbol = self.config, self.state, intent.symbol
-        opposed = account.position(symbol).quantity * intent.side.sign < 0
+        limits, state, symbol, now = self.config, self.state, intent.symbol, account.at
         unknown = [o.id for o in account.outstanding
                    if o.symbol == symbol and o.status is OrderStatus.UNKNOWN]
-        age = age_seconds(account.marks.get(symbol), account.at)
-        age_max = limits.mark_staleness_seconds_max
+        sent = sum(abs(now - at) < timedelta(minutes=1) for at in self._sent_at.get(symbol, ()))
+        reason, since = self._refused.get("") or self._refused.get(symbol, ("", now))
         held = [f"{kind} ({hold.reason})" for kind, hold in self._holds.items()]
         rows = (
-            # refused when, code, setting, measured, allowed, message, unit
-            (intent.purpose is not Purpose.ENTRY, "NOT_REDUCING", "", "an increase",
-             "a reduction", f"{FAILED}A stop or exit may only shrink the position"),
-            (intent.quantity <= 0, "QUANTITY_NOT_POSITIVE", "", intent.quantity, "above 0",
-             f"{FAILED}The order has no size"),
-            (state is not TradingState.TRADING, f"STATE_{state}", "trading state", state,
-             "TRADING", f"{FAILED}Trading is {state} because of "
-             f"{', '.join(held) or 'the settings'}; perps-bot resume --reason lifts it"),
-            (intent.side is Side.SELL and not limits.enable_shorts, "SHORTS_DISABLED",
-             "enable_shorts", "a short", "longs", f"{FAILED}Shorts are not enabled"),
-            (opposed, "POSITION_OPPOSED", "", "an order through flat", "an exit first",
-             f"{FAILED}One order must not flip a position"),
-            (symbol not in account.marks, "NO_MARK", "", "none", "a fresh mark",
-             f"No mark price for symbol {symbol}: check the venue, the spelling, the mark cache"),
-            (account.equity <= 0, "EQUITY_NOT_POSITIVE", "", account.equity, "above 0",
-             f"{FAILED}No equity to trade with", "USD"),
-            (not product.tradable, "PRODUCT_NOT_TRADABLE", "", "closed or restricted", "open",
-             f"{FAILED}The venue takes no orders in {symbol} now"),
-            (unknown, "OUTCOME_UNKNOWN", "", " ".join(unknown), "none",
-             f"{FAILED}An order in {symbol} has an unknown outcome"),
-            (age > age_max, "STALE_MARK", "mark_staleness_seconds_max", age, age_max,
-             f"{FAILED}Mark price is stale (check the market data and the clock)", "s"),
+            # refused when, code, measured, allowed, message, unit, setting
+            (intent.purpose is not Purpose.ENTRY, "NOT_REDUCING", "an increase", "a reduction",
+             "A stop or exit may only shrink the position"),
+            (intent.quantity <= 0, "QUANTITY_NOT_POSITIVE", intent.quantity, "above 0",
+             "The order has no size"),
+            (state is not TradingState.TRADING, f"STATE_{state}", state, "TRADING",
+             f"Trading is {state} because of {', '.join(held) or 'the settings'}; "
+             "perps-bot resume --reason lifts it", "", "trading state"),
+            (reason and abs(now - since) < timedelta(minutes=PAUSE_MINUTES), "SYMBOL_PAUSED",
+             reason, "none", f"The venue refused {symbol} at {since:%H:%M:%S} UTC; "
+             f"entries pause for {PAUSE_MINUTES} minutes"),
+            (sent >= ORDERS_PER_MINUTE_MAX, "ORDER_THROTTLED", sent + 1, ORDERS_PER_MINUTE_MAX,
+             f"Too many entries in {symbol}", "a minute"),
+            (unknown, "OUTCOME_UNKNOWN", " ".join(unknown), "none",
+             f"An order in {symbol} has an unknown outcome"),
+            *_market_rows(intent, account, product, limits),
         )
         breaches = [_breach(*row) for refused, *row in rows if refused]
         loss = _daily_loss_breach(account, limits)
@@ -342,6 +416,21 @@ class LiveRiskManager:
             self._holds[kind] = Hold(state, data["reason"], at)
         if kind == "rejects":
             self._rejects_in_a_row = 0
+        elif kind == "refusal":
+            self._refused.pop("", None)
+
+    def _fold_answer(self, at: datetime, data: Mapping) -> None:
+        """Count the entries that were refused; what a refusal calls for is kept by symbol."""
+        is_entry = data.get("purpose") == Purpose.ENTRY
+        if data["status"] == OrderStatus.REJECTED:
+            self._rejects_in_a_row += is_entry
+            first_word = re.match(r"\w*", data["answer"])[0]
+            reason = data.get("code") or first_word or "no reason"
+            what = remedy(reason)
+            if what is Remedy.HALT or what is Remedy.PAUSE and is_entry:
+                self._refused["" if what is Remedy.HALT else data["symbol"]] = reason, at
+        elif is_entry and data["status"] != OrderStatus.LOST:  # never arrived: nobody judged it
+            self._rejects_in_a_row = 0
 
     def _restore(self, data: Mapping) -> None:
         self._rejects_in_a_row = data["rejects_in_a_row"]
@@ -349,12 +438,75 @@ class LiveRiskManager:
             kind: Hold(TradingState(h["state"]), h["reason"], moment(h["at"]))
             for kind, h in data["holds"].items()
         }
+        refused = data.get("refused", {}).items()
+        self._refused = {symbol: (why, moment(at)) for symbol, (why, at) in refused}
+
+
+def _market_rows(
+    intent: OrderIntent, account: Account, product: Product, limits: RiskConfig
+) -> tuple[tuple, ...]:
+    """What position, mark, session and contract have against an increase, refused or not."""
+    symbol, mark = intent.symbol, account.marks.get(intent.symbol)
+    age, age_max = age_seconds(mark, account.at), limits.mark_staleness_seconds_max
+    apart = mark.ask - mark.bid if mark and intent.order_type is OrderType.MARKET else ZERO
+    apart_max = max(SPREAD_PCT_MAX * (mark.price if mark else ZERO),
+                    SPREAD_TICKS * product.price_increment)
+    ends = product.closes_at, product.expires_at
+    closes_in, expires_in = (_seconds(end - account.at) if end else INFINITY for end in ends)
+    minutes, days = closes_in / 60, expires_in / 86_400
+    return (
+        # refused when, code, measured, allowed, message, unit, setting
+        (intent.side is Side.SELL and not limits.enable_shorts, "SHORTS_DISABLED", "a short",
+         "longs", "Shorts are not enabled", "", "enable_shorts"),
+        (account.position(symbol).quantity * intent.side.sign < 0, "POSITION_OPPOSED",
+         "an order through flat", "an exit first", "One order must not flip a position"),
+        (mark is None, "NO_MARK", "none", "a fresh mark",
+         f"No mark price for symbol {symbol}: check the venue, the spelling, the mark cache"),
+        (account.equity <= 0, "EQUITY_NOT_POSITIVE", account.equity, "above 0",
+         "No equity to trade with", "USD"),
+        (not (product.tradable and product.is_session_open), "PRODUCT_NOT_TRADABLE",
+         "closed or restricted", "open",
+         f"The venue takes no orders in {symbol} now{product.note and f' ({product.note})'}"),
+        (minutes <= CLOSING_MINUTES, "CLOSING_SOON", minutes, f"above {CLOSING_MINUTES}",
+         f"The market of {symbol} closes soon", "minutes"),
+        (days <= EXPIRY_DAYS, "EXPIRING_SOON", days, f"above {EXPIRY_DAYS}",
+         f"The contract of {symbol} expires soon", "days"),
+        (age > age_max, "STALE_MARK", age, age_max, "Mark price is stale (check the market data "
+         "and the clock)", "s", "mark_staleness_seconds_max"),
+        (apart > apart_max, "SPREAD_TOO_WIDE", apart, apart_max,
+         f"Bid and ask of {symbol} are too far apart for a market order", "USD"),
+    )
+
+
+def _liquidation_limit(
+    account: Account, product: Product, side: Side, limits: RiskConfig
+) -> Decimal | None:
+    """USD of one symbol that may go to its stop and still leave MARGIN_RATIO_MIN; None: unarmed.
+
+    Initial margin stands for the threshold, and what is held counts in the symbol and in the
+    venue's sum: both err on the safe side.
+    """
+    if account.margin is None:
+        return None
+    left, stop = min(account.equity, account.margin.available), limits.trailing_stop_pct
+    at_stop = product.margin_rate(side) * (1 - stop * side.sign)
+    return (left - MARGIN_RATIO_MIN * account.margin.initial) / (stop + MARGIN_RATIO_MIN * at_stop)
+
+
+def _margin_ratio(account: Account) -> Decimal:
+    """Infinite when flat, and where the venue did not say."""
+    ratio = account.margin.ratio if account.margin else None
+    return INFINITY if ratio is None else ratio
 
 
 def _others(account: Account, symbol: str) -> Decimal:
-    """USD that all other symbols count for."""
+    """USD that all other symbols count for, and what is held beside our books."""
     symbols = {*account.positions, *(order.symbol for order in account.outstanding)} - {symbol}
-    return sum((worst_notional(account, other) for other in sorted(symbols)), ZERO)
+    return sum((worst_notional(account, s) for s in sorted(symbols)), account.foreign_notional)
+
+
+def _seconds(duration: timedelta) -> Decimal:
+    return Decimal(duration // timedelta(microseconds=1)) / 1_000_000
 
 
 def _highest(mark: Mark) -> Decimal:
@@ -367,15 +519,16 @@ def _daily_loss_breach(account: Account, limits: RiskConfig) -> Breach | None:
     share = loss / base if base > 0 else Decimal(loss > 0)
     if share < allowed:
         return None
-    return _breach("DAILY_LOSS_EXCEEDED", "max_daily_loss_pct", share, allowed,
-                   f"{FAILED}Daily loss exceeds limit (wait for the next UTC day, then resume)",
-                   "of day-start equity")
+    return _breach("DAILY_LOSS_EXCEEDED", share, allowed,
+                   "Daily loss exceeds limit (wait for the next UTC day, then resume)",
+                   "of day-start equity", "max_daily_loss_pct")
 
 
 def _breach(
-    code: str, setting: str, measured: object, allowed: object, message: str, unit: str = ""
+    code: str, measured: object, allowed: object, message: str, unit: str = "", setting: str = ""
 ) -> Breach:
-    return Breach(code, setting, _text(measured), _text(allowed), unit, message)
+    said = f"Risk check failed: {message}"
+    return Breach(code, setting, _text(measured), _text(allowed), unit, said)
 
 
 def _text(value: object) -> str:

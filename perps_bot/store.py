@@ -10,9 +10,11 @@ disk goes through "The disk" at the end, so that the crash rigs can replace it.
 """
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
+import socket
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -324,6 +326,21 @@ FOLDER_REFUSALS = (
     (lambda path: path.stat().st_uid != os.geteuid(), "is another user's",   "run as its owner"),
     (lambda path: path.stat().st_mode & 0o022,        "others may write it", "chmod 700 {path}"),
 )  # fmt: skip
+
+
+def account_lock(name: str) -> socket.socket | None:
+    """Hold the name of an account on this host until closed; None where somebody holds it.
+
+    An abstract Unix socket: it leaves no file behind, and the kernel frees it at any death.
+    """
+    digest = hashlib.sha256(name.encode()).hexdigest()[:32]
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        held.bind(f"\0perps-bot-{digest}")
+    except OSError:
+        held.close()
+        return None
+    return held
 
 
 def prepare_folder(path: str | Path) -> Path:

@@ -67,7 +67,7 @@ class ScriptedVenue:
 
     def __init__(self, *symbols, equity="100000"):
         self._products = [a_product(symbol) for symbol in symbols or (BTC,)]
-        self.start = Decimal(equity)
+        self.start, self.observes, self.the_margin = Decimal(equity), "", None
         self.now = NOON
         self.prices = {product.symbol: Decimal(100) for product in self._products}
         self.answers, self.down, self.history = deque(), set(), {}
@@ -80,7 +80,12 @@ class ScriptedVenue:
 
     # MarketData
 
+    def connect(self):
+        self._answer("connect")
+        return self.observes
+
     def products(self):
+        self._answer("products")
         return list(self._products)
 
     def marks(self, symbols, now):
@@ -109,6 +114,9 @@ class ScriptedVenue:
         held = sum((self.held(s) * self.prices[s] for s in self.prices if self.prices[s]),
                    Decimal(0))
         return self.start + flow + held - sum((p.amount for p in self.payments), Decimal(0))
+
+    def margin(self):
+        return self.the_margin
 
     def positions(self):
         self._answer("positions")
@@ -316,6 +324,9 @@ class WildMarket:
         self._begin, self._seconds = begin, seconds
         self._paths = {p.symbol: self._path(f"{seed} {p.symbol}") for p in self._products}
 
+    def connect(self):
+        return ""
+
     def products(self):
         return list(self._products)
 
@@ -372,6 +383,9 @@ class VirtualClock:
         self._now += timedelta(milliseconds=int(seconds * 1000))
         self._on_wait(self.waits)
         return self.signals.get(self.waits)
+
+    def heed(self):
+        pass
 
     def is_over(self):
         return self.waits >= self.ticks

@@ -23,9 +23,9 @@ FLOORS = {
         6  cli
         5  replay    ops    report    validate
         4  loop
-        3  execution
-        2  settings  store  client  feed  market  paper
-        1  catalog   strategy  risk  tracker  stats
+        3  execution reconcile clock
+        2  settings  store  client  rest  transport  keys  feed  market  paper
+        1  catalog   strategy  risk  tracker  stats  stops  wire
         0  model     errors    broker
     """.strip().splitlines())
     for room in rooms
@@ -35,8 +35,14 @@ ROOMS = [room for room in SOURCES if not room.startswith("__")]
 CORE = [room for room in ROOMS
         if FLOORS.get(room, 0) <= 4 and room not in ("market", "paper")]
 
-SAME_FLOOR = {("broker", "model")}  # the protocols are written in the nouns
-READ_THE_CLOCK = {"loop", "client", "feed"}
+# What speaks with Coinbase: measured apart, so that neither half can grow behind the other.
+EDGE = ("wire", "keys", "transport", "rest", "client", "feed")
+
+SAME_FLOOR = {
+    ("broker", "model"),  # the protocols are written in the nouns
+    ("rest", "transport"),  # a request, and how its bytes travel
+}
+READ_THE_CLOCK = {"clock", "rest", "transport", "feed"}
 MAY_PRINT = {"cli", "ops", "report", "replay", "validate"}
 
 CLOCKS = {
@@ -47,7 +53,7 @@ CLOCKS = {
 }
 PURE_MODULES = {
     "__future__", "abc", "bisect", "collections", "dataclasses", "datetime", "decimal", "enum",
-    "fractions", "functools", "heapq", "itertools", "math", "operator", "perps_bot", "re",
+    "fractions", "functools", "heapq", "itertools", "json", "math", "operator", "perps_bot", "re",
     "statistics", "string", "types", "typing",
 }
 EFFECTS = {"open", "print", "input", "breakpoint"}
@@ -55,7 +61,7 @@ NEVER_CALLED = {"float", "eval", "exec", "__import__"}
 BROAD = {"Exception", "BaseException"}
 
 # Import names that are not the name of their package.
-PACKAGES = {"jwt": "pyjwt", "cryptography": "pyjwt[crypto]", "websocket": "websocket-client"}
+PACKAGES = {"jwt": "pyjwt[crypto]", "cryptography": "pyjwt[crypto]", "websocket": "websocket-client"}
 
 # Places of one developer's machine, and addresses of package registries.
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|Users/\w+)/|\bpy(?:pi|thonhosted)\.org")
@@ -283,8 +289,9 @@ def test_the_mean_complexity_is_low():
 
 def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
-    assert sum(lines[room] for room in CORE) <= 4000
-    assert sum(lines.values()) <= 6500
+    assert sum(lines[room] for room in CORE if room not in EDGE) <= 4700
+    assert sum(lines[room] for room in EDGE) <= 2300
+    assert sum(lines.values()) <= 9600
 
 
 def test_third_party_packages_are_declared():
@@ -379,7 +386,7 @@ def test_a_rule_finds(rule, room, source):
     (climbs,          "cli",        "from perps_bot import __version__, loop"),
     (impurities,      "risk",       "from datetime import datetime\nf(journal.append(x))"),
     (impurities,      "store",      "import os\nopen('x')"),
-    (clock_reads,     "loop",       "import time\ntime.monotonic()"),
+    (clock_reads,     "clock",      "import time\ntime.monotonic()"),
     (clock_reads,     "ops",        "import time\ntime.sleep(1)\nself.clock.now()"),
     (broad_excepts,   "client",     "try: f()\nexcept (KeyError, OSError): raise"),
     (forbidden_calls, "report",     "print(report.print(1))"),

@@ -65,11 +65,12 @@ def test_a_product_that_is_no_perpetual_is_not_among_the_perpetuals():
 
 
 def test_two_products_of_one_name_are_never_chosen_between():
-    catalog = a_catalog(a_product())
-    twins = Brokerage(a_product(product_id="BIP-1"), a_product(product_id="BIP-2"))
+    twins = a_product(product_id="BIP-1"), a_product(product_id="BIP-2")
+    catalog = a_catalog(*twins, a_product(ETH))
     with pytest.raises(ConfigError, match="BTC-PERP is ambiguous: .* BIP-1 and BIP-2"):
-        catalog.load_from_brokerage(twins)
-    assert catalog.get(BTC).product_id == "BTC-PERP-ID"  # the old list stays
+        catalog.get(BTC)
+    assert catalog.get("BIP-2") is twins[1]  # the venue's id says which
+    assert catalog.get(ETH).symbol == ETH  # nobody else is held up by it
 
 
 def test_loading_again_forgets_what_is_no_longer_listed():

@@ -312,13 +312,16 @@ def test_where_no_bracket_is_taken_a_stop_limit_protects(desk, refusals, tried):
     assert (stop.intent.stop_price, stop.intent.limit_price) == (99, Decimal("94.5"))
 
 
-def test_a_refused_stop_is_tried_again_at_the_next_step(desk):
+def test_a_stop_refused_in_every_form_is_tried_again_but_not_at_every_step(desk):
     desk.venue.answers.extend(["accept", "reject A", "reject B"])
     desk.hold()
     assert desk.stops() == []
+    sent = len(desk.venue.sent)
     desk.tick(7)
+    assert len(desk.venue.sent) == sent
+    desk.tick(3)
     assert desk.stops() == ["sell 1 at 99"]
-    assert desk.of("stop.placed")[0].data["seconds_unprotected"] == 7
+    assert desk.of("stop.placed")[0].data["seconds_unprotected"] == 10
 
 
 def test_a_grown_position_gets_another_stop_for_the_difference(desk):

@@ -1,7 +1,10 @@
 """What `risk.py` promises: doubt stops an increase, nothing stops a reduction."""
 
-from datetime import date
+import re
+from dataclasses import replace
+from datetime import date, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from perps_bot.errors import ConfigError
 from perps_bot.loop import configured
 from perps_bot.model import (
     Account,
+    Margin,
     OrderIntent,
     OrderStatus,
     Purpose,
@@ -16,7 +20,18 @@ from perps_bot.model import (
     Ticket,
     TradingState,
 )
-from perps_bot.risk import LiveRiskManager, RiskConfig, headroom, worst_notional, worst_price
+from perps_bot.risk import (
+    RISK_KINDS,
+    LiveRiskManager,
+    Remedy,
+    RiskConfig,
+    headroom,
+    is_armed,
+    reduction,
+    remedy,
+    worst_notional,
+    worst_price,
+)
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore
 from perps_bot.tracker import PositionTracker
@@ -34,7 +49,12 @@ from words import (
 )
 
 TODAY, TOMORROW = date(2025, 5, 1), date(2025, 5, 2)
-UNKNOWN, FILLED = OrderStatus.UNKNOWN, OrderStatus.FILLED
+UNKNOWN, FILLED, REJECTED = OrderStatus.UNKNOWN, OrderStatus.FILLED, OrderStatus.REJECTED
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "coinbase.md"
+
+
+def margin(initial, available, threshold="0"):
+    return Margin(Decimal(initial), Decimal(available), Decimal(threshold))
 
 
 def a_manager(store=None, **limits):
@@ -107,9 +127,53 @@ def test_an_increase_is_refused_with_what_was_measured_and_allowed(
 
 
 def test_an_increase_is_refused_while_the_venue_takes_no_orders():
+    """E8: flags."""
     verdict = judged(product=a_product(tradable=False))
     assert codes(verdict) == ["PRODUCT_NOT_TRADABLE"]
-    assert "The venue takes no orders in BTC-PERP now" in verdict.reason
+    assert "The venue takes no orders in BTC-PERP now: " in verdict.reason
+
+
+def test_a_closed_market_takes_no_entry_and_says_what_the_venue_says_of_it():
+    """E9: maintenance or a closed market."""
+    verdict = judged(product=replace(a_product(), is_session_open=False, note="maintenance"))
+    assert codes(verdict) == ["PRODUCT_NOT_TRADABLE"]
+    assert "The venue takes no orders in BTC-PERP now (maintenance)" in verdict.reason
+
+
+@pytest.mark.parametrize("field, left, code, measured, unit", [
+    ("closes_at",  timedelta(minutes=15, seconds=1), "", "", ""),
+    ("closes_at",  timedelta(minutes=15), "CLOSING_SOON", "15", "minutes"),
+    ("closes_at",  timedelta(seconds=90), "CLOSING_SOON", "1.5", "minutes"),
+    ("closes_at",  timedelta(hours=-1),   "CLOSING_SOON", "-60", "minutes"),  # an old answer
+    ("expires_at", timedelta(days=7, seconds=1), "", "", ""),
+    ("expires_at", timedelta(days=7),     "EXPIRING_SOON", "7", "days"),
+    ("expires_at", timedelta(hours=6),    "EXPIRING_SOON", "0.25", "days"),
+])
+def test_nothing_is_opened_shortly_before_a_close_or_the_contracts_end(
+        field, left, code, measured, unit):
+    """E9, E10."""
+    product = replace(a_product(), **{field: NOON + left})
+    found = [(b.code, b.measured, b.unit) for b in judged(product=product).breaches]
+    assert found == ([(code, measured, unit)] if code else [])
+    assert judged("SELL 1", an_account(holding="long 1 @ 100"), product).approved
+
+
+@pytest.mark.parametrize("quote, intent, refused", [
+    ("10000/10050",   "BUY 0.1",         False),
+    ("10000/10050.5", "BUY 0.1",         True),
+    ("10000/10050.5", "SELL 0.1",        True),
+    ("10000/10100",   "BUY 0.1 @ 10000", False),  # a limit says what it pays
+    ("100/110",       "BUY 1",           False),  # two ticks of 5 USD are the grain of the market
+    ("100/110.01",    "BUY 1",           True),
+])
+def test_no_market_order_is_sent_into_a_wide_spread(quote, intent, refused):
+    verdict = judged(intent, an_account(marks=quote))
+    assert codes(verdict) == ["SPREAD_TOO_WIDE"] * refused
+
+
+def test_a_wide_spread_is_said_in_dollars():
+    (breach,) = judged("BUY 0.1", an_account(marks="9970/10030")).breaches
+    assert (breach.measured, breach.allowed, breach.unit) == ("60", "50", "USD")
 
 
 @pytest.mark.parametrize("seconds, refused", [
@@ -231,6 +295,17 @@ def test_what_has_no_price_counts_as_infinite():
     assert judged("BUY 1", finished).approved
 
 
+def test_what_the_account_holds_beside_our_books_counts_where_all_symbols_do():
+    """E1: foreign contracts."""
+    account = replace(an_account(), foreign_notional=Decimal(39_950))
+    assert codes(judged("BUY 1", account)) == ["EXPOSURE_EXCEEDED"]
+    assert headroom(BTC, Side.BUY, account, a_product(), RiskConfig()) == 50
+    assert codes(judged("BUY 1", account, leverage_max_global=4)) == [
+        "LEVERAGE_EXCEEDED", "EXPOSURE_EXCEEDED"]
+    assert judged("BUY 0.5", account).approved
+    assert judged("BUY 100", an_account()).approved
+
+
 @pytest.mark.parametrize("leverage, margin_rate, in_force", [
     ({"target_leverage": 2}, "0.1", "2"),
     ({"target_leverage": 4, "max_leverage": 3}, "0.1", "3"),
@@ -243,6 +318,76 @@ def test_the_strictest_leverage_is_in_force(leverage, margin_rate, in_force):
     limits = RiskConfig(**leverage)
     assert limits.leverage_in_force(product, Side.BUY) == Decimal(in_force)
     assert limits.leverage_in_force(product, Side.SELL) == 1
+
+
+# Liquidation
+
+# 10,000 USD at a long rate of 0.2, a stop 1 % away: a USD of notional takes 0.01 to its stop and
+# 1.5 * 0.2 * 0.99 of margin there, 0.307 in all; a short 0.01 + 1.5 * 0.2 * 1.01, 0.313.
+FREE = {"max_position_pct_per_symbol": 1, "max_exposure_pct": 1}
+
+
+@pytest.mark.parametrize("intent, account, held, limits, passes", [
+    ("BUY 325.7",  {}, margin("0", "10000"), {}, True),
+    ("BUY 325.8",  {}, margin("0", "10000"), {}, False),
+    ("SELL 319.4", {}, margin("0", "10000"), {}, True),
+    ("SELL 319.5", {}, margin("0", "10000"), {}, False),
+    ("BUY 325.7",  {}, margin("0", "9998"), {}, False),   # the less of equity and what is free
+    ("BUY 325.7",  {"equity": "9998"}, margin("0", "10000"), {}, False),
+    ("BUY 276.8",  {}, margin("1000", "10000"), {}, True),
+    ("BUY 276.9",  {}, margin("1000", "10000"), {}, False),
+    ("BUY 225.7",  {"holding": "long 100 @ 100"}, margin("0", "10000"), {}, True),
+    ("BUY 225.8",  {"holding": "long 100 @ 100"}, margin("0", "10000"), {}, False),
+    ("BUY 225.8",  {"orders": [an_order("BUY 100")]}, margin("0", "10000"), {}, False),
+    ("BUY 298.5",  {}, margin("0", "10000"), {"trailing_stop_pct": Decimal("0.05")}, True),
+    ("BUY 298.6",  {}, margin("0", "10000"), {"trailing_stop_pct": Decimal("0.05")}, False),
+    ("BUY 1",      {}, margin("7000", "10000"), {}, False),  # the account is full without it
+    ("BUY 325.8",  {}, None, {}, True),                      # unarmed: nobody guesses
+])
+def test_an_entry_is_refused_whose_stop_would_lie_beyond_liquidation(
+        intent, account, held, limits, passes):
+    account = replace(an_account(**account), margin=held)
+    product = a_product(long_margin_rate="0.2", short_margin_rate="0.2")
+    verdict = judged(intent, account, product, **FREE, **limits)
+    assert codes(verdict) == ["STOP_BEYOND_LIQUIDATION"] * (not passes)
+
+
+@pytest.mark.parametrize("side", list(Side))
+@pytest.mark.parametrize("rate", ["0.1", "0.21025", "0.55975"])
+@pytest.mark.parametrize("initial", ["0", "3000"])
+def test_what_there_is_room_for_does_not_end_in_a_reduction_at_its_stop(side, rate, initial):
+    product = a_product(long_margin_rate=rate, short_margin_rate=rate)
+    limits = RiskConfig(**FREE, leverage_max_global=20, max_leverage=20, target_leverage=20)
+    account = replace(an_account(), margin=margin(initial, "10000"))
+    notional = headroom(BTC, side, account, product, limits)
+    assert notional > 0
+    intent = replace(an_intent("BUY 1"), side=side, quantity=notional / 100)
+    assert LiveRiskManager(limits).pre_trade(intent, account, product).approved
+    # The venue's own arithmetic at the stop, with its threshold at 0.88 of initial margin.
+    at_stop = notional * (1 - side.sign * limits.trailing_stop_pct)
+    needed = (Decimal(initial) + at_stop * Decimal(rate)) * Decimal("0.88")
+    left = Decimal(10000) - notional * limits.trailing_stop_pct
+    after = replace(account, margin=Margin(needed, left, needed))
+    assert after.margin.ratio > Decimal("1.5") and reduction(after) is None
+
+
+@pytest.mark.parametrize("held, kept", [
+    (None,                             None),
+    (margin("0", "100", "0"),          None),   # flat
+    (margin("0", "125", "100"),        None),
+    (margin("0", "124.99", "100"),     "0.5"),
+    (margin("0", "110", "100"),        "0.5"),
+    (margin("0", "109.99", "100"),     "0"),
+    (margin("0", "-5", "100"),         "0"),
+])
+def test_positions_shrink_in_steps_as_liquidation_comes_nearer(held, kept):
+    account = replace(an_account(), margin=held)
+    assert reduction(account) == (None if kept is None else Decimal(kept))
+
+
+def test_the_guard_is_armed_only_with_the_venues_numbers():
+    assert is_armed(replace(an_account(), margin=margin("0", "1")))
+    assert not is_armed(an_account())
 
 
 # A reduction
@@ -326,6 +471,7 @@ def test_the_runbooks_sample_is_read_through_its_shortest_text():
 
 @pytest.mark.parametrize("limits, error", [
     ({"leverage_max_global": 0}, ConfigError),
+    ({"trailing_stop_pct": 0}, ConfigError),
     ({"max_daily_loss_pct": Decimal("-0.05")}, ConfigError),
     ({"max_position": 0}, ConfigError),
     ({"target_leverage": float("nan")}, ValueError),
@@ -378,15 +524,31 @@ class Desk:
         self.tracker.apply_fill(fill, Purpose.ENTRY, "", None)
         return self
 
-    def check(self):
-        """What the loop does each tick: look at the account as it is."""
-        account = Account(self.store.now, Decimal(10000), {}, {}, (),
-                          self.tracker.day_start_equity, self.tracker.daily_loss())
-        return [breach.code for breach in self.risk.post_trade(account)]
+    def account(self, margin=None):
+        marks = {symbol: a_mark("100", symbol, self.store.now) for symbol in (BTC, ETH)}
+        return Account(self.store.now, Decimal(10000), {}, marks, (),
+                       self.tracker.day_start_equity, self.tracker.daily_loss(), margin)
 
-    def answer(self, status, purpose=Purpose.ENTRY):
+    def check(self, margin=None):
+        """What the loop does each tick: look at the account as it is."""
+        return [breach.code for breach in self.risk.post_trade(self.account(margin))]
+
+    def refusals(self, symbol=BTC):
+        intent = an_intent("BUY 1", symbol)
+        return codes(self.risk.pre_trade(intent, self.account(), a_product(symbol)))
+
+    def wait(self, seconds):
+        self.store.now += timedelta(seconds=seconds)
+        return self
+
+    def answer(self, status, purpose=Purpose.ENTRY, answer="INSUFFICIENT_FUNDS: 0 free", **more):
         self.store.append("order.updated", client_order_id="pb-1", symbol=BTC, purpose=purpose,
-                          status=status)
+                          status=status, answer=answer, **more)
+        return self
+
+    def send(self, purpose=Purpose.ENTRY, symbol=BTC):
+        self.store.append("order.intended", purpose=purpose, symbol=symbol,
+                          placed_at=self.store.now)
         return self
 
 
@@ -539,6 +701,201 @@ def test_rejects_count_anew_after_a_resume(desk):
     desk = desk.restart().answer(OrderStatus.REJECTED).answer(OrderStatus.REJECTED)
     assert desk.check() == [] and desk.risk.state is TradingState.TRADING
     assert desk.answer(OrderStatus.REJECTED).check() == ["REPEATED_REJECTS"]
+
+
+# What the venue refuses
+
+
+REASONS = (
+    (Remedy.DROP, "INSUFFICIENT_FUND INSUFFICIENT_FUNDS PREVIEW_INSUFFICIENT_FUNDS_FOR_FUTURES "
+     "INVALID_LEDGER_BALANCE INVALID_LIMIT_PRICE_POST_ONLY INVALID_LIMIT_PRICE "
+     "INVALID_NO_LIQUIDITY LIMIT_PRICE_TOO_FAR_FROM_MARKET DUPLICATE_CLIENT_ORDER_ID"),
+    (Remedy.DROP, "END_TIME_TOO_FAR_IN_FUTURE END_TIME_IS_IN_THE_PAST PREVIEW_INVALID_END_TIME"),
+    # An entry that may not carry its stop is sent anew without it.
+    (Remedy.DROP, "INVALID_ATTACHED_TAKE_PROFIT_PRICE INVALID_ATTACHED_STOP_LOSS_PRICE "
+     "INVALID_ATTACHED_STOP_LOSS_PRICE_OUT_OF_BOUNDS ATTACHED_ORDER_SIZE_MUST_BE_NIL "
+     "ATTACHED_ORDER_NOT_ALLOWED INVALID_ATTACHED_TAKE_PROFIT_PRICE_OUT_OF_BOUNDS"),
+    (Remedy.DROP, "INVALID_BRACKET_PRICES INVALID_BRACKET_LIMIT_PRICE OPEN_BRACKET_ORDERS "
+     "INVALID_BRACKET_STOP_TRIGGER_PRICE BRACKET_LIMIT_PRICE_OUT_OF_BOUNDS "
+     "STOP_TRIGGER_PRICE_OUT_OF_BOUNDS STOP_ALREADY_TRIGGERED PREVIEW_STOP_TRIGGERED "
+     "STOP_LOSS_PRICE_TOO_LOW STOP_LOSS_PRICE_TOO_HIGH TAKE_PROFIT_PRICE_TOO_LOW "
+     "TAKE_PROFIT_PRICE_TOO_HIGH PREVIEW_STOP_PRICE_ABOVE_LIMIT_PRICE "
+     "PREVIEW_STOP_PRICE_BELOW_LIMIT_PRICE PREVIEW_STOP_PRICE_ABOVE_LAST_TRADE_PRICE "
+     "PREVIEW_STOP_PRICE_BELOW_LAST_TRADE_PRICE PREVIEW_INVALID_BRACKET_ORDER_SIDE "
+     "PREVIEW_BRACKET_ORDER_SIZE_EXCEEDS_POSITION PREVIEW_ORDER_SIZE_EXCEEDS_BRACKETED_POSITION "
+     "CANNOT_CLOSE_ZERO_POSITION PREVIEW_CLOSE_ONLY_FAILURE ORDER_IS_PENDING_CANCEL "
+     "TOO_MANY_PENDING_REPLACES MODIFY_POSITION_WORKFLOW_ALREADY_RUNNING"),
+    (Remedy.DROP, "UNKNOWN_CANCEL_ORDER ORDER_IS_FULLY_FILLED DUPLICATE_CANCEL_REQUEST "
+     "ORDER_IS_BEING_REPLACED"),
+    (Remedy.REFRESH, "INVALID_SIZE_PRECISION INVALID_PRICE_PRECISION "
+     "PREVIEW_INVALID_BASE_SIZE_TOO_SMALL PREVIEW_INVALID_BASE_SIZE_TOO_LARGE "
+     "PREVIEW_INVALID_STOP_PRICE_PRECISION INVALID_ATTACHED_STOP_LOSS_PRICE_PRECISION "
+     "INVALID_ATTACHED_TAKE_PROFIT_PRICE_PRECISION"),
+    (Remedy.PAUSE, "UNKNOWN_FAILURE_REASON COMMANDER_REJECTED_NEW_ORDER INVALID_REQUEST "
+     "INVALID_SIDE INVALID_PRODUCT_ID UNSUPPORTED_ORDER_CONFIGURATION INVALID_MARGIN_TYPE "
+     "INVALID_LEVERAGE PREVIEW_OPPOSITE_MARGIN_TYPE_EXISTS PREVIEW_NON_NUMERIC_ORDER_SIZE "
+     "QUOTE_SIZE_NOT_ALLOWED_FOR_BRACKET BRACKET_ORDER_NOT_SUPPORTED FOK_DISABLED "
+     "FOK_ONLY_ALLOWED_ON_LIMIT_ORDERS POST_ONLY_NOT_ALLOWED_WITH_FOK "
+     "GTD_ORDERS_MUST_HAVE_END_TIME END_TIME_AFTER_CONTRACT_EXPIRATION "
+     "PRICE_NOT_ALLOWED_FOR_MARKET_ORDERS REDUCE_ONLY_NOT_ALLOWED_ON_VENUE "
+     "REDUCE_ONLY_INCREASED_POSITION_SIZE POSITION_SIZE_INCREASE_REJECT "
+     "PREVIEW_RISK_PROXY_FAILURE MISSING_MARKET_TRADE_DATA RFQ_DISABLED "
+     "PREVIEW_INVALID_QUOTE_SIZE_TOO_SMALL"),
+    (Remedy.PAUSE, "UNTRADABLE_PRODUCT INELIGIBLE_PAIR PRODUCT_TRADING_HALTED TRADING_DISABLED "
+     "INVALID_FCM_TRADING_SESSION PREVIEW_NOT_ALLOWED_BY_MARKET_STATE "
+     "FUTURES_AFTER_HOUR_INVALID_ORDER_TYPE FUTURES_AFTER_HOUR_INVALID_TIME_IN_FORCE "
+     "LIMIT_ORDER_PRICE_EXCEEDS_PRICE_BAND_ON_BUY LIMIT_ORDER_PRICE_EXCEEDS_PRICE_BAND_ON_SELL "
+     "PREVIEW_BREACHED_PRICE_LIMIT PREVIEW_BREACHED_COMPANY_POSITION_LIMIT "
+     "PREVIEW_BREACHED_OPEN_INTEREST_LIMIT PREVIEW_MAX_DAILY_VOLUME_NOTIONAL_BREACHED"),
+    (Remedy.PAUSE, "INVALID_CANCEL_REQUEST INVALID_CANCEL_PRODUCT_ID NOT_ALLOWED_TO_CANCEL "
+     "COMMANDER_REJECTED_CANCEL_ORDER UNKNOWN_CANCEL_FAILURE_REASON "
+     "INVALID_CANCEL_FCM_TRADING_SESSION"),
+    (Remedy.PAUSE, "SOMETHING_NEW PREVIEW_ HTTP_400 HTTP_404 HTTP_422 IN_LIQUIDATION_2 funds\xa0"),
+    (Remedy.HALT, "GEOFENCING_RESTRICTION ORDER_ENTRY_DISABLED IN_LIQUIDATION "
+     "BREACHED_RISK_LIMIT PREVIEW_INVALID_MARGIN_HEALTH PREVIEW_UNTRADABLE_FCM_ACCOUNT_STATUS "
+     "PREVIEW_BREACHED_ACCOUNT_POSITION_LIMIT HTTP_401 HTTP_403"),
+)
+
+
+@pytest.mark.parametrize("what, reason", [
+    (what, reason) for what, reasons in REASONS for reason in reasons.split(" ")])
+def test_every_reason_to_refuse_has_its_remedy(what, reason):
+    """D5."""
+    assert remedy(reason) is what
+
+
+@pytest.mark.parametrize("text", ["", "\n", "a\nb", "(", "PREVIEW_PREVIEW_"])
+def test_a_reason_that_is_no_word_pauses(text):
+    assert remedy(text) is Remedy.PAUSE
+
+
+def test_the_reasons_above_are_all_that_the_venue_documents():
+    if not REFERENCE.exists():
+        pytest.skip("the reference of the venue is not here")
+    text, known = REFERENCE.read_text("utf-8"), " ".join(reasons for _, reasons in REASONS)
+    create = text[text.index("**Failure reasons**"):text.index("**reduce_only.**")]
+    cancel = text[text.index("| failure_reason"):text.index("A malformed (non-UUID)")]
+    cancel = " ".join(row.split("|")[1] for row in cancel.splitlines() if row.startswith("| "))
+    words = set(re.findall(r"[A-Z]+(?:_[A-Z]+)+", create + cancel))
+    assert len(words) > 90
+    # A word may be the beginning of several, as in STOP_PRICE_ABOVE/BELOW_LIMIT_PRICE.
+    missing = {word for word in words if word.removeprefix("PREVIEW_") not in known}
+    assert missing == set()
+
+
+def test_a_pause_is_of_one_symbol_and_ends():
+    """D5: a reason that nobody knows pauses the symbol."""
+    desk = Desk().answer(REJECTED, answer="SOMETHING_NEW: try later")
+    assert desk.refusals() == ["SYMBOL_PAUSED"] and desk.refusals(ETH) == []
+    (breach,) = desk.risk.pre_trade(an_intent("BUY 1"), desk.account(), a_product()).breaches
+    assert breach.measured == "SOMETHING_NEW"
+    assert "refused BTC-PERP at 12:00:00 UTC; entries pause for 10 minutes" in str(breach)
+    assert desk.wait(599).refusals() == ["SYMBOL_PAUSED"]
+    assert desk.wait(1).refusals() == []
+
+
+@pytest.mark.parametrize("answer, purpose, refused", [
+    ("TRADING_DISABLED: halted",             Purpose.ENTRY, True),
+    ("TRADING_DISABLED",                     Purpose.ENTRY, True),
+    ("TRADING_DISABLED halted",              Purpose.ENTRY, True),
+    ("",                                     Purpose.ENTRY, True),
+    ("TRADING_DISABLED: halted",             Purpose.STOP,  False),
+    ("INSUFFICIENT_FUNDS: 0 free",           Purpose.ENTRY, False),
+    ("INSUFFICIENT_FUNDS 0 free",            Purpose.ENTRY, False),
+    ("INVALID_SIZE_PRECISION: 0.5",          Purpose.ENTRY, False),
+    ("ATTACHED_ORDER_NOT_ALLOWED: no",       Purpose.ENTRY, False),  # it is sent anew at once
+])
+def test_only_what_outlasts_the_order_pauses_its_symbol(answer, purpose, refused):
+    desk = Desk().answer(REJECTED, purpose, answer)
+    assert desk.refusals() == ["SYMBOL_PAUSED"] * refused
+    assert desk.check() == []
+
+
+@pytest.mark.parametrize("code, found", [
+    ("HTTP_403", ["ACCOUNT_REFUSED"]), ("INSUFFICIENT_FUNDS", []), ("", [])])
+def test_the_code_of_a_refusal_goes_before_its_words(code, found):
+    assert Desk().answer(REJECTED, answer="POST /orders: no", code=code).check() == found
+
+
+def test_an_order_that_was_not_refused_pauses_nothing():
+    for status in (OrderStatus.LOST, OrderStatus.CANCELLED, OrderStatus.OPEN):
+        assert Desk().answer(status, answer="TRADING_DISABLED: halted").refusals() == []
+
+
+def test_pauses_and_the_throttle_survive_restarts_and_midnights(desk):
+    desk.store.now = NOON.replace(hour=23, minute=59, second=40)
+    desk.answer(REJECTED, answer="TRADING_DISABLED: halted")
+    desk.wait(-24 * 3600 + 40).next_day()
+    for _ in range(6):
+        assert desk.refusals() == ["SYMBOL_PAUSED"]
+        desk.send()
+    before, desk = desk.risk, desk.restart()
+    assert desk.risk.snapshot() == before.snapshot()
+    assert desk.refusals() == ["SYMBOL_PAUSED", "ORDER_THROTTLED"]
+
+
+def test_a_snapshot_from_before_there_were_pauses_is_read(desk):
+    desk.store.now += hours(24)
+    old = {"rejects_in_a_row": 2, "holds": {}}
+    desk.store.open_day(desk.store.now.date(), {"risk": old}, equity=Decimal(10000))
+    assert desk.answer(REJECTED).check() == ["REPEATED_REJECTS"]
+
+
+@pytest.mark.parametrize("purpose", list(Purpose))
+def test_a_refusal_of_the_account_stops_entries_everywhere_until_somebody_looked(desk, purpose):
+    """C7, D5: whichever order it was that showed it."""
+    desk.answer(REJECTED, purpose, "IN_LIQUIDATION: no")
+    assert desk.refusals(BTC) == desk.refusals(ETH) == ["SYMBOL_PAUSED"]  # in this tick already
+    assert desk.check() == ["ACCOUNT_REFUSED"]
+    assert desk.risk.state is TradingState.REDUCING
+    assert "measured IN_LIQUIDATION" in desk.risk.holds["refusal"].reason
+    desk = desk.wait(86_000).restart()
+    assert desk.check() == [] and desk.refusals(ETH) == ["STATE_REDUCING"]
+    desk.risk.resume("asked the venue", TODAY)
+    assert desk.restart().check() == [] and desk.refusals(ETH) == []
+
+
+def test_a_refusal_under_a_hold_does_not_outlast_the_resume(desk):
+    desk.answer(REJECTED, answer="HTTP_401: no").check()
+    desk.answer(REJECTED, answer="HTTP_401: no").check()
+    desk.risk.resume("a new key", TODAY)
+    assert desk.check() == [] and desk.refusals() == []
+
+
+def test_only_so_many_entries_a_minute_are_sent_in_one_symbol():
+    """D13, I-8: a retry storm."""
+    desk = Desk()
+    for _ in range(6):
+        assert desk.refusals() == []
+        desk.send().wait(10)
+    assert desk.refusals() == []  # the first was a minute ago
+    assert desk.wait(-1).refusals() == ["ORDER_THROTTLED"] and desk.refusals(ETH) == []
+    (breach,) = desk.risk.pre_trade(an_intent("BUY 1"), desk.account(), a_product()).breaches
+    assert (breach.measured, breach.allowed, breach.unit) == ("7", "6", "a minute")
+
+
+def test_exits_and_stops_are_not_throttled_and_count_for_nothing():
+    desk = Desk()
+    for purpose in (Purpose.STOP, Purpose.EXIT) * 9:
+        desk.send(purpose)
+    assert desk.refusals() == []
+
+
+@pytest.mark.parametrize("held, turned", [
+    (None,                              False),
+    (margin("100", "1000", "0"),        False),
+    (margin("100", "150", "100"),       False),
+    (margin("100", "149.99", "100"),    True),
+    (margin("100", "-1", "100"),        True),
+])
+def test_a_thinning_buffer_turns_to_reducing_with_its_numbers(desk, held, turned):
+    assert desk.check(held) == ["LIQUIDATION_NEAR"] * turned
+    assert desk.risk.state is (TradingState.REDUCING if turned else TradingState.TRADING)
+    reasons = [h.reason for k, h in desk.risk.holds.items() if k == "liquidation_distance"]
+    assert len(reasons) == turned
+    for reason in reasons:
+        assert f"measured {held.ratio.normalize():f} allowed 1.5 x the liquidation" in reason
+    assert desk.check() == [] and desk.risk.holds.keys() <= set(RISK_KINDS)
 
 
 def test_without_a_store_the_manager_holds_and_resumes_too():

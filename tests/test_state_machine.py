@@ -111,7 +111,7 @@ class PaperWorld(PaperBroker):
         return self._asked("cancel", lambda: PaperBroker.cancel(self, orders, now), changes=True)
 
     def candles(self, symbol, seconds, count, now):
-        return self._asked("candles", lambda: self._market.candles(symbol, seconds, count, now))
+        return self._asked("candles", lambda: self.market.candles(symbol, seconds, count, now))
 
 
 class ScriptedWorld(ScriptedVenue):

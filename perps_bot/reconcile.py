@@ -1,0 +1,151 @@
+"""Reconcile: do our books and the venue's agree?
+
+After the venue was read, and before anything is decided: positions, foreign orders, contract
+sizes, funding, the day's cash.  Where they differ the venue wins, once its answer has stood for
+longer than its reads may lag; until then nothing is opened there.  What our events do not explain
+is left alone.  Nothing here sends or cancels an order.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from perps_bot.model import Event, Position, Product, TradingState
+
+log = logging.getLogger("perps_bot")
+
+# Differences between our books and the venue's, tick after tick, before the venue's are taken.
+MISMATCHES_MAX = 3
+# How long the venue's positions may lag behind its fills.
+READS_LAG_MAX = timedelta(seconds=10)
+# What the day's cash may differ from the ledger: the venue values open positions at its own price.
+TIE_OUT_PCT, TIE_OUT_USD = Decimal("0.001"), Decimal(1)
+HOUR = timedelta(hours=1)
+
+
+@dataclass
+class Reconciler:
+    """What one process remembers of the differences.
+
+    untraded  symbols in which something stands that our events do not explain
+    """
+
+    store: Any
+    engine: Any
+    symbols: tuple[str, ...]
+    adopt: tuple[str, ...] = ()
+    untraded: set[str] = field(default_factory=set)
+    _unexplained: dict[str, datetime] = field(default_factory=dict)
+    _differs: dict[str, tuple[datetime, int]] = field(default_factory=dict)
+    _contracts: dict[str, tuple[Decimal, Decimal]] = field(default_factory=dict)
+    _rates_at: dict[str, datetime] = field(default_factory=dict)
+
+    def begin(self, now: datetime) -> None:
+        """At a start: adopt what the operator said, leave alone what nothing explains."""
+        for symbol, position in self._differing():
+            if symbol in self.adopt:
+                self.engine.tracker.adopt("position.adopted", position)
+            elif not self.engine.outstanding(symbol):  # else the reads may lag behind our orders
+                self._unexplained[symbol] = now
+        for symbol in {order.symbol for order in self.engine.foreign} - {*self.adopt}:
+            self._leave_alone(symbol, "orders rest there that are not ours")
+
+    def compare(self) -> set[str]:
+        """Return the symbols in which nothing may be opened now."""
+        differing, told = dict(self._differing()), self.engine.orders.are_told
+        self._differs = {s: seen for s, seen in self._differs.items()
+                         if s in differing and told(s)}
+        self._unexplained = {s: at for s, at in self._unexplained.items() if s in differing}
+        for symbol, position in differing.items():
+            if symbol in self._unexplained:
+                self._wait_for_an_explanation(symbol, position)
+            elif symbol not in self.untraded and told(symbol):
+                self._count_difference(symbol, position)
+        return {*differing, *(order.symbol for order in self.engine.foreign)}
+
+    def check_contracts(self, products: Mapping[str, Product]) -> None:
+        """Stop opening where a held contract is no longer what it was."""
+        for symbol, product in products.items():
+            now = product.contract_size, product.price_increment
+            known = self._contracts.get(symbol, now)
+            if now != known and self.engine.tracker.get_position(symbol).quantity:
+                said = f"{symbol}: contract size and tick were {known[0]:f} and {known[1]:f}"
+                self.engine.risk.hold("contract", TradingState.REDUCING,
+                                      f"{said}, now {now[0]:f} and {now[1]:f}")
+            self._contracts[symbol] = now
+
+    def note_funding(self, venue: Any, now: datetime) -> None:
+        """Write each hour's rate down: the venue keeps no history of them."""
+        for symbol in self.symbols:
+            at = self._rates_at.get(symbol)
+            if at is not None and now - at < HOUR:
+                continue
+            rate = venue.funding(symbol, now)
+            if rate is not None and rate.at != at:
+                self._rates_at[symbol] = rate.at
+                self.store.append("funding.rate", symbol=symbol, rate=rate.rate, ended_at=rate.at)
+
+    def tie_out(self, equity: Decimal) -> None:
+        """At the end of a day: does the ledger explain how the account's equity changed?
+
+        Funding that has accrued and is not booked yet may stand on either side.
+        """
+        books, margin = self.engine.tracker, self.engine.margin
+        if not books.day_start_equity:
+            return
+        change, ledger = equity - books.day_start_equity, -books.daily_loss()
+        unbooked = margin.unbooked_funding if margin else None
+        tolerance = max(TIE_OUT_USD, abs(equity) * TIE_OUT_PCT)
+        difference = change - ledger
+        is_explained = min(abs(difference), abs(difference + (unbooked or 0))) <= tolerance
+        self.store.append(
+            "account.tied_out", venue_change=change, ledger_change=ledger, difference=difference,
+            unbooked_funding=unbooked, tolerance=tolerance, explained=is_explained)
+        if not is_explained:
+            self.store.append("alert", code="TIE_OUT", message=(
+                f"the account changed by {change:.2f} USD, our ledger by {ledger:.2f}: a transfer, "
+                f"or something that we do not know of: see 'The daily tie-out' in the runbook"))
+
+    def apply(self, event: Event) -> None:
+        """Remember over a restart which contracts were traded, and which hours were written."""
+        if event.type == "bot.started":
+            for symbol, sizes in event.data.get("contracts", {}).items():
+                self._contracts[symbol] = tuple(map(Decimal, sizes))
+        elif event.type == "funding.rate":
+            self._rates_at[event.data["symbol"]] = datetime.fromisoformat(
+                str(event.data["ended_at"]))
+
+    def contracts(self) -> dict[str, list[Decimal]]:
+        return {symbol: list(sizes) for symbol, sizes in self._contracts.items()}
+
+    def _differing(self) -> Iterator[tuple[str, Position]]:
+        for symbol in self.symbols:
+            theirs = self.engine.venue_positions.get(symbol) or Position(symbol)
+            if theirs.quantity != self.engine.tracker.get_position(symbol).quantity:
+                yield symbol, theirs
+
+    def _count_difference(self, symbol: str, theirs: Position) -> None:
+        """The venue wins, once its answer has stood for long enough."""
+        since, ticks = self._differs.get(symbol, (self.store.now, 0))
+        self._differs[symbol] = since, ticks + 1
+        if ticks + 1 >= MISMATCHES_MAX and self.store.now - since >= READS_LAG_MAX:
+            ours = self.engine.tracker.get_position(symbol).quantity
+            self.engine.tracker.adopt("reconcile.mismatch", theirs)
+            self.engine.risk.hold("mismatch", TradingState.REDUCING,
+                                  f"{symbol}: our books say {ours:f}, the venue "
+                                  f"{theirs.quantity:f}")
+
+    def _wait_for_an_explanation(self, symbol: str, position: Position) -> None:
+        """What was there before us and stays unexplained is not ours to touch."""
+        if self.store.now - self._unexplained[symbol] >= READS_LAG_MAX:
+            ours = self.engine.tracker.get_position(symbol).quantity
+            self._leave_alone(symbol, f"the venue holds {position.quantity:f}, our events explain "
+                                      f"{ours:f}")
+
+    def _leave_alone(self, symbol: str, why: str) -> None:
+        if symbol not in self.untraded:
+            self.untraded.add(symbol)
+            log.error("%s: %s: untouched until --adopt %s", symbol, why, symbol)
