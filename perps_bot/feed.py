@@ -195,7 +195,8 @@ class _Connection:
         return [self._changes.popleft() for _ in range(len(self._changes))]
 
     def figures(self) -> dict:
-        age = round(time.monotonic() - self._heard_at, 1) if self._heard_at < inf else None
+        is_heard = self._heard_at < inf
+        age = int(time.monotonic() - self._heard_at) if is_heard else None
         return {"stale": self._is_stale is not False, "age_seconds": age, **self.counts}
 
     def _run(self) -> None:

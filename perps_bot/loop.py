@@ -98,6 +98,11 @@ class Bot:
     def untraded(self) -> set[str]:
         return self.books.untraded
 
+    def has_price(self, symbol: str) -> bool:
+        """Whether there is a mark, or the market is closed and needs none."""
+        is_closed = self.is_started and not self.catalog.get(symbol).is_session_open
+        return is_closed or symbol in self.engine.marks
+
     @property
     def bar(self) -> timedelta:
         return timedelta(seconds=int(self.settings.bar))

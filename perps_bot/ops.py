@@ -148,7 +148,7 @@ class Surfaces:
 def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
     """What a monitor needs; `ok` is what the last tick saw, until the bot has stopped."""
     error = error or bot.trouble
-    missing = [symbol for symbol in bot.symbols if symbol not in bot.engine.marks]
+    missing = [symbol for symbol in bot.symbols if not bot.has_price(symbol)]
     unwanted = [kind for kind in bot.risk.holds if kind != "settings"]
     halted = bot.risk.state is TradingState.HALTED
     bare = [symbol for symbol in bot.symbols if not bot.engine.is_protected(symbol)]
@@ -161,6 +161,8 @@ def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
         "message": bot.message, "error": error,
         "valid_until": now if bot.is_over else now + timedelta(seconds=valid),
         "pid": os.getpid(), "broker": bot.broker_name, "trading_state": bot.risk.state,
+        "liquidation_guard": "armed" if bot.engine.margin is not None else "unarmed",
+        "feed": None if bot.feed is None else bot.feed.figures(),
     }
 
 

@@ -61,7 +61,8 @@ NEVER_CALLED = {"float", "eval", "exec", "__import__"}
 BROAD = {"Exception", "BaseException"}
 
 # Import names that are not the name of their package.
-PACKAGES = {"jwt": "pyjwt[crypto]", "cryptography": "pyjwt[crypto]", "websocket": "websocket-client"}
+PACKAGES = {"jwt": "pyjwt[crypto]", "cryptography": "pyjwt[crypto]",
+            "websocket": "websocket-client"}
 
 # Places of one developer's machine, and addresses of package registries.
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|Users/\w+)/|\bpy(?:pi|thonhosted)\.org")
@@ -420,7 +421,7 @@ def test_branches_count_statements_and_not_conditions():
 
 
 def test_third_party_imports_must_be_declared_where_they_stand():
-    known = {"requests", "pyjwt"}, {"plotly"}
+    known = {"requests", "pyjwt[crypto]"}, {"plotly"}
     assert not list(undeclared("client", "import requests.adapters, json\nimport jwt", *known))
     assert not list(undeclared("report", "def f():\n    import plotly.io", *known))
     assert list(undeclared("report", "import plotly", *known))
