@@ -39,6 +39,8 @@ LISTING_AGE_MAX = timedelta(hours=1)
 COMPARE_EVERY, QUOTES_APART_MAX = timedelta(seconds=30), Decimal("0.01")
 # The profit leg of the bracket that a resting entry carries, of its limit price.
 ATTACHED_PROFIT_PCT = Decimal("0.20")
+# Seconds between the venue's clock and ours: used, and said; beyond the second, nobody is believed.
+CLOCKS_APART_WARN, CLOCKS_APART_MAX = 2, 60
 # Orders whose owner is remembered, to know whose a fill is; and accrued hours of funding.
 OWNERS_MAX = 5000
 PAYMENTS_MAX = 500
@@ -80,7 +82,12 @@ class CoinbasePerpetualsClient:
     # The market
 
     def connect(self) -> str:
-        self.rest.measure_clock()
+        ahead = self.rest.measure_clock()
+        if abs(ahead) > CLOCKS_APART_MAX:
+            raise VenueUnavailable(f"the venue's clock and this machine's are {ahead:.1f} s apart, "
+                                   f"more than {CLOCKS_APART_MAX}: set this machine's clock")
+        if abs(ahead) > CLOCKS_APART_WARN:
+            log.warning("the venue's clock is %.1f s ahead; its time is used", ahead)
         if self.rest.signer is not None:
             with self._reading("key permissions"):
                 granted = self.rest.get("/key_permissions")

@@ -109,6 +109,8 @@ class Bot:
 
     def apply(self, event: Event) -> None:
         self._last_event_at = event.at
+        if event.data.get("code") and remedy(event.data["code"]) is Remedy.REFRESH:
+            self._products_at = EPOCH  # sizes or steps are not what they were
 
     def snapshot(self) -> dict[str, object]:
         """Everything that a restart must know, by part; each part reads its own back."""
@@ -488,8 +490,6 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
             bot.engine.enter(symbol, side, _entry_quantity(bot, symbol, side), decision.reason)
         except OrderRejected as refusal:
             bot.message = str(refusal)
-            if remedy(refusal.code) is Remedy.REFRESH:
-                bot._products_at = EPOCH  # sizes or steps are not what they were
             continue
         failures = _work(bot, [symbol])
         if failures:

@@ -48,11 +48,14 @@ class Venue:
             "/orders/historical/fills": {"fills": [], "cursor": ""},
         } | {f"/{path.replace('__', '/')}": answer for path, answer in answers.items()}
 
+    clock_ahead = Decimal(0)  # seconds
+
     def now(self):
         return self.time
 
     def measure_clock(self):
         self.asked.append(("/time", ()))
+        return self.clock_ahead
 
     def get(self, path, query=(), public=False):
         self.asked.append((("public " if public else "") + path, tuple(query)))
@@ -142,6 +145,18 @@ def test_a_key_that_can_only_view_observes():
     """E13"""
     venue = Venue(key_permissions={"can_view": True, "can_trade": False, "can_transfer": False})
     assert "only view" in CoinbasePerpetualsClient(venue).connect() == venue.read_only
+
+
+@pytest.mark.parametrize("ahead, is_believed", [("59.9", True), ("-59.9", True), ("60.1", False),
+                                                ("-3600", False)])
+def test_a_clock_too_far_from_the_venues_is_not_believed(ahead, is_believed):
+    rest = Venue()
+    rest.clock_ahead = Decimal(ahead)
+    if is_believed:
+        assert CoinbasePerpetualsClient(rest).connect() == ""
+    else:
+        with pytest.raises(VenueUnavailable, match="set this machine's clock"):
+            CoinbasePerpetualsClient(rest).connect()
 
 
 @pytest.mark.parametrize("granted", [
