@@ -32,6 +32,8 @@ from perps_bot.tracker import OrderTracker, PositionTracker
 READ_OVERLAP = timedelta(minutes=10)
 # Two complete listings without the order, so far apart, prove that it is absent.
 ABSENCE_PROOF = timedelta(seconds=10)
+# Where the position has moved meanwhile, the order is looked for that long: it may be the reason.
+ABSENCE_DESPITE_A_MOVE = timedelta(minutes=5)
 # Before a planned close this early, and while it lasts, the trail rests.
 CLOSING_SOON = timedelta(minutes=15)
 
@@ -184,7 +186,8 @@ class ExecutionEngine:
         return Account(
             self.store.now, self.tracker.last_equity or ZERO, self.tracker.positions(),
             self.marks, self.outstanding(), self.tracker.day_start_equity,
-            self.tracker.daily_loss(), self.margin, self._foreign_notional(),
+            self.tracker.daily_loss(), self.margin,
+            self.tracker.notional_beyond(self.venue_positions, self.marks),
         )
 
     def picture(self) -> Account:
@@ -193,17 +196,6 @@ class ExecutionEngine:
         self.margin = self.broker.margin()
         self.venue_positions = self.broker.positions()
         return self.books()
-
-    def _foreign_notional(self) -> Decimal:
-        """USD that the venue holds beyond our books: the owner's own, or another bot's."""
-        total = ZERO
-        for symbol, theirs in self.venue_positions.items():
-            ours = self.tracker.get_position(symbol).quantity
-            if theirs.quantity * ours <= 0 or abs(theirs.quantity) > abs(ours):
-                mark = self.marks.get(symbol)
-                price = mark.price if mark else theirs.mark_price
-                total += abs(theirs.quantity - ours) * (price or Decimal("Infinity"))
-        return total
 
     def see(self, marks: Mapping[str, Mark]) -> None:
         """Value everything at this tick's marks."""
@@ -450,10 +442,18 @@ class ExecutionEngine:
             self._update(replace(order, status=OrderStatus.FILLED, filled_quantity=order.quantity))
         elif not order.status.is_terminal and now < (ticket.missed_at or now + ABSENCE_PROOF):
             ticket.missed_at = now  # the first time, or a clock that was set back
-        elif not order.status.is_terminal and now - ticket.missed_at >= ABSENCE_PROOF:
+        elif not order.status.is_terminal and self._is_absent(order.symbol, now - ticket.missed_at):
             self.store.append("order.lost", client_order_id=order.id, symbol=order.symbol,
                               filled_quantity=ticket.recorded,
                               reason="absent from two complete listings")
+
+    def _is_absent(self, symbol: str, missed_for: timedelta) -> bool:
+        """Whether so long an absence is proof: the position must be what our books explain."""
+        if missed_for < ABSENCE_PROOF:
+            return False
+        theirs = self.broker.positions().get(symbol) or Position(symbol)
+        has_moved = theirs.quantity != self.tracker.get_position(symbol).quantity
+        return not has_moved or missed_for >= ABSENCE_DESPITE_A_MOVE
 
     def _take_in(self, order: Order) -> None:
         """Book an order of ours that the books do not have.

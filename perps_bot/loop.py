@@ -304,8 +304,12 @@ def _start(bot: Bot, now: datetime) -> None:
 
 
 def _refresh_products(bot: Bot, now: datetime) -> None:
-    """Read flags, sessions and steps anew; while that fails the old ones stand, for reductions."""
-    if timedelta() <= now - bot._products_at < PRODUCTS_AGE_MAX:
+    """Read flags, sessions and steps anew; while that fails the old ones stand, for reductions.
+
+    At once after each hour, too: its funding rate belongs to what was held at its end.
+    """
+    is_same_hour = now.replace(minute=0, second=0, microsecond=0) <= bot._products_at
+    if is_same_hour and timedelta() <= now - bot._products_at < PRODUCTS_AGE_MAX:
         return
     fresh = ProductCatalog()
     try:

@@ -129,6 +129,9 @@ class Reconciler:
 
     def _count_difference(self, symbol: str, theirs: Position) -> None:
         """The venue wins, once its answer has stood for long enough."""
+        margin = self.engine.margin
+        if not self.engine.venue_positions and margin is not None and margin.initial > 0:
+            return  # the balance says that something is held: one of the two reads is wrong
         since, ticks = self._differs.get(symbol, (self.store.now, 0))
         self._differs[symbol] = since, ticks + 1
         if ticks + 1 >= MISMATCHES_MAX and self.store.now - since >= READS_LAG_MAX:

@@ -13,13 +13,14 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from perps_bot.model import (
-    ZERO, Event, Fill, FundingPayment, Order, OrderStatus, Position, Purpose, Side, Ticket, exact,
+    ZERO, Event, Fill, FundingPayment, Mark, Order, OrderStatus, Position, Purpose, Side, Ticket, exact,
     maybe_decimal, maybe_moment, moment,
 )
 
 # Entry prices are kept to this many decimals; what rounding leaves over is realized at once, so
 # the identity above stays exact.
 ENTRY_PRICE_STEP = Decimal("1E-10")
+INFINITY = Decimal("Infinity")
 # How far behind the newest booking the ids of fills and payments are remembered, so that
 # overlapping reads book each once.  What is older counts as booked.
 SEEN_FOR = timedelta(days=2)
@@ -149,6 +150,18 @@ class PositionTracker:
     def daily_loss(self) -> Decimal:
         """USD lost since the venue's midnight by the ledger; a gain is negative."""
         return self._day_start_pnl - self.pnl()
+
+    def notional_beyond(
+        self, theirs: Mapping[str, Position], marks: Mapping[str, Mark]
+    ) -> Decimal:
+        """USD that the venue holds beyond our books; what has no price counts as infinite."""
+        total = ZERO
+        for symbol, position in theirs.items():
+            ours, mark = self.get_position(symbol).quantity, marks.get(symbol)
+            if position.quantity * ours <= 0 or abs(position.quantity) > abs(ours):
+                price = mark.price if mark else position.mark_price
+                total += abs(position.quantity - ours) * (price or INFINITY)
+        return total
 
     def apply(self, event: Event) -> None:
         """Fold one event into the books."""
