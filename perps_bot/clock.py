@@ -12,7 +12,7 @@ from decimal import Decimal
 from time import monotonic
 
 # After what the feed tells, a tick comes early, but never sooner than this after the last one.
-TICK_SECONDS_MIN = Decimal("0.25")
+TICK_SECONDS_MIN = Decimal("0.5")
 
 
 class StopRequest:

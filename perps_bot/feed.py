@@ -1,8 +1,8 @@
 """Feed: what is the market saying now?
 
 Two WebSocket connections, one thread each.  A thread writes the latest mark per symbol into a
-slot and nothing else: no decision, no event, no file.  What the venue tells of our orders and our
-balance only wakes the loop, as the ledger comes from REST.  A mark leaves this room only while it
+slot and nothing else: no decision, no event, no file.  What the venue tells of our orders only
+wakes the loop, as the ledger comes from REST.  A mark leaves this room only while it
 is fresh by our monotonic clock and by the venue's time; a connection that is silent, has lost a
 message or says an error is distrusted first and mended afterwards.
 """
@@ -38,7 +38,7 @@ CONNECT_SECONDS_MAX, SOCKET_SECONDS_MAX, STOP_SECONDS_MAX = 1, 0.5, 2
 BACKOFF_SECONDS = (0.25, 30)
 CONNECTS_MAX, CONNECTS_SECONDS, CHANGES_MAX = 6, 60, 100
 # The venue's greeting, one frame, and all fragments of one message, in bytes.
-GREETING_BYTES_MAX, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX = 2**14, 2**20, 2**22
+GREETING_BYTES_MAX, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX = 2**14, 2**20, 2**21
 # After a jump so far and so soon no mark is given until a second message agrees with a price.
 JUMP_PCT, JUMP_SECONDS = Decimal("0.05"), 1
 # The one error text that is repeated to the operator: a key or a channel was not accepted.
@@ -79,7 +79,7 @@ class MarkFeed:
         if token:
             channels: Channels = {"user": (), "futures_balance_summary": ()}
             self._connections.append(_Connection(
-                "user", user_url, ca_file, token, lambda: channels, lambda *_: wake(), wake))
+                "user", user_url, ca_file, token, lambda: channels, self._hear, wake))
 
     def follow(self, products: Iterable[Product]) -> None:
         """Ask for these products and no others.  The first call starts the threads."""
@@ -125,6 +125,11 @@ class MarkFeed:
 
     def _distrust(self) -> None:
         self._trusted_since = time.monotonic()
+
+    def _hear(self, _events: list[dict], message: dict) -> None:
+        """News of our orders wakes; the balance may come with every trade of the market."""
+        if message["channel"] == "user":
+            self._wake()
 
     def _take(self, events: list[dict], message: dict) -> None:
         for row in (row for event in events for row in wire.rows(event, "tickers")):

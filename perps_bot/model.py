@@ -134,7 +134,7 @@ class Product:
     short_margin_rate   the same for a short
     tradable            False while the venue takes no new entries (halt, closed session, flags)
     note                why not, or what the venue says of the session, for people
-    is_session_open     False while the market is closed: then quotes are absent, not stale
+    is_session_open     False while no order at all is taken: then quotes are absent, not stale
     closes_at           the next planned close or maintenance; None where none is known
     expires_at          when the contract ends; None where the venue does not say
     """

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from perps_bot.model import (
-    ZERO, Event, Fill, FundingPayment, Mark, Order, OrderStatus, Position, Purpose, Side, Ticket, exact,
-    maybe_decimal, maybe_moment, moment,
+    ZERO, Event, Fill, FundingPayment, Mark, Order, OrderStatus, Position, Purpose, Side, Ticket,
+    exact, maybe_decimal, maybe_moment, moment,
 )
 
 # Entry prices are kept to this many decimals; what rounding leaves over is realized at once, so

@@ -182,6 +182,10 @@ HARMLESS = ("watched", "new", "is_alpha_testing", "hidden_from_discovery")
 SESSION_OPEN = "FCM_TRADING_SESSION_STATE_OPEN"
 
 
+# With one of these, no order is taken at all, as in a closed market.
+NOTHING_TAKEN = ("is_disabled", "trading_disabled", "view_only", "cancel_only")
+
+
 def symbol_of(row: Mapping) -> str | None:
     """Return `BTC-PERP` for a perpetual of the US futures venue; None for anything else.
 
@@ -221,7 +225,8 @@ def product(row: Mapping, now: datetime, weekly_close: datetime) -> Product:
         min_notional=_maybe(number, row.get("quote_min_size"), "quote_min_size") or ZERO,
         long_margin_rate=rates[0], short_margin_rate=rates[1],
         tradable=not restrictions, note=", ".join(restrictions),
-        is_session_open=isinstance(session, dict) and session.get("is_session_open") is True,
+        is_session_open=isinstance(session, dict) and session.get("is_session_open") is True
+        and not any(row.get(name) is True for name in NOTHING_TAKEN),
         closes_at=_closes_at(details, session, now, weekly_close),
         expires_at=_maybe(moment, details.get("contract_expiry"), "contract_expiry"),
     )

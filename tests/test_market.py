@@ -306,7 +306,7 @@ def told(market):
 @pytest.mark.parametrize("market", [SyntheticMarket, RecordedMarket])
 def test_both_markets_have_every_question_of_the_protocol(market):
     questions = {name for name in vars(MarketData) if not name.startswith("_")}
-    assert questions == {"products", "marks", "candles", "funding"} & set(dir(market))
+    assert questions == {"connect", "products", "marks", "candles", "funding"} & set(dir(market))
 
 
 def test_a_candle_is_told_at_its_end(recorded):

@@ -268,7 +268,8 @@ def test_risk_check_failed_leverage_exceeds_limit(capsys):
     assert "LEVERAGE_EXCEEDED" in capsys.readouterr().out
 
 
-def test_quantization_failed_below_minimum(capsys):
+def test_quantization_failed_below_minimum(capsys, monkeypatch):
+    monkeypatch.setenv("PERPS_FORCE_MOCK", "1")
     assert main(["check", "--profile", "demo"]) == 1
     (line,) = lines_with("Quantization failed: Below minimum", capsys.readouterr().out)
     assert "100.00 USD" in line and "set --max-position" in line

@@ -1,0 +1,28 @@
+"""No test talks to another machine: names and addresses that are not this one's are refused."""
+
+import socket
+from ipaddress import ip_address
+
+_connect, _resolve = socket.socket.connect, socket.getaddrinfo
+
+
+def is_this_machine(host):
+    try:
+        return host in (None, "", "localhost") or ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+def connect_here(self, address):
+    if self.family in (socket.AF_INET, socket.AF_INET6) and not is_this_machine(address[0]):
+        raise AssertionError(f"a test tried to reach {address[0]}")
+    return _connect(self, address)
+
+
+def resolve_here(host, *arguments, **more):
+    if not is_this_machine(host.decode() if isinstance(host, bytes) else host):
+        raise socket.gaierror(socket.EAI_NONAME, f"a test asked for {host}")
+    return _resolve(host, *arguments, **more)
+
+
+socket.socket.connect, socket.getaddrinfo = connect_here, resolve_here
