@@ -71,6 +71,9 @@ class CoinbasePerpetualsClient:
         self._listed_at: datetime | None = None
         self._summary: Mapping | None = None
         self._held: Mapping[str, Position] = {}
+        self._held_at = datetime.min.replace(tzinfo=UTC)
+        self._filled: Sequence[Fill] = ()  # the last answer of `fills`
+        self._due: list[tuple[FundingRate, Decimal | None]] = []  # hours to accrue, at which mark
         self._marks: dict[str, Mark] = {}
         self._payments: dict[str, FundingPayment] = {}
         self._owners: dict[str, tuple[str, bool]] = {}  # venue order id: client id, liquidation
@@ -182,6 +185,7 @@ class CoinbasePerpetualsClient:
             if len({position.symbol for position in found}) != len(found):
                 raise wire.Malformed("a product is listed twice")
         self._held = {position.symbol: position for position in found}
+        self._held_at = self.rest.clock.now()
         return self._held
 
     def orders(self, since: datetime) -> Sequence[Order]:
@@ -209,14 +213,18 @@ class CoinbasePerpetualsClient:
                     fill = wire.fill(row, product, *self._owner_of(row))
                     found[fill.fill_id] = fill
         # The venue lists the newest first; where two are of one moment, its order counts.
-        return sorted((fill for fill in reversed(found.values()) if fill.at >= since),
-                      key=lambda fill: fill.at)
+        self._filled = sorted((fill for fill in reversed(found.values()) if fill.at >= since),
+                              key=lambda fill: fill.at)
+        return self._filled
 
     def funding_payments(self, since: datetime) -> Sequence[FundingPayment]:
         """What each hour's rate costs, accrued: the venue books it twice a day and lists nothing.
 
         Hours that ended before this process first saw a rate are not known.
         """
+        for rate, price in self._due:
+            self._accrue(rate, price)
+        self._due.clear()
         return [payment for payment in self._payments.values() if payment.at >= since]
 
     # Orders
@@ -438,18 +446,27 @@ class CoinbasePerpetualsClient:
         _keep(self._owners, venue_order_id, owner, OWNERS_MAX)
 
     def _take_rate(self, rate: FundingRate | None, symbol: str) -> None:
-        """Note an hour's rate, and accrue it when it is new and something was held."""
-        known, held = self._rates.get(symbol), self._held.get(symbol)
+        """Note an hour's rate; one that is new falls due on what was held at the hour's end."""
+        known, mark = self._rates.get(symbol), self._marks.get(symbol)
         if rate is None or known is not None and rate.at <= known.at:
             return
-        self._rates[symbol] = replace(rate, symbol=symbol)
-        if known is None or held is None:
-            return
-        mark, identity = self._marks.get(symbol), f"{symbol}@{_stamp(rate.at)}"
-        price = mark.price if mark else held.mark_price
-        payment = FundingPayment(
-            identity, symbol, held.quantity * price * rate.rate, rate.rate, rate.at)
-        _keep(self._payments, identity, payment, PAYMENTS_MAX)
+        self._rates[symbol] = rate = replace(rate, symbol=symbol)
+        if known is not None:
+            self._due.append((rate, mark.price if mark else None))
+
+    def _accrue(self, rate: FundingRate, price: Decimal | None) -> None:
+        position, end = self._held.get(rate.symbol) or Position(rate.symbol), rate.at
+        held, price = position.quantity, price or position.mark_price
+        for fill in self._filled:
+            if fill.symbol == rate.symbol:
+                # The positions were read at another moment than the hour's end.
+                is_late = end < fill.at <= self._held_at
+                is_early = self._held_at < fill.at <= end
+                held += (is_early - is_late) * fill.side.sign * fill.quantity
+        if held:
+            identity = f"{rate.symbol}@{_stamp(end)}"
+            payment = FundingPayment(identity, rate.symbol, held * price * rate.rate, rate.rate, end)
+            _keep(self._payments, identity, payment, PAYMENTS_MAX)
 
     def _pages(self, path: str, name: str, query: list[tuple[str, str]]) -> Iterator[dict]:
         """Every row of a list that is paged by cursor, or VenueUnavailable."""

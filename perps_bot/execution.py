@@ -33,7 +33,7 @@ READ_OVERLAP = timedelta(minutes=10)
 # Two complete listings without the order, so far apart, prove that it is absent.
 ABSENCE_PROOF = timedelta(seconds=10)
 # Where the position has moved meanwhile, the order is looked for that long: it may be the reason.
-ABSENCE_DESPITE_A_MOVE = timedelta(minutes=5)
+ABSENCE_DESPITE_A_MOVE = timedelta(minutes=1)
 # Before a planned close this early, and while it lasts, the trail rests.
 CLOSING_SOON = timedelta(minutes=15)
 
@@ -228,8 +228,7 @@ class ExecutionEngine:
                 self._take_in(order)
         self.foreign = tuple(order for order in listed.values()
                              if not order.status.is_terminal and not orders.knows(order.id))
-        if watched or self.tracker.positions():
-            self._book_fills(since)
+        self._book_fills(since)
         for ticket in tuple(orders.tickets.values()):
             self._learn(ticket, listed.get(ticket.order.id))
 
@@ -438,7 +437,7 @@ class ExecutionEngine:
             is_old = order.status.is_terminal and listed.filled_quantity <= order.filled_quantity
             if not is_old and listed.state_data() != order.state_data():
                 self._update(order.with_state(listed.state_data()))
-        elif ticket.recorded == order.quantity:
+        elif ticket.recorded == order.quantity and order.venue_order_id:  # its stop names that id
             self._update(replace(order, status=OrderStatus.FILLED, filled_quantity=order.quantity))
         elif not order.status.is_terminal and now < (ticket.missed_at or now + ABSENCE_PROOF):
             ticket.missed_at = now  # the first time, or a clock that was set back

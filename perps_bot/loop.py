@@ -85,6 +85,7 @@ class Bot:
     last_decisions: dict[str, str] = field(default_factory=dict)
     _observes: str | None = None  # None: not connected; else why nothing can be sent, or ""
     _products_at: datetime | None = None
+    _refused: dict[str, str] = field(default_factory=dict)  # by symbol, since its last decision
     _next_bar: dict[str, datetime] = field(default_factory=dict)
     _decided: dict[str, tuple] = field(default_factory=dict)
     _seen: dict[str, Mark] = field(default_factory=dict)
@@ -184,8 +185,7 @@ def run(bot: Bot, clock: SystemClock, cycles: int | None = None) -> int:
 def _run(bot: Bot, clock: SystemClock, cycles: int | None) -> int:
     done = 0
     while not clock.is_over():
-        now = clock.now()
-        attempt(bot, now)
+        now = attempt(bot, clock)
         _publish(bot, now)
         _listen(bot)
         done += 1
@@ -201,21 +201,24 @@ def _run(bot: Bot, clock: SystemClock, cycles: int | None) -> int:
     return 0
 
 
-def attempt(bot: Bot, now: datetime) -> None:
-    """Do one tick; when it could not be finished, `bot.trouble` says why."""
+def attempt(bot: Bot, clock: SystemClock) -> datetime:
+    """Do one tick and return its time; when it could not be finished, `bot.trouble` says why."""
+    now = clock.now()
     try:
+        if bot._observes is None:
+            bot._observes = bot.venue.connect()
+            now = clock.now()  # the venue's time, from here on
         tick(bot, now)
         bot.trouble = bot.store.trouble
     except (VenueUnavailable, StoreDamaged) as failure:
         bot.trouble = f"{type(failure).__name__}: {failure}"
         log.warning("tick failed: %s", bot.trouble)
+    return now
 
 
 def tick(bot: Bot, now: datetime) -> None:
     """One tick.  Raises VenueUnavailable or StoreDamaged; what was done until then stands."""
     bot.store.now = now
-    if bot._observes is None:
-        bot._observes = bot.venue.connect()
     marks = bot.venue.marks(bot.symbols, now)
     _open_day(bot, now)
     if not bot.is_started:
@@ -409,6 +412,8 @@ def _obstacles(bot: Bot, symbol: str) -> Iterator[str]:
     if bars < needed:
         yield (f"Strategy generates no signals: {symbol} has {bars} of {needed} bars; wait "
                f"{needed - bars} bars of {bot.settings.bar} s, check mark updates and MA periods")
+    if symbol in bot._refused:
+        yield bot._refused[symbol]
     if not bot.engine.is_protected(symbol):
         yield f"{symbol} has no stop at the venue: see order.updated for the venue's reason"
 
@@ -421,6 +426,7 @@ def _decide_all(
     for mark in [marks[s] for s in bot.symbols if s in marks and s not in bot.untraded]:
         if not _is_news(bot, mark, now):
             continue
+        bot._refused.pop(mark.symbol, None)
         try:
             decision = _decide(bot, mark, account, now)
         except VenueUnavailable as failure:
@@ -493,7 +499,8 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
         try:
             bot.engine.enter(symbol, side, _entry_quantity(bot, symbol, side), decision.reason)
         except OrderRejected as refusal:
-            bot.message = str(refusal)
+            bot._refused[symbol] = str(refusal)
+            bot.message = "; ".join(filter(None, (bot.message, str(refusal))))
             continue
         failures = _work(bot, [symbol])
         if failures:

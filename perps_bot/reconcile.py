@@ -46,9 +46,11 @@ class Reconciler:
     def begin(self, now: datetime) -> None:
         """At a start: adopt what the operator said, leave alone what nothing explains."""
         for symbol, position in self._differing():
+            more = position.quantity - self.engine.tracker.get_position(symbol).quantity
             if symbol in self.adopt:
                 self.engine.tracker.adopt("position.adopted", position)
-            elif not self.engine.outstanding(symbol):  # else the reads may lag behind our orders
+            # Where an order of ours moves it that way, the reads may only lag behind.
+            elif not any(o.side.sign * more > 0 for o in self.engine.outstanding(symbol)):
                 self._unexplained[symbol] = now
         for symbol in {order.symbol for order in self.engine.foreign} - {*self.adopt}:
             self._leave_alone(symbol, "orders rest there that are not ours")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 from perps_bot.catalog import ProductCatalog
 from perps_bot.errors import OrderRejected, OutcomeUnknown, VenueUnavailable
@@ -427,7 +428,7 @@ class Rig:
         """One tick, as `run` does it; whether it could be finished."""
         self.now += timedelta(seconds=seconds)
         self.venue.now = self.now
-        attempt(self.bot, self.now)
+        attempt(self.bot, SimpleNamespace(now=lambda: self.now))
         done = not self.bot.trouble
         if self.bot.surfaces:
             self.bot.surfaces.publish(self.bot, self.now)

@@ -129,7 +129,7 @@ class LiveRig:
         if seconds:
             self.now += timedelta(seconds=seconds)
             self.sim.advance(self.now)
-        attempt(self.bot, self.now)
+        attempt(self.bot, SimpleNamespace(now=lambda: self.now))
         self.bot.surfaces.publish(self.bot, self.now)
         return not self.bot.trouble
 
