@@ -405,8 +405,8 @@ def _obstacles(bot: Bot, symbol: str) -> Iterator[str]:
     """What stands in the way in one symbol, for people."""
     bars, needed = bot.strategy.bars(symbol), bot.settings.long_ma_period
     product = bot.catalog.get(symbol)
-    if not product.is_session_open:
-        yield f"{symbol}: the market is closed: {product.note}"
+    if not product.tradable:
+        yield f"{symbol}: the venue takes no new orders: {product.note or 'closed'}"
     elif symbol not in bot.engine.marks:
         yield f"No mark price for symbol {symbol}: check the venue and the spelling"
     if bars < needed:
