@@ -406,7 +406,8 @@ def _obstacles(bot: Bot, symbol: str) -> Iterator[str]:
     bars, needed = bot.strategy.bars(symbol), bot.settings.long_ma_period
     product = bot.catalog.get(symbol)
     if not product.tradable:
-        yield f"{symbol}: the venue takes no new orders: {product.note or 'closed'}"
+        what = "the venue takes no new orders" if product.is_session_open else "the market is closed"
+        yield f"{symbol}: {what}: {product.note}"
     elif symbol not in bot.engine.marks:
         yield f"No mark price for symbol {symbol}: check the venue and the spelling"
     if bars < needed:
