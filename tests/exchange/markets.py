@@ -220,7 +220,7 @@ class Market:
                        or 1)
 
     def flag(self, name: str) -> bool:
-        return bool(self.row.get(name))
+        return self.row.get(name) is True
 
 
 def trade_date(now: datetime) -> tuple[datetime, datetime]:
