@@ -13,20 +13,16 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from perps_bot import __version__
-from perps_bot.errors import ConfigError
+from perps_bot.errors import ConfigError, VenueUnavailable
 
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
-LOG_BYTES_MAX, LOG_FILES = 5_000_000, 5
 REPLAY_FLAGS = ("short_ma_period", "long_ma_period", "trailing_stop_pct", "target_leverage",
                 "max_position", "paper_equity", "fee_rate", "fee_per_contract", "slippage_bps",
                 "bar")
@@ -41,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as refusal:
         _complain(str(refusal))
         return LOCKED if isinstance(refusal, _InUse) else SETTINGS_WRONG
+    except VenueUnavailable as failure:
+        _complain(f"the venue could not be asked: {failure}")
+        return NOT_VERIFIED
     except KeyboardInterrupt:
         _complain("interrupted; nothing was sent")
         return NOT_VERIFIED
@@ -215,26 +214,29 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from perps_bot.clock import StopRequest
     from perps_bot.loop import recover, run
-    from perps_bot.ops import Surfaces
-    from perps_bot.settings import data_folder
+    from perps_bot.ops import Surfaces, cycle_lines, log_to, start_lines, warn
+    from perps_bot.settings import data_folder, refuse_foreign_variables
     from perps_bot.store import prepare_folder
 
     settings, signals = _settings(arguments), StopRequest()
+    if broker_kind(settings) == "coinbase":
+        refuse_foreign_variables(settings, os.environ)
     venue = _venue(settings, signals)  # refuses before anything is written
     folder = prepare_folder(data_folder(settings))
     with _alone_in(folder), _alone_on(venue):
-        _log_to(settings)
+        log_to(settings)
         bot = _bot(settings, venue, folder)
         bot.surfaces = Surfaces(folder, tell)
         bot.store.subscribe(bot.surfaces.apply)
         signals.install()
         found = recover(bot)
-        _announce(bot, found)
-        _warn(settings, found)
+        for line in start_lines(bot, found):
+            tell(line)
+        warn(settings, found)
         bot.surfaces.is_live = True
         code = run(bot, _clock(venue, signals), cycles=1 if settings.dev_fast else None)
         if settings.dev_fast:
-            _tell_cycle(bot)
+            tell("\n".join(cycle_lines(bot)))
         bot.store.close()
         if bot.feed is not None:
             bot.feed.stop()
@@ -246,42 +248,55 @@ def _venue(settings, signals=None):
 
     signals  what a blocked call gives way to, and what the feed wakes; None for one question
     """
-    from perps_bot.market import SyntheticMarket
     from perps_bot.paper import PaperBroker
-    kind = broker_kind(settings)
-    if kind == "coinbase":
-        return _coinbase(settings, signals, is_live=True)
-    if kind == "paper-live":
-        market = _coinbase(settings, signals, is_live=False)
-    else:
-        market = SyntheticMarket(settings.seed)
-        known = {product.symbol for product in market.products()}
-        for symbol in settings.symbols:
-            if symbol not in known:
-                raise ConfigError(f"{symbol}: no such product; there are {' '.join(sorted(known))}")
-    return PaperBroker(market, settings.paper_equity, settings.fee_rate,
+
+    if broker_kind(settings) == "coinbase":
+        return _coinbase(settings, signals)
+    return PaperBroker(_market(settings, signals), settings.paper_equity, settings.fee_rate,
                        settings.fee_per_contract, settings.slippage_bps)
 
 
-def _coinbase(settings, signals, is_live: bool):
-    """The client over REST and, where a loop can be woken, the feed; on paper it cannot send."""
-    from perps_bot.client import CoinbasePerpetualsClient
-    from perps_bot.feed import MarkFeed
-    from perps_bot.keys import load_credentials
-    from perps_bot.rest import Rest, VenueClock
+def _market(settings, signals=None):
+    """The market of a profile, asked without a key."""
+    from perps_bot.market import SyntheticMarket
 
-    signer = load_credentials(settings, os.environ) if is_live else None
-    if is_live and signer is None:
+    if broker_kind(settings) != "paper-synthetic":
+        return _client(settings, None, signals, "--dry-run sends nothing")
+    market = SyntheticMarket(settings.seed)
+    known = {product.symbol for product in market.products()}
+    for symbol in settings.symbols:
+        if symbol not in known:
+            raise ConfigError(f"{symbol}: no such product; there are {' '.join(sorted(known))}")
+    return market
+
+
+def _coinbase(settings, signals):
+    """The client that can send, for a profile that may trade futures with a key."""
+    from perps_bot.keys import load_credentials
+
+    signer = load_credentials(settings, os.environ)
+    if signer is None:
         raise ConfigError(
             f"profile {settings.profile} needs an API key: set COINBASE_API_KEY and "
             f"COINBASE_API_SECRET, or COINBASE_API_KEY_FILE; or use --dry-run, which needs none")
-    if is_live and not settings.enable_derivatives:
+    if not settings.enable_derivatives:
         raise ConfigError(f"profile {settings.profile} trades futures: say so with "
                           f"COINBASE_ENABLE_DERIVATIVES=1, or use --dry-run")
+    return _client(settings, signer, signals, "")
+
+
+def _client(settings, signer, signals, read_only: str):
+    """The client over REST and, where a loop can be woken, the feed.
+
+    read_only  why nothing may be sent, or ""
+    """
+    from perps_bot.client import CoinbasePerpetualsClient
+    from perps_bot.feed import MarkFeed
+    from perps_bot.rest import Rest, VenueClock
+
     clock, feed = VenueClock(), None
-    never = "" if is_live else "--dry-run sends nothing"
     rest = Rest(settings.api_url, signer, clock, signals.interrupts if signals else lambda: False,
-                read_only=never)
+                read_only=read_only)
     if signals is not None:
         token = signer and (lambda: signer.websocket_token(clock.now()))
         feed = MarkFeed(settings.ws_url, settings.ws_user_url, token, clock.now, signals.wake)
@@ -330,122 +345,140 @@ def _bot(settings, venue, folder: Path):
     return bot
 
 
-class _PrivateLog(RotatingFileHandler):
-    """The log file, for its owner's eyes, after every rotation too."""
-
-    def _open(self):
-        return open(self.baseFilename, self.mode, encoding=self.encoding,
-                    opener=lambda path, flags: os.open(path, flags, 0o600))
-
-
-def _log_to(settings) -> None:
-    """Send the diary to stderr and to the rotated file; nothing else may print there."""
-    from perps_bot.store import prepare_folder
-
-    path = prepare_folder(settings.log_dir) / "perps_bot.log"
-    try:
-        file = _PrivateLog(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}: mend it or set PERPS_LOG_DIR") from error
-    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    form.converter = time.gmtime
-    # A full disk must not make the logging module print tracebacks over the operator's screen.
-    logging.raiseExceptions = False
-    log.handlers = [logging.StreamHandler(), file]
-    for handler in log.handlers:
-        handler.setFormatter(form)
-    log.setLevel(settings.log_level)
-
-
-def _announce(bot, found) -> None:
-    """Say what is about to run, within which limits, and what holds it back."""
-    settings, config = bot.settings, bot.risk.config
-    tell(f"perps-bot {__version__} profile={settings.profile} broker={bot.broker_name} "
-         f"symbols={','.join(settings.symbols)} state={bot.risk.state} files={bot.folder} "
-         f"events_read={found.events} pid={os.getpid()}")
-    tell(f"limits: leverage {min(config.target_leverage, config.leverage_limit):f}x (target "
-         f"{config.target_leverage:f}, profile {config.max_leverage:f}, global "
-         f"{config.leverage_max_global:f}), {settings.max_position:f} USD a symbol "
-         f"({settings.sources['max_position']})")
-    for kind, hold in bot.risk.holds.items():
-        if kind != "settings":  # those are taken or lifted anew by the first tick
-            tell(f"{hold.state} because of {kind}: {hold.reason}; lifted by: perps-bot resume "
-                 f"--profile {settings.profile} --reason '...'")
-
-
-def _warn(settings, found) -> None:
-    """Write into the diary what the owner may not have meant, or must look at."""
-    if found.torn_bytes:
-        log.warning("%s bytes of a last write that did not finish were cut and kept in torn",
-                    found.torn_bytes)
-    if found.damage:
-        log.error("the events are damaged, nothing is increased: %s: see 'Damaged events' in "
-                  "docs/RUNBOOK_PERPS.md", found.damage)
-    if settings.passphrase:
-        log.warning("COINBASE_PASSPHRASE belongs to keys that Coinbase has retired: ignored")
-    if settings.order_type == "limit" and settings.time_in_force == "GTC":
-        log.warning("time_in_force GTC: a resting entry outlives a dead bot; with GTD it would not")
-
-
-def _tell_cycle(bot) -> None:
-    for symbol in bot.symbols:
-        position, mark = bot.tracker.get_position(symbol), bot.engine.marks.get(symbol)
-        held = f"{position.quantity:f} @ {position.entry_price:f}" if position.quantity else "flat"
-        tell(f"{symbol}: mark {mark.price if mark else 'none'}, "
-             f"{bot.strategy.bars(symbol)} of {bot.settings.long_ma_period} bars, "
-             f"decision {bot.last_decisions.get(symbol, 'none')}, {held}")
-    if bot.message:
-        tell(bot.message)
-    tell(f"one cycle {f'FAILED: {bot.trouble}' if bot.trouble else 'done'}; equity "
-         f"{bot.tracker.equity():f} USD, state {bot.risk.state}")
-
-
-# check, resume
+# check, products, symbol, validate
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     _run_arguments(parser)
+    _json_argument(parser)
+    parser.add_argument("--send-test-alert", action="store_true",
+                        help="post one to PERPS_ALERT_WEBHOOK_URL")
+
+
+def _json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from perps_bot.checklist import (
+        check, check_alerts, check_text, check_values, check_venue,
+    )
     from perps_bot.clock import SystemClock
-    from perps_bot.market import SyntheticMarket
-    from perps_bot.ops import check
+
     settings = _settings(arguments)
-    kind = broker_kind(settings)
-    checks = list(check(settings, SyntheticMarket(settings.seed), SystemClock().now()))
-    code = DONE if all(row.ok for row in checks) else NO
-    show = _check_json if arguments.json else _check_text
-    return _answer(show(settings, kind, checks), code)
+    kind, sends = broker_kind(settings), arguments.send_test_alert
+    if kind == "paper-synthetic":
+        checks = list(check(settings, _market(settings), SystemClock().now()))
+        checks += check_alerts(settings, sends) if sends else ()
+    else:
+        checks = list(check_venue(_inquiry(settings, sends)))
+    is_well = all(row.ok is not False for row in checks)
+    text = (_json(check_values(settings, kind, checks)) if arguments.json else
+            check_text(settings, kind, checks))
+    return _answer(text, DONE if is_well else NO)
 
 
-def _check_json(settings, kind: str, checks: list) -> str:
-    from perps_bot.settings import described
+def _inquiry(settings, sends_alert: bool):
+    from perps_bot.checklist import Inquiry
+    from perps_bot.settings import data_folder
 
-    names = ("name", "value", "unit", "source")
-    return json.dumps({
-        "ok": all(row.ok for row in checks), "broker": kind,
-        "checks": [asdict(row) for row in checks],
-        "settings": [dict(zip(names, row)) for row in described(settings)],
-    }, indent=2)
+    client, trouble = _asking(settings)
+    return Inquiry(settings, client, data_folder(settings), os.environ, trouble, sends_alert)
 
 
-def _check_text(settings, kind: str, checks: list) -> str:
-    from perps_bot.ops import settings_rows
+def _asking(settings):
+    """The client that asks with the key, where there is one, and sends nothing."""
+    from perps_bot.clock import StopRequest
+    from perps_bot.keys import load_credentials
 
-    lines = [*settings_rows(settings), ""]
-    lines += [f"{'ok' if row.ok else 'NO'}  {row.name}: {row.text}" for row in checks]
-    lines.append(f"Prices and product rules are the synthetic market's, equity is taken as "
-                 f"{settings.paper_equity:f} USD; no venue was asked.")
-    if kind != "paper-synthetic":
-        lines.append(f"This version cannot reach Coinbase: it runs {settings.profile} on paper, "
-                     f"with PERPS_FORCE_MOCK=1.")
-    return "\n".join(lines)
+    signer, trouble = None, ""
+    try:
+        signer = load_credentials(settings, os.environ)
+    except ConfigError as refusal:
+        trouble = str(refusal)
+    return _client(settings, signer, StopRequest(), "only a run sends orders"), trouble
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, default=_plain)
+
+
+def _products_arguments(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, ("profile", "seed"))
+    _config_argument(parser)
+    _json_argument(parser)
+
+
+def _products(arguments: argparse.Namespace) -> int:
+    from perps_bot.checklist import in_columns, product_columns, product_rows
+
+    _, market, now = _opened(arguments)
+    rows = product_rows(market, now)
+    text = _json({"products": rows}) if arguments.json else in_columns(list(product_columns(rows)))
+    return _answer(text)
+
+
+def _opened(arguments: argparse.Namespace) -> tuple:
+    """The settings, their market without a key, and its time."""
+    settings = _settings(arguments)
+    market = _market(settings)
+    market.connect()
+    return settings, market, _clock(market, None).now()
+
+
+def _symbol_arguments(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, ("profile", "seed", "bar", "paper_equity", "max_position", "target_leverage"))
+    _config_argument(parser)
+    _json_argument(parser)
+    parser.add_argument("name", metavar="SYMBOL", help="as BTC-PERP, or the venue's id")
+
+
+def _symbol(arguments: argparse.Namespace) -> int:
+    from perps_bot.checklist import in_columns, symbol_columns, symbol_report
+
+    settings, market, now = _opened(arguments)
+    try:
+        report = symbol_report(market, arguments.name, settings, now)
+    except ConfigError as unknown:
+        _complain(str(unknown))
+        return NO
+    return _answer(_json(report) if arguments.json else in_columns(list(symbol_columns(report))))
+
+
+def _validate_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_arguments(parser)
+    parser.add_argument("what", choices=("client", "ws", "strategy", "e2e"))
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    """One line for each step; the first that fails is the last."""
+    from perps_bot.validate import line, sandbox_steps, validate
+
+    settings, what = _settings(arguments), arguments.what
+    if not settings.run_sandbox_validations:
+        raise ConfigError("validations run only where they are asked for: set "
+                          "RUN_SANDBOX_VALIDATIONS=1")
+    if settings.use_real_adapter and settings.sandbox:
+        steps = sandbox_steps(what, settings)
+    else:
+        venue, trouble = _asking(settings) if settings.use_real_adapter else (
+            _venue(replace(settings, force_mock=True)), "")
+        if trouble:
+            raise ConfigError(trouble)
+        steps = validate(what, settings, venue, _clock(venue, None))
+    for step in steps:
+        if not tell(line(step)):
+            return NOT_VERIFIED
+        if step[1] is False:
+            return NO
+    return DONE
+
+
+# resume
 
 
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
-    add_flags(parser, ("profile",))
+    add_flags(parser, ("profile", "dry_run"))
     _config_argument(parser)
     parser.add_argument("--reason", required=True, help="what was checked; kept in the events")
     parser.add_argument("--clear-daily-loss", action="store_true",
@@ -455,11 +488,13 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
 def _resume(arguments: argparse.Namespace) -> int:
     from perps_bot.clock import SystemClock
     from perps_bot.loop import recover
+    from perps_bot.market import SyntheticMarket
+    from perps_bot.paper import PaperBroker
     from perps_bot.settings import data_folder
     from perps_bot.store import prepare_folder
 
-    settings = _settings(arguments)
-    venue, folder = _venue(settings), data_folder(settings)
+    settings, venue = _settings(arguments), PaperBroker(SyntheticMarket())  # it is not asked
+    folder = data_folder(settings)
     if not arguments.reason.strip():
         raise ConfigError("--reason is empty: say what was checked")
     if not folder.is_dir():
@@ -497,17 +532,18 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(flag, metavar=shown, help=what)
     parser.add_argument("--skip-bad-rows", action="store_true", help="count bad rows and go on")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _json_argument(parser)
 
 
 def _replay(arguments: argparse.Namespace) -> int:
     from perps_bot.clock import SystemClock
+    from perps_bot.ops import output_paths
     from perps_bot.replay import replay, report_lines
 
     if arguments.symbol:
         arguments.symbols = arguments.symbol
     settings = _settings(arguments)
-    outputs, market = list(_outputs(arguments)), _recorded(arguments, settings)
+    outputs, market = list(output_paths(arguments)), _recorded(arguments, settings)
     is_watched, clock = sys.stderr is not None and sys.stderr.isatty(), SystemClock()
     try:
         result = replay(market, settings, *outputs, _progress if is_watched else None)
@@ -523,48 +559,16 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 def _recorded(arguments: argparse.Namespace, settings):
     from perps_bot.market import RecordedMarket
+    from perps_bot.ops import time_given
 
     # The parser keeps them under their flags' names, of which one is a keyword.
-    begin, end = (_time(flag, vars(arguments)[flag[2:]]) for flag in ("--from", "--to"))
+    begin, end = (time_given(flag, vars(arguments)[flag[2:]]) for flag in ("--from", "--to"))
     if begin and end and begin >= end:
         raise ConfigError(f"--from {begin.isoformat()} is not before --to {end.isoformat()}")
     # The profile's bar is for a living market; candles bring their own.
     bar = None if settings.sources["bar"].startswith("profile") else settings.bar
     return RecordedMarket(arguments.files, settings.symbols, arguments.funding, bar, begin, end,
                           arguments.skip_bad_rows)
-
-
-def _time(flag: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"{flag} {text}: not a time such as 2025-05-05 or "
-                          f"2025-05-05T12:00:00Z") from None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _outputs(arguments: argparse.Namespace) -> Iterator[Path | None]:
-    """Yield where to write; refuses now what would fail at the end, or destroy something."""
-    taken = {os.path.realpath(name) for name in (*arguments.files, *arguments.funding)}
-    for flag, name, kind, is_free in (
-        ("--events", arguments.events, "empty folder", _is_empty_folder),
-        ("--trades", arguments.trades, "plain file", os.path.isfile),
-        ("--equity-curve", arguments.equity_curve, "plain file", os.path.isfile),
-    ):
-        path = name and os.path.realpath(name)
-        if path in taken or path and os.path.exists(path) and not is_free(path):
-            raise ConfigError(f"{flag} {name}: is in use or no {kind}: name a new one")
-        taken.add(path or "")
-        yield path and Path(path)
-
-
-def _is_empty_folder(path: str) -> bool:
-    try:
-        return not os.path.ismount(path) and not os.listdir(path)
-    except OSError:  # a file, or a folder that is not ours to read
-        return False
 
 
 def _progress(done: Decimal) -> None:
@@ -581,7 +585,13 @@ COMMANDS = {
     "perps": Command(_run, "the same as run", "perps-bot perps --profile dev --dev-fast",
                      _run_arguments),
     "check": Command(_check, "show every setting, and whether orders are possible with them",
-                     "perps-bot check --profile demo --max-position 2000", _check_arguments),
+                     "perps-bot check --profile dev --max-position 2000", _check_arguments),
+    "products": Command(_products, "list what can be traded, with sizes, margin and session",
+                        "perps-bot products --profile dev", _products_arguments),
+    "symbol": Command(_symbol, "one product in full, and whether an order is possible now",
+                      "perps-bot symbol BTC-PERP", _symbol_arguments),
+    "validate": Command(_validate, "validation scripts: client, ws, strategy, e2e",
+                        "perps-bot validate e2e", _validate_arguments),
     "replay": Command(_replay, "run the same loop over recorded prices",
                       "perps-bot replay btc-1m.csv.gz --symbol BTC-PERP", _replay_arguments),
     "resume": Command(_resume, "lift a halt, with a reason",

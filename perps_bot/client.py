@@ -465,7 +465,8 @@ class CoinbasePerpetualsClient:
                 held += (is_early - is_late) * fill.side.sign * fill.quantity
         if held:
             identity = f"{rate.symbol}@{_stamp(end)}"
-            payment = FundingPayment(identity, rate.symbol, held * price * rate.rate, rate.rate, end)
+            cost = held * price * rate.rate
+            payment = FundingPayment(identity, rate.symbol, cost, rate.rate, end)
             _keep(self._payments, identity, payment, PAYMENTS_MAX)
 
     def _pages(self, path: str, name: str, query: list[tuple[str, str]]) -> Iterator[dict]:

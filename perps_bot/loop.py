@@ -406,8 +406,9 @@ def _obstacles(bot: Bot, symbol: str) -> Iterator[str]:
     bars, needed = bot.strategy.bars(symbol), bot.settings.long_ma_period
     product = bot.catalog.get(symbol)
     if not product.tradable:
-        what = "the venue takes no new orders" if product.is_session_open else "the market is closed"
-        yield f"{symbol}: {what}: {product.note}"
+        open_said = "the venue takes no new orders"
+        said = open_said if product.is_session_open else "the market is closed"
+        yield f"{symbol}: {said}: {product.note}"
     elif symbol not in bot.engine.marks:
         yield f"No mark price for symbol {symbol}: check the venue and the spelling"
     if bars < needed:

@@ -7,23 +7,21 @@ number that is not known is shown as null, a health that is old has an end date 
 
 import logging
 import os
+import time
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from decimal import ROUND_UP, Decimal
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from perps_bot.broker import MarketData
-from perps_bot.catalog import ProductCatalog, ceil_to, quantity_for, quantize_quantity
-from perps_bot.errors import BelowMinimum, ConfigError
-from perps_bot.loop import Bot, configured
-from perps_bot.model import (
-    ZERO, Account, Action, Event, OrderIntent, OrderStatus, Product, Side, TradingState,
-)
-from perps_bot.risk import LiveRiskManager, RiskConfig, headroom, worst_price
-from perps_bot.settings import Settings, described
-from perps_bot.store import write_state
+from perps_bot import __version__
+from perps_bot.errors import ConfigError
+from perps_bot.loop import Bot
+from perps_bot.model import ZERO, Action, Event, OrderStatus, TradingState
+from perps_bot.settings import Settings
+from perps_bot.store import Recovery, prepare_folder, write_state
 
 log = logging.getLogger("perps_bot")
 
@@ -31,6 +29,8 @@ log = logging.getLogger("perps_bot")
 HEALTH_TICKS, HEALTH_SECONDS_MIN = 3, 10
 # The files are renamed into place at most this often.
 PUBLISH_EVERY = timedelta(seconds=1)
+# The log: a file's size, and how many older ones are kept.
+LOG_BYTES_MAX, LOG_FILES = 5_000_000, 5
 # Risk events kept in risk_events.json.
 RISK_EVENTS_MAX = 200
 RISK_EVENT_TYPES = frozenset({
@@ -39,8 +39,6 @@ RISK_EVENT_TYPES = frozenset({
 })
 # Ratios that were computed for people; money stays exact.
 SHOWN_RATIO = Decimal("0.0001")
-# What the advice of `check` adds to what is needed now, for the price to move.
-SPARE = Decimal("1.1")
 # What the diary in the log leaves out: too many, too long, and in the events anyway.
 UNLOGGED = frozenset({"day.opened", "strategy.signal", "position.updated"})
 
@@ -166,6 +164,100 @@ def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
     }
 
 
+def start_lines(bot: Bot, found: Recovery) -> Iterator[str]:
+    """Say what is about to run, within which limits, and what holds it back."""
+    settings, config = bot.settings, bot.risk.config
+    yield (f"perps-bot {__version__} profile={settings.profile} broker={bot.broker_name} "
+           f"symbols={','.join(settings.symbols)} state={bot.risk.state} files={bot.folder} "
+           f"events_read={found.events} pid={os.getpid()}")
+    yield (f"limits: leverage {min(config.target_leverage, config.leverage_limit):f}x (target "
+           f"{config.target_leverage:f}, profile {config.max_leverage:f}, global "
+           f"{config.leverage_max_global:f}), {settings.max_position:f} USD a symbol "
+           f"({settings.sources['max_position']})")
+    for kind, hold in bot.risk.holds.items():
+        if kind != "settings":  # those are taken or lifted anew by the first tick
+            yield (f"{hold.state} because of {kind}: {hold.reason}; lifted by: perps-bot resume "
+                   f"--profile {settings.profile} --reason '...'")
+
+
+def warn(settings: Settings, found: Recovery) -> None:
+    """Write into the diary what the owner may not have meant, or must look at."""
+    if found.torn_bytes:
+        log.warning("%s bytes of a last write that did not finish were cut and kept in torn",
+                    found.torn_bytes)
+    if found.damage:
+        log.error("the events are damaged, nothing is increased: %s: see 'Damaged events' in "
+                  "docs/RUNBOOK_PERPS.md", found.damage)
+    if settings.passphrase:
+        log.warning("COINBASE_PASSPHRASE belongs to keys that Coinbase has retired: ignored")
+    if settings.order_type == "limit" and settings.time_in_force == "GTC":
+        log.warning("time_in_force GTC: a resting entry outlives a dead bot; with GTD it would not")
+
+
+def cycle_lines(bot: Bot) -> Iterator[str]:
+    """What a single cycle saw, decided and left behind."""
+    for symbol in bot.symbols:
+        position, mark = bot.tracker.get_position(symbol), bot.engine.marks.get(symbol)
+        held = f"{position.quantity:f} @ {position.entry_price:f}" if position.quantity else "flat"
+        yield (f"{symbol}: mark {mark.price if mark else 'none'}, "
+               f"{bot.strategy.bars(symbol)} of {bot.settings.long_ma_period} bars, "
+               f"decision {bot.last_decisions.get(symbol, 'none')}, {held}")
+    if bot.message:
+        yield bot.message
+    yield (f"one cycle {f'FAILED: {bot.trouble}' if bot.trouble else 'done'}; equity "
+           f"{bot.tracker.equity():f} USD, state {bot.risk.state}")
+
+
+def log_to(settings) -> None:
+    """Send the diary to stderr and to the rotated file; nothing else may print there."""
+    path = prepare_folder(settings.log_dir) / "perps_bot.log"
+    try:
+        file = _PrivateLog(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}: mend it or set PERPS_LOG_DIR") from error
+    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    form.converter = time.gmtime
+    # A full disk must not make the logging module print tracebacks over the operator's screen.
+    logging.raiseExceptions = False
+    log.handlers = [logging.StreamHandler(), file]
+    for handler in log.handlers:
+        handler.setFormatter(form)
+    log.setLevel(settings.log_level)
+
+
+def time_given(flag: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{flag} {text}: not a time such as 2025-05-05 or "
+                          f"2025-05-05T12:00:00Z") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def output_paths(arguments: Namespace) -> Iterator[Path | None]:
+    """Yield where to write; refuses now what would fail at the end, or destroy something."""
+    taken = {os.path.realpath(name) for name in (*arguments.files, *arguments.funding)}
+    for flag, name, kind, is_free in (
+        ("--events", arguments.events, "empty folder", _is_empty_folder),
+        ("--trades", arguments.trades, "plain file", os.path.isfile),
+        ("--equity-curve", arguments.equity_curve, "plain file", os.path.isfile),
+    ):
+        path = name and os.path.realpath(name)
+        if path in taken or path and os.path.exists(path) and not is_free(path):
+            raise ConfigError(f"{flag} {name}: is in use or no {kind}: name a new one")
+        taken.add(path or "")
+        yield path and Path(path)
+
+
+def _is_empty_folder(path: str) -> bool:
+    try:
+        return not os.path.ismount(path) and not os.listdir(path)
+    except OSError:  # a file, or a folder that is not ours to read
+        return False
+
+
 def diary_line(data: Mapping[str, object]) -> str:
     """One event's fields on one line, the nested ones left out."""
     said = []
@@ -177,79 +269,12 @@ def diary_line(data: Mapping[str, object]) -> str:
     return " ".join(said)
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of `check`: what was looked at, whether it is well, and what to do if not."""
+class _PrivateLog(RotatingFileHandler):
+    """The log file, for its owner's eyes, after every rotation too."""
 
-    name: str
-    ok: bool
-    text: str
-
-
-def check(settings: Settings, market: MarketData, now: datetime) -> Iterator[Check]:
-    """Prove that the settings in force can produce a legal order in every symbol."""
-    catalog = ProductCatalog()
-    catalog.load_from_brokerage(market)
-    limits = configured(RiskConfig, settings)
-    marks = market.marks(settings.symbols, now)
-    account = Account(now, settings.paper_equity, marks=market.marks(settings.symbols, now))
-    for symbol in settings.symbols:
-        try:
-            product = catalog.get(symbol)
-        except ConfigError as refusal:
-            yield Check(symbol, False, str(refusal))
-            continue
-        for side in (Side.BUY, Side.SELL) if settings.enable_shorts else (Side.BUY,):
-            yield _feasible(product, side, account, limits)
-
-
-def settings_rows(settings: Settings) -> Iterator[str]:
-    """Every value in force and where it came from, one line each."""
-    rows = [(n, f"{value} {unit}".rstrip(), source)
-            for n, value, unit, source in described(settings)]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for name, value, source in rows:
-        yield f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}"
-
-
-def _feasible(product: Product, side: Side, account: Account, limits: RiskConfig) -> Check:
-    """Size, quantise and ask the gate, as the loop does for an entry."""
-    name = f"{product.symbol} {'long' if side is Side.BUY else 'short'}"
-    mark = account.marks.get(product.symbol)
-    if mark is None:
-        return Check(name, False, f"No mark price for symbol {product.symbol}: check the venue")
-    price = worst_price(OrderIntent(product.symbol, side, ZERO), mark)
-    room = headroom(product.symbol, side, account, product, limits)
-    said = (f"the limits leave {room:.2f} USD at "
-            f"{limits.leverage_in_force(product, side):.4g}x leverage")
-    try:
-        quantity = quantize_quantity(product, quantity_for(product, room, price), price)
-    except BelowMinimum:
-        return Check(name, False, f"Quantization failed: Below minimum: {said}, "
-                                  f"{_way_out(product, side, account, limits, price)}")
-    intent = OrderIntent(product.symbol, side, quantity)
-    verdict = LiveRiskManager(limits).pre_trade(intent, account, product)
-    size = product.contract_size
-    return Check(name, verdict.approved, verdict.reason or (
-        f"{said}: {quantity / size:f} contracts of {size * price:.2f} USD"))
-
-
-def _way_out(
-    product: Product, side: Side, account: Account, limits: RiskConfig, price: Decimal
-) -> str:
-    """The smallest order, and every number to change so that it becomes possible."""
-    step = product.quantity_increment
-    least = max(product.min_quantity, ceil_to(product.min_notional / price, step)) * price
-    leverage = limits.leverage_in_force(product, side)
-    share = leverage * min(limits.max_position_pct_per_symbol, limits.max_exposure_pct)
-    numbers = (
-        # flag             what it allows now                     what it must be, USD
-        ("--max-position", limits.max_position,                   least),
-        ("--equity",       account.equity * share,                least / share),
-    )  # fmt: skip
-    changes = [f"{flag} {(needed * SPARE).quantize(Decimal('1E1'), ROUND_UP):f}"
-               for flag, allowed, needed in numbers if allowed is not None and allowed < least]
-    return f"the smallest order is {least:.2f} USD: set {' and '.join(changes)}"
+    def _open(self):
+        return open(self.baseFilename, self.mode, encoding=self.encoding,
+                    opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
 def _windows(bot: Bot) -> dict[str, object]:

@@ -297,6 +297,9 @@ class Settings:
 SETTINGS = tuple(
     replace(each.metadata["row"], name=each.name) for each in fields(Settings) if each.metadata
 )
+# Variables by which other programs let their connections be changed or listened to.
+FOREIGN_VARIABLES = ("SSLKEYLOGFILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE",
+                     "PYTHONHTTPSVERIFY")
 OUR_PREFIXES = ("PERPS_", "COINBASE_")
 CONFIG_BYTES_MAX = 1024 * 1024
 TOML_FORMS = {bool: "true or false", int: "a number without quotes", str: "a text in quotes",
@@ -346,6 +349,14 @@ def described(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
     for row in SETTINGS:
         value = printable(row, getattr(settings, row.name))
         yield row.name, value, row.unit, settings.sources[row.name]
+
+
+def refuse_foreign_variables(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Whoever set one expects an effect on our connections; in prod that is a wrong idea."""
+    found = [name for name in FOREIGN_VARIABLES if environ.get(name)]
+    if found and settings.profile == "prod":
+        raise ConfigError(f"{' '.join(found)}: has no effect on the bot's connections, and must "
+                          f"not be set where it trades: unset it")
 
 
 def data_folder(settings: Settings) -> Path:

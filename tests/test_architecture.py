@@ -21,7 +21,7 @@ FLOORS = {
     for floor, *rooms in map(str.split, """
         7  __main__
         6  cli
-        5  replay    ops    report    validate
+        5  replay    ops    report    validate    checklist
         4  loop
         3  execution reconcile clock
         2  settings  store  client  rest  transport  keys  feed  market  paper
@@ -292,7 +292,7 @@ def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
     assert sum(lines[room] for room in CORE if room not in EDGE) <= 4700
     assert sum(lines[room] for room in EDGE) <= 2300
-    assert sum(lines.values()) <= 9600
+    assert sum(lines.values()) <= 10_000
 
 
 def test_third_party_packages_are_declared():

@@ -1,5 +1,6 @@
 """The specification of `perps_bot/cli.py`: arguments in, one answer and one exit code out."""
 
+import base64
 import gzip
 import json
 import logging
@@ -23,10 +24,14 @@ from perps_bot.errors import VenueUnavailable
 from perps_bot.model import TradingState
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
+from perps_bot.settings import FOREIGN_VARIABLES
 from perps_bot.store import EventStore
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 60
+# Where nobody listens: no command of these tests finds a venue.
+NOBODY = {"COINBASE_API_URL": "http://127.0.0.1:1", "COINBASE_WS_URL": "ws://127.0.0.1:1",
+          "COINBASE_WS_USER_URL": "ws://127.0.0.1:1"}
 OURS = ("PERPS_", "COINBASE_", "EVENT_STORE_ROOT", "LOG_LEVEL")
 
 
@@ -36,6 +41,10 @@ def a_folder_of_its_own(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith(OURS)]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    for name in FOREIGN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in NOBODY.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM,
                                                                 signal.SIGHUP, signal.SIGUSR1)}
@@ -80,6 +89,10 @@ def events_of(profile="dev", folder="events"):
     return EventStore(Path(f"data/perps_bot/{profile}/{folder}")).read()
 
 
+# A private key of nobody's, in one of the forms that Coinbase hands out.
+SEED = base64.b64encode(bytes(32)).decode()
+
+
 def only_line(text):
     (line,) = text.splitlines()
     return line
@@ -111,7 +124,8 @@ def test_the_overview_names_every_command(said):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_example_of_a_command_works(name, said):
+def test_the_example_of_a_command_works(name, said, monkeypatch):
+    monkeypatch.setenv("RUN_SANDBOX_VALIDATIONS", "1")
     said("--profile dev --dev-fast")
     with gzip.open("btc-1m.csv.gz", "wt") as file:
         file.write("time,open,high,low,close\n2025-05-01T00:00:00Z,1,1,1,1\n"
@@ -135,8 +149,20 @@ def test_the_example_of_a_command_works(name, said):
     ("--symbols btc",               {}, "symbols (flag --symbols)"),
     ("--symbols DOGE-PERP",         {}, "DOGE-PERP: no such product; there are BTC-PERP"),
     ("--config nowhere.toml",       {}, "config nowhere.toml: cannot be read"),
-    ("--profile demo",              {}, "profile demo would need Coinbase"),
-    ("--profile prod --dry-run",    {}, "profile prod would need Coinbase"),
+    ("--profile demo",              {}, "profile demo needs an API key"),
+    *(("--profile prod",            {name: "/x"}, f"{name}: has no effect on the bot's connections")
+      for name in FOREIGN_VARIABLES),
+    ("--profile prod",              {"COINBASE_API_KEY": "n", "COINBASE_API_SECRET": SEED},
+     "COINBASE_ENABLE_DERIVATIVES=1"),
+    ("--profile prod",              {"COINBASE_API_KEY": "n", "COINBASE_API_SECRET": "swordfish"},
+     "COINBASE_API_SECRET: not a secret that Coinbase takes"),
+    ("products --profile prod",     {"COINBASE_SANDBOX": "1"}, "sandbox"),
+    ("products DOGE-PERP",          {}, "unrecognized arguments: DOGE-PERP"),
+    ("symbol",                      {}, "arguments are required: SYMBOL"),
+    ("validate",                    {}, "arguments are required: what"),
+    ("validate all",                {}, "invalid choice: 'all'"),
+    ("validate e2e",                {}, "set RUN_SANDBOX_VALIDATIONS=1"),
+    ("validate ws",                 {"USE_REAL_ADAPTER": "1"}, "set RUN_SANDBOX_VALIDATIONS=1"),
     ("--profile prod",              {"COINBASE_SANDBOX": "1"}, "sandbox"),
     ("check --profile prod",        {"COINBASE_SANDBOX": "1"}, "sandbox"),
     ("",                            {"PERPS_FORCE_MOK": "1"}, "PERPS_FORCE_MOK is not known"),
@@ -146,7 +172,7 @@ def test_the_example_of_a_command_works(name, said):
     ("resume",                      {}, "arguments are required: --reason"),
     ("resume --reason ' '",         {}, "--reason is empty"),
     ("resume --reason checked",     {}, "data/perps_bot/dev does not exist"),
-    ("resume --reason x --profile demo", {}, "profile demo would need Coinbase"),
+    ("resume --reason x --profile demo", {}, "data/perps_bot/demo does not exist"),
     ("--symbols 'A\nB'",            {}, "symbols"),
     ("'a\x1b[31m\nb'",              {}, "is no command"),
     ("--x 'a\x1b[31m\nb'",          {}, r"a\x1b[31m\nb"),
@@ -300,7 +326,7 @@ def test_the_log_tells_utc_wherever_the_machine_stands():
 
 
 def test_a_rotated_log_stays_private(said, monkeypatch):
-    monkeypatch.setattr("perps_bot.cli.LOG_BYTES_MAX", 200)
+    monkeypatch.setattr("perps_bot.ops.LOG_BYTES_MAX", 200)
     for _ in range(3):
         said("--dev-fast")
     logs = list(Path("logs").iterdir())
@@ -438,7 +464,8 @@ def test_a_resume_that_the_disk_did_not_take_is_no_resume(said):
     ("--profile prod",                       0),
     ("--profile prod --equity 50",           1),
 ])
-def test_check_says_by_its_exit_code_whether_an_order_is_possible(flags, code, said):
+def test_check_says_by_its_exit_code_whether_an_order_is_possible(flags, code, said, monkeypatch):
+    monkeypatch.setenv("PERPS_FORCE_MOCK", "1")
     answer = said(f"check {flags}")
     assert answer.code == code
     assert ("NO  " in answer.out) == bool(code)
@@ -463,7 +490,8 @@ SMALL = [
 
 
 @pytest.mark.parametrize("flags, config", SMALL)
-def test_following_the_advice_of_check_makes_it_pass(flags, config, said):
+def test_following_the_advice_of_check_makes_it_pass(flags, config, said, monkeypatch):
+    monkeypatch.setenv("PERPS_FORCE_MOCK", "1")
     answer = said(f"check {flags}", **config)
     assert answer.code == 1
     advice = {}
@@ -479,6 +507,7 @@ def test_following_the_advice_of_check_makes_it_pass(flags, config, said):
 def test_check_shows_every_value_and_where_it_came_from(said, monkeypatch):
     monkeypatch.setenv("LOG_LEVEL", "DEBUG")
     monkeypatch.setenv("COINBASE_API_SECRET", "swordfish")
+    monkeypatch.setenv("PERPS_FORCE_MOCK", "1")
     answer = said("check --profile demo --bar 300", max_exposure_pct="0.5")
     rows = {re.split("  +", line)[0]: re.split("  +", line)[1:] for line in answer.out.splitlines()}
     assert rows["bar"] == ["300 seconds", "flag --bar"]
@@ -495,8 +524,7 @@ def test_check_shows_every_value_and_where_it_came_from(said, monkeypatch):
 @pytest.mark.parametrize("profile, environ, broker, words", [
     ("dev",  {},                          "paper-synthetic", "no venue was asked"),
     ("prod", {"PERPS_FORCE_MOCK": "1"},   "paper-synthetic", "no venue was asked"),
-    ("prod", {},                          "coinbase",        "cannot reach Coinbase"),
-    ("demo", {"COINBASE_SANDBOX": "1"},   "paper-live",      "cannot reach Coinbase"),
+    ("demo", {"COINBASE_SANDBOX": "1"},   "paper-live",      "not asked"),
 ])
 def test_check_does_not_claim_a_venue_that_it_did_not_ask(
     profile, environ, broker, words, said, monkeypatch
@@ -505,3 +533,46 @@ def test_check_does_not_claim_a_venue_that_it_did_not_ask(
         monkeypatch.setenv(name, value)
     assert json.loads(said(f"check --profile {profile} --json").out)["broker"] == broker
     assert words in said(f"check --profile {profile}").out
+
+
+# What can be traded
+
+
+def test_products_lists_what_the_synthetic_market_has(said):
+    head, btc, *others = said("products").out.splitlines()
+    assert head.split()[:2] == ["symbol", "venue"] and len(others) == 3
+    assert btc.split()[:6] == ["BTC-PERP", "BIP-20DEC30-CDE", "0.01", "5", "0.21025/0.256625",
+                               "4.75/3.89"]
+    assert btc.endswith("  open")
+    rows = json.loads(said("products --json").out)["products"]
+    assert [row["symbol"] for row in rows] == sorted(row["symbol"] for row in rows)
+    assert 500 < Decimal(rows[0]["smallest_order_usd"]) < 1500
+
+
+@pytest.mark.parametrize("name", ["BTC-PERP", "BIP-20DEC30-CDE"])
+def test_symbol_tells_one_product_in_full_by_either_name(name, said):
+    report = json.loads(said(f"symbol {name} --json").out)
+    assert (report["symbol"], report["product_id"]) == ("BTC-PERP", "BIP-20DEC30-CDE")
+    assert Decimal(report["bid"]) < Decimal(report["ask"])
+    assert 0 <= report["last_candle_age_seconds"] < 60
+    assert report["orders"]["BTC-PERP long"]["possible"]
+    assert "BTC-PERP long" in said(f"symbol {name}").out
+
+
+def test_symbol_names_the_obstacle(said):
+    answer = said("symbol BTC-PERP --equity 100")
+    assert answer.code == 0
+    assert "NOT possible: Quantization failed: Below minimum" in answer.out
+
+
+def test_an_unknown_symbol_is_a_no_that_lists_what_there_is(said):
+    answer = said("symbol DOGE-PERP")
+    assert (answer.code, answer.out) == (1, "")
+    assert "the venue lists BTC-PERP ETH-PERP SOL-PERP XRP-PERP" in only_line(answer.err)
+
+
+@pytest.mark.parametrize("line", ["products --profile prod", "symbol BTC-PERP --profile demo"])
+def test_a_venue_that_does_not_answer_was_not_asked(line, said):
+    answer = said(line)
+    assert (answer.code, answer.out) == (3, "")
+    assert "the venue could not be asked" in only_line(answer.err)

@@ -115,7 +115,8 @@ def begun(place, line):
 def runs_on(line):
     words = re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()
     is_bot = words[0] == "bin/perps-bot" or words[:3] == ["python", "-m", "perps_bot"]
-    return is_bot and "--dev-fast" not in words and not set(words) & {"check", "resume", "replay"}
+    ends = {"check", "products", "replay", "resume", "symbol", "validate", "--dev-fast"}
+    return is_bot and not set(words) & ends
 
 
 PRINTED = [line for text in (README, RUNBOOK) for line in commands(text)]

@@ -7,16 +7,16 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
 
+from perps_bot.checklist import check, settings_text
 from perps_bot.errors import OrderRejected, VenueUnavailable
 from perps_bot.loop import assemble, attempt, recover
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import Side, TradingState
-from perps_bot.ops import (
-    HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, check, diary_line, health, settings_rows,
-)
+from perps_bot.ops import HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, diary_line, health
 from perps_bot.paper import PaperBroker
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore
@@ -53,7 +53,7 @@ class ADesk:
 
     def tick(self, after=SECOND):
         self.now += after
-        attempt(self.bot, self.now)
+        attempt(self.bot, SimpleNamespace(now=lambda: self.now))
         self.surfaces.publish(self.bot, self.now)
         return self
 
@@ -83,7 +83,8 @@ def test_health_has_the_promised_fields_in_their_order(desk):
         "timestamp": desk.now.isoformat(), "ok": True, "profile": "dev", "symbols": [BTC, ETH],
         "last_decisions": {BTC: "hold", ETH: "hold"}, "message": "", "error": "",
         "valid_until": (desk.now + timedelta(seconds=15)).isoformat(), "pid": os.getpid(),
-        "broker": "paper-synthetic", "trading_state": "TRADING",
+        "broker": "paper-synthetic", "trading_state": "TRADING", "liquidation_guard": "armed",
+        "feed": None,
     }
     assert list(desk.health())[:7] == ["timestamp", "ok", "profile", "symbols", "last_decisions",
                                        "message", "error"]
@@ -347,6 +348,6 @@ def test_check_says_what_is_not_listed_and_what_has_no_price():
 
 def test_the_settings_stand_in_columns_without_secrets():
     settings = resolve({}, {"COINBASE_API_KEY": "swordfish"})
-    rows = list(settings_rows(settings))
+    rows = settings_text(settings).splitlines()
     assert len({line.rindex("  ") for line in rows if line.endswith("  default")}) == 1
     assert "swordfish" not in "".join(rows)
