@@ -402,7 +402,14 @@ class CoinbasePerpetualsClient:
         """One position; what has no symbol goes by the venue's id."""
         product, identity = self._product_of(row), row["product_id"]
         size = product.contract_size if product else self._sizes.get(identity)
-        return wire.position(row, product.symbol if product else identity, size)
+        symbol = product.symbol if product else identity
+        try:
+            return wire.position(row, symbol, size)
+        except wire.Malformed:
+            if symbol in self._symbols:
+                raise
+            # Somebody else's, and unreadable: exposure without a bound, and no reason to stop all.
+            return Position(symbol, Decimal(1), mark_price=Decimal("Infinity"))
 
     def _is_fill(self, row: Mapping, product: Product) -> bool:
         kind, identity = row.get("trade_type"), wire.text(row.get("entry_id"), "entry_id")
@@ -413,6 +420,8 @@ class CoinbasePerpetualsClient:
         return kind == "FILL"
 
     def _list_orders(self, query: list[tuple[str, str]], found: dict[str, Order]) -> None:
+        # A spot bot of the owner's may have made thousands that are none of our business.
+        query = [*query, ("product_type", "FUTURE")]
         for row in self._pages("/orders/historical/batch", "orders", query):
             with self._reading("the orders"):
                 self._take_order(row, found)

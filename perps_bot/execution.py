@@ -17,8 +17,8 @@ from perps_bot.catalog import ProductCatalog, quantize_stop, quantized
 from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUnavailable
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
-    ZERO, Account, Breach, Event, Margin, Mark, Order, OrderIntent, OrderStatus, OrderType,
-    Position, Purpose, Side, Ticket, TimeInForce, TradingState, exact,
+    ZERO, Account, Breach, Event, ExecutionConfig, Fill, Margin, Mark, Order, OrderIntent,
+    OrderStatus, OrderType, Position, Purpose, Side, Ticket, TimeInForce, TradingState, exact,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
@@ -36,30 +36,6 @@ ABSENCE_PROOF = timedelta(seconds=10)
 ABSENCE_DESPITE_A_MOVE = timedelta(minutes=1)
 # Before a planned close this early, and while it lasts, the trail rests.
 CLOSING_SOON = timedelta(minutes=15)
-
-
-@dataclass(frozen=True)
-class ExecutionConfig:
-    """How orders are sent.
-
-    time_in_force       of resting entries
-    entry_gtd_seconds   how long a resting entry lives, so that it dies with a dead bot
-    exit_retry_seconds  how long an exit may stay unfilled, and a crossed stop unfired
-    bracket_profit_pct  the profit leg's distance, of the entry price
-    trailing_stop_pct   the distance of the stop that a resting entry carries, of its price
-    stop_move_min_pct   the least by which the trail moves the stop, of its price
-    tag, epoch          lead every client order id; the epoch is new for each run
-    """
-
-    order_type: OrderType = OrderType.MARKET
-    time_in_force: TimeInForce = TimeInForce.GTD
-    entry_gtd_seconds: int = 600
-    exit_retry_seconds: int = 10
-    bracket_profit_pct: Decimal = Decimal("0.20")
-    trailing_stop_pct: Decimal = Decimal("0.01")
-    stop_move_min_pct: Decimal = Decimal("0.002")
-    tag: str = "pb"
-    epoch: str = "0"
 
 
 @dataclass
@@ -99,6 +75,7 @@ class ExecutionEngine:
         self._stop_levels: dict[str, Decimal] = {}
         self._stop_not_before: dict[str, datetime] = {}
         self._unprotected_since: dict[str, datetime] = {}
+        self._stopped_at: dict[str, datetime] = {}  # the last stop that we did not cancel since
         self._refused: dict[str, tuple] = {}
         self.store.subscribe(self.apply)
 
@@ -223,9 +200,10 @@ class ExecutionEngine:
         watched = [t.order.created_at for t in (*orders.tickets.values(), *orders.lost.values())]
         since = min(watched, default=self.store.now)
         listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
+        ours = {o.venue_order_id for o in listed.values() if orders.knows(o.id)}
         for order in listed.values():
             if order.id in orders.lost or not orders.knows(order.id):
-                self._take_in(order)
+                self._take_in(order, ours)
         self.foreign = tuple(order for order in listed.values()
                              if not order.status.is_terminal and not orders.knows(order.id))
         self._book_fills(since)
@@ -401,6 +379,8 @@ class ExecutionEngine:
             self.settle()
 
     def _ask_to_cancel(self, orders: list[Order]) -> None:
+        for order in orders:
+            self._stopped_at.pop(order.symbol, None)
         with suppress(OutcomeUnknown):  # asked or not: the next look tells
             self.broker.cancel(orders, self.store.now)
 
@@ -418,13 +398,17 @@ class ExecutionEngine:
                 if order.purpose is Purpose.STOP:
                     self.store.append("stop.triggered", symbol=fill.symbol, price=fill.price,
                                       stop_price=order.intent.stop_price, client_order_id=order.id)
-            elif fill.is_liquidation:
+            elif fill.is_liquidation and (held := self._held_against(fill)) > 0:
+                fill = replace(fill, quantity=min(fill.quantity, held))  # the rest was not ours
                 said = f"the venue liquidated {fill.quantity:f} {fill.symbol} at {fill.price:f}"
                 self.risk.hold("liquidation", TradingState.REDUCING, said)
                 self.tracker.apply_fill(fill, Purpose.EXIT, "liquidated by the venue", None)
         for payment in self.broker.funding_payments(begin):
             self.tracker.apply_funding(payment)
         self.see(self.marks)  # a new fill is worth the mark, not its own price
+
+    def _held_against(self, fill: Fill) -> Decimal:
+        return self.tracker.get_position(fill.symbol).quantity * -fill.side.sign
 
     def _learn(self, ticket: Ticket, listed: Order | None) -> None:
         """Take over what a complete listing says of one order.
@@ -454,13 +438,19 @@ class ExecutionEngine:
         has_moved = theirs.quantity != self.tracker.get_position(symbol).quantity
         return not has_moved or missed_for >= ABSENCE_DESPITE_A_MOVE
 
-    def _take_in(self, order: Order) -> None:
+    def _has_a_use(self, order: Order) -> bool:
+        held = self.tracker.get_position(order.symbol).quantity * -order.side.sign
+        return not order.status.is_terminal and (order.purpose is not Purpose.STOP or held > 0)
+
+    def _take_in(self, order: Order, ours: set[str]) -> None:
         """Book an order of ours that the books do not have.
 
         A lost one; one that a full disk forgot, known by its tag; the stop of one of our entries.
+        A tagged stop of a position that the books do not have is somebody's protection: left alone.
         """
-        tagged = order.id.startswith(f"{self.config.tag}-") and not order.status.is_terminal
-        attached = self.orders.is_ours(order.originating_order_id)
+        tagged = order.id.startswith(f"{self.config.tag}-") and self._has_a_use(order)
+        attached = (order.originating_order_id in ours
+                    or self.orders.is_ours(order.originating_order_id))
         if order.id in self.orders.lost:
             self._update(order)
             if order.purpose is Purpose.ENTRY and not order.status.is_terminal:
@@ -498,6 +488,8 @@ class ExecutionEngine:
         missing = abs(position.quantity) - self._committed(position)
         level = self._stop_level(position, trail_to)
         has_to_wait = now < self._stop_not_before.get(symbol, now) <= now + self._patience
+        if not self._resting_stops(symbol):  # one that the venue took back is not asked for at once
+            has_to_wait |= now < self._stopped_at.get(symbol, now - self._patience) + self._patience
         if missing > 0 and level is not None and not has_to_wait:
             self._place_stop(position, missing, level)
 
@@ -528,7 +520,9 @@ class ExecutionEngine:
                 if code in STOP_PASSED:
                     why = f"the price has passed the stop at {level:f}"
                     self._exits[symbol] = _Exit(why, self.store.now)
-                    self.work(symbol, None)
+                    self._stop_not_before[symbol] = self.store.now + self._patience
+                    if self.catalog.get(symbol).is_session_open:
+                        self.work(symbol, None)
                     return
                 if code in NOTHING_TO_STOP:
                     return  # a stop on nothing could open: the comparison of the books decides
@@ -542,6 +536,7 @@ class ExecutionEngine:
 
     def _say_stop(self, type: str, order: Order) -> None:
         bare_since = self._unprotected_since.pop(order.symbol, self.store.now)
+        self._stopped_at[order.symbol] = self.store.now
         self.store.append(
             type, symbol=order.symbol, client_order_id=order.id, quantity=order.quantity,
             stop_price=order.intent.stop_price,
@@ -556,6 +551,14 @@ class ExecutionEngine:
             return
         in_the_way = [o for o in self.outstanding(symbol)
                       if o.purpose is not Purpose.EXIT or now - o.created_at >= self._patience]
+        try:
+            is_there = self._closable(position)
+        except VenueUnavailable:
+            self._protect(position, trail_to)
+            raise
+        if not is_there:
+            self._protect(position, trail_to)  # no stop is taken away for a close of nothing
+            return
         self._cancel(in_the_way)
         position = self.tracker.get_position(symbol)
         if not position.quantity:
@@ -569,20 +572,22 @@ class ExecutionEngine:
     def _close(self, position: Position, plan: _Exit) -> None:
         """Send the closing order for the smaller of our ledger and the venue's position."""
         symbol = position.symbol
-        theirs = self.broker.positions().get(symbol)
-        if theirs is None or theirs.quantity * position.quantity <= 0:
-            return  # nothing there to close: the comparison of the books will say so
-        quantity = min(abs(position.quantity), abs(theirs.quantity)) - plan.keep
-        if quantity <= 0:
-            return
-        try:
-            self.send(OrderIntent(symbol, position.side.opposite, quantity, OrderType.MARKET,
-                                  Purpose.EXIT, reason=plan.reason))
-        except OrderRejected:
-            # The order.updated event has the venue's reason; the stop goes back meanwhile.
-            plan.not_before = self.store.now + self._patience
+        quantity = self._closable(position) - plan.keep
+        if quantity > 0:
+            with suppress(OrderRejected):  # the order.updated event has the venue's reason
+                self.send(OrderIntent(symbol, position.side.opposite, quantity, OrderType.MARKET,
+                                      Purpose.EXIT, reason=plan.reason))
         if not self.tracker.get_position(symbol).quantity:
             self._leave(symbol)
+        elif not self.outstanding(symbol):  # the stop goes back meanwhile
+            plan.not_before = self.store.now + self._patience
+
+    def _closable(self, position: Position) -> Decimal:
+        """Base units that are there to close; of nothing, the comparison of the books tells."""
+        theirs = self.broker.positions().get(position.symbol)
+        if theirs is None or theirs.quantity * position.quantity <= 0:
+            return ZERO
+        return min(abs(position.quantity), abs(theirs.quantity))
 
 
 _FOLDS: Mapping[str, Callable[[ExecutionEngine, Event], None]] = {

@@ -8,7 +8,8 @@ strategy wants, risk permits, execution sends.  The same `run` serves live, pape
 import logging
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -28,7 +29,7 @@ from perps_bot.model import (
     Purpose, Side, TradingState,
 )
 from perps_bot.paper import PaperBroker
-from perps_bot.reconcile import READS_LAG_MAX, Reconciler
+from perps_bot.reconcile import READS_LAG_MAX, Reconciler, obstacles
 from perps_bot.risk import (
     RISK_KINDS, LiveRiskManager, Remedy, RiskConfig, headroom, reduction, remedy, worst_price,
 )
@@ -213,7 +214,17 @@ def attempt(bot: Bot, clock: SystemClock) -> datetime:
     except (VenueUnavailable, StoreDamaged) as failure:
         bot.trouble = f"{type(failure).__name__}: {failure}"
         log.warning("tick failed: %s", bot.trouble)
+        _protect_all(bot)
     return now
+
+
+def _protect_all(bot: Bot) -> None:
+    """A read that failed decides nothing, but a position without its stop gets it all the same."""
+    bare = [symbol for symbol in bot.symbols if not bot.engine.is_protected(symbol)]
+    if bot.is_started and bare:
+        with suppress(VenueUnavailable, StoreDamaged):
+            bot.engine.settle()
+            _work(bot, bare)
 
 
 def tick(bot: Bot, now: datetime) -> None:
@@ -233,7 +244,7 @@ def tick(bot: Bot, now: datetime) -> None:
     _shrink(bot, account)
     wanted, failures = _decide_all(bot, marks, account, paused)
     failures += _work(bot, bot.symbols)
-    bot.message = "; ".join(text for symbol in bot.symbols for text in _obstacles(bot, symbol))
+    bot.message = "; ".join(text for symbol in bot.symbols for text in obstacles(bot, symbol))
     if failures:
         raise failures[0]
     _enter_one(bot, wanted)
@@ -401,25 +412,6 @@ def _fill_window(bot: Bot, symbol: str, now: datetime, cached: bool = False) -> 
     return bool(closes)
 
 
-def _obstacles(bot: Bot, symbol: str) -> Iterator[str]:
-    """What stands in the way in one symbol, for people."""
-    bars, needed = bot.strategy.bars(symbol), bot.settings.long_ma_period
-    product = bot.catalog.get(symbol)
-    if not product.tradable:
-        open_said = "the venue takes no new orders"
-        said = open_said if product.is_session_open else "the market is closed"
-        yield f"{symbol}: {said}: {product.note}"
-    elif symbol not in bot.engine.marks:
-        yield f"No mark price for symbol {symbol}: check the venue and the spelling"
-    if bars < needed:
-        yield (f"Strategy generates no signals: {symbol} has {bars} of {needed} bars; wait "
-               f"{needed - bars} bars of {bot.settings.bar} s, check mark updates and MA periods")
-    if symbol in bot._refused:
-        yield bot._refused[symbol]
-    if not bot.engine.is_protected(symbol):
-        yield f"{symbol} has no stop at the venue: see order.updated for the venue's reason"
-
-
 def _decide_all(
     bot: Bot, marks: Mapping[str, Mark], account: Account, paused: set[str]
 ) -> tuple[list[Decision], list[VenueUnavailable]]:
@@ -532,9 +524,14 @@ def _wind_down(bot: Bot) -> tuple[list[Order], list[str]]:
     except PerpsBotError as failure:
         bot.trouble = str(failure)
         return list(engine.outstanding()), traded
-    left = [o for s in traded for o in engine.outstanding(s)
-            if o.purpose is not Purpose.STOP or o.status is not OrderStatus.OPEN]
+    left = [o for o in engine.outstanding() if _is_unfinished(o, traded)]
     return left, [s for s in traded if not engine.is_protected(s)]
+
+
+def _is_unfinished(order: Order, traded: list[str]) -> bool:
+    """Whether a stop of the process must wait for `order`: entries of any symbol count."""
+    rests_as_it_should = order.purpose is Purpose.STOP and order.status is OrderStatus.OPEN
+    return order.purpose is Purpose.ENTRY or order.symbol in traded and not rests_as_it_should
 
 
 def _record_end(bot: Bot, reason: str, code: int, left: list[Order]) -> None:

@@ -154,3 +154,27 @@ class Reconciler:
         if symbol not in self.untraded:
             self.untraded.add(symbol)
             log.error("%s: %s: untouched until --adopt %s", symbol, why, symbol)
+
+
+def obstacles(bot: Any, symbol: str) -> Iterator[str]:
+    """What stands in the way in one symbol, for people."""
+    bars, needed = bot.strategy.bars(symbol), bot.settings.long_ma_period
+    product = bot.catalog.get(symbol)
+    if not product.tradable:
+        open_said = "the venue takes no new orders"
+        said = open_said if product.is_session_open else "the market is closed"
+        yield f"{symbol}: {said}: {product.note}"
+    elif symbol not in bot.engine.marks:
+        yield f"No mark price for symbol {symbol}: check the venue and the spelling"
+    if bars < needed:
+        yield (f"Strategy generates no signals: {symbol} has {bars} of {needed} bars; wait "
+               f"{needed - bars} bars of {bot.settings.bar} s, check mark updates and MA periods")
+    if symbol in bot._refused:
+        yield bot._refused[symbol]
+    if symbol in bot.untraded:
+        yield f"{symbol} is left alone, with or without a stop: see the log, and --adopt {symbol}"
+    elif any(t.order.symbol == symbol and t.recorded < t.order.filled_quantity
+             for t in bot.engine.orders.tickets.values()):
+        yield f"{symbol}: the venue has not told all fills of an order yet"
+    if not bot.engine.is_protected(symbol):
+        yield f"{symbol} has no stop at the venue: see order.updated for the venue's reason"

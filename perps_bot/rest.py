@@ -36,6 +36,7 @@ CANCEL_SECONDS_MAX, CANCEL_ATTEMPT_SECONDS_MAX, CANCEL_ATTEMPTS_MAX = 9, 3, 3
 ORDER_SECONDS_MAX, ORDER_GRACE_SECONDS = 10, 1
 CLOCK_SECONDS_MAX = 2
 CLOCK_AGE_SECONDS_MAX = 600
+CLOCK_STEP_SECONDS_MAX = 60  # from what we carried on, and from this machine's clock
 WARM_SECONDS_MAX = 30  # the cancels' connection is used at least so often
 BACK_OFF_SECONDS = 0.25
 RETRY_AFTER_SECONDS_MAX = 5
@@ -164,6 +165,8 @@ class Rest:
 
     def _ask(self, lane: Lane, request: "_Request", until: Until) -> "_Reply":
         """Send `request` once."""
+        if request.path == CANCEL and self.read_only:
+            raise VenueUnavailable(f"nothing is cancelled: {self.read_only}")
         if request.method != "GET" and self.read_only:
             raise OrderRejected("READ_ONLY", self.read_only)
         if not request.is_public and self.signer is None:
@@ -208,6 +211,10 @@ class Rest:
             venue_now = _time_said(reply.value or {})
         except Malformed:
             raise VenueUnavailable(f"GET /time: {reply.words}") from None
+        apart = [abs(venue_now - known).total_seconds() for known in
+                 (self.clock.now(), self.clock.wall())]
+        if self.clock.age_seconds() is not None and min(apart) > CLOCK_STEP_SECONDS_MAX:
+            raise VenueUnavailable("GET /time: not believed, neither clock of ours is near it")
         # The venue looked at its clock somewhere between our asking and its answer.
         self.clock.set(venue_now + timedelta(seconds=reply.seconds / 2))
         ahead = self.clock.now() - self.clock.wall()

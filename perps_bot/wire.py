@@ -421,15 +421,20 @@ def is_liquidation(row: Mapping) -> bool:
 def _intent(row: Mapping, product: Product) -> OrderIntent:
     side, configuration = _side(row), row.get("order_configuration")
     key = next(iter(configuration), None) if isinstance(configuration, dict) else None
+    foreign = OrderIntent(product.symbol, side, ZERO, reason="of a kind that we never send")
     if key not in SHAPES or len(configuration) > 1:
-        return OrderIntent(product.symbol, side, ZERO, reason="of a kind that we never send")
-    (kind, force, stop), body = SHAPES[key], part(configuration, key)
-    purpose = Purpose.ENTRY if stop is None else Purpose.STOP
-    return OrderIntent(
-        product.symbol, side, product.contract_size * _count(body.get("base_size"), "base_size"),
-        kind, purpose, _maybe(number, body.get("limit_price"), "limit_price"),
-        number(body.get(stop), stop) if stop else None, force,
-        _maybe(moment, body.get("end_time"), "end_time"), reason="found at the venue")
+        return foreign
+    (kind, force, stop), purpose = SHAPES[key], Purpose.STOP if SHAPES[key][2] else Purpose.ENTRY
+    try:
+        body = part(configuration, key)
+        quantity = product.contract_size * _count(body.get("base_size"), "base_size")
+        return OrderIntent(
+            product.symbol, side, quantity, kind, purpose,
+            _maybe(number, body.get("limit_price"), "limit_price"),
+            number(body.get(stop), stop) if stop else None, force,
+            _maybe(moment, body.get("end_time"), "end_time"), reason="found at the venue")
+    except Malformed:  # of one of ours, the books know the intent; else that it exists is enough
+        return foreign
 
 
 def _side(row: Mapping) -> Side:

@@ -645,9 +645,9 @@ def test_orders_are_asked_for_by_date_and_open_ones_whatever_their_age():
     client = a_client()
     client.orders(NOW)
     assert client.rest.queries("/orders/historical/batch") == [
-        {"order_status": "OPEN", "limit": "100"},
-        {"start_date": "2026-10-09T23:14:00Z", "limit": "100"},
-        {"order_status": "OPEN", "order_placement_source": "RETAIL_SIMPLE", "limit": "100"}]
+        {**query, "product_type": "FUTURE", "limit": "100"} for query in (
+            {"order_status": "OPEN"}, {"start_date": "2026-10-09T23:14:00Z"},
+            {"order_status": "OPEN", "order_placement_source": "RETAIL_SIMPLE"})]
 
 
 @pytest.mark.parametrize("app, orders", [

@@ -817,7 +817,10 @@ def test_an_order_is_of_the_kind_of_its_configuration(configuration, kind, force
 
 @pytest.mark.parametrize("configuration", [
     {"twap_limit_gtd": {"base_size": "9"}}, {"scaled_limit_gtc": {}}, "x",
-    {"market_market_ioc": {"base_size": "1"}, "sor_limit_ioc": {"base_size": "1"}}])
+    {"market_market_ioc": {"base_size": "1"}, "sor_limit_ioc": {"base_size": "1"}},
+    {"market_market_ioc": {}}, {"market_market_ioc": {"base_size": "0.01"}},
+    {"market_market_ioc": {"quote_size": "10"}}, {"market_market_ioc": []},
+    {"limit_limit_gtc": {"base_size": "1", "limit_price": "x"}}])
 def test_of_an_order_that_we_never_send_only_its_existence_matters(configuration):
     found = wire.order(an_order_row(configuration=configuration), BTC)
     assert (found.quantity, found.status) == (0, OrderStatus.OPEN)
@@ -826,10 +829,7 @@ def test_of_an_order_that_we_never_send_only_its_existence_matters(configuration
 @pytest.mark.parametrize("changes", [
     {"order_id": ""}, {"order_id": None}, {"created_time": None}, {"filled_size": ""},
     {"filled_size": "-1"}, {"filled_size": "0.5"}, {"side": "LONG"}, {"side": None},
-    {"average_filled_price": "NaN"}, {"configuration": {"market_market_ioc": {}}},
-    {"configuration": {"market_market_ioc": {"base_size": "0.01"}}},
-    {"configuration": {"market_market_ioc": []}},
-    {"configuration": {"limit_limit_gtc": {"base_size": "1", "limit_price": "x"}}},
+    {"average_filled_price": "NaN"},
 ])
 def test_an_order_that_cannot_be_read_is_an_error(changes):
     with pytest.raises(Malformed):
