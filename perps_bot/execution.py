@@ -75,7 +75,6 @@ class ExecutionEngine:
         self._stop_levels: dict[str, Decimal] = {}
         self._stop_not_before: dict[str, datetime] = {}
         self._unprotected_since: dict[str, datetime] = {}
-        self._stopped_at: dict[str, datetime] = {}  # the last stop that we did not cancel since
         self._refused: dict[str, tuple] = {}
         self.store.subscribe(self.apply)
 
@@ -379,8 +378,6 @@ class ExecutionEngine:
             self.settle()
 
     def _ask_to_cancel(self, orders: list[Order]) -> None:
-        for order in orders:
-            self._stopped_at.pop(order.symbol, None)
         with suppress(OutcomeUnknown):  # asked or not: the next look tells
             self.broker.cancel(orders, self.store.now)
 
@@ -488,8 +485,6 @@ class ExecutionEngine:
         missing = abs(position.quantity) - self._committed(position)
         level = self._stop_level(position, trail_to)
         has_to_wait = now < self._stop_not_before.get(symbol, now) <= now + self._patience
-        if not self._resting_stops(symbol):  # one that the venue took back is not asked for at once
-            has_to_wait |= now < self._stopped_at.get(symbol, now - self._patience) + self._patience
         if missing > 0 and level is not None and not has_to_wait:
             self._place_stop(position, missing, level)
 
@@ -520,7 +515,6 @@ class ExecutionEngine:
                 if code in STOP_PASSED:
                     why = f"the price has passed the stop at {level:f}"
                     self._exits[symbol] = _Exit(why, self.store.now)
-                    self._stop_not_before[symbol] = self.store.now + self._patience
                     if self.catalog.get(symbol).is_session_open:
                         self.work(symbol, None)
                     return
@@ -536,7 +530,6 @@ class ExecutionEngine:
 
     def _say_stop(self, type: str, order: Order) -> None:
         bare_since = self._unprotected_since.pop(order.symbol, self.store.now)
-        self._stopped_at[order.symbol] = self.store.now
         self.store.append(
             type, symbol=order.symbol, client_order_id=order.id, quantity=order.quantity,
             stop_price=order.intent.stop_price,
