@@ -17,8 +17,8 @@ from perps_bot.catalog import ProductCatalog, quantize_stop, quantized
 from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUnavailable
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
-    ZERO, Account, Breach, Event, ExecutionConfig, Fill, Margin, Mark, Order, OrderIntent,
-    OrderStatus, OrderType, Position, Purpose, Side, Ticket, TimeInForce, TradingState, exact,
+    ZERO, Account, Breach, Event, Margin, Mark, Order, OrderIntent, OrderStatus, OrderType,
+    Position, Purpose, Side, Ticket, TimeInForce, TradingState, exact,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
@@ -36,6 +36,30 @@ ABSENCE_PROOF = timedelta(seconds=10)
 ABSENCE_DESPITE_A_MOVE = timedelta(minutes=1)
 # Before a planned close this early, and while it lasts, the trail rests.
 CLOSING_SOON = timedelta(minutes=15)
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How orders are sent.
+
+    time_in_force       of resting entries
+    entry_gtd_seconds   how long a resting entry lives, so that it dies with a dead bot
+    exit_retry_seconds  how long an exit may stay unfilled, and a crossed stop unfired
+    bracket_profit_pct  the profit leg's distance, of the entry price
+    trailing_stop_pct   the distance of the stop that a resting entry carries, of its price
+    stop_move_min_pct   the least by which the trail moves the stop, of its price
+    tag, epoch          lead every client order id; the epoch is new for each run
+    """
+
+    order_type: OrderType = OrderType.MARKET
+    time_in_force: TimeInForce = TimeInForce.GTD
+    entry_gtd_seconds: int = 600
+    exit_retry_seconds: int = 10
+    bracket_profit_pct: Decimal = Decimal("0.20")
+    trailing_stop_pct: Decimal = Decimal("0.01")
+    stop_move_min_pct: Decimal = Decimal("0.002")
+    tag: str = "pb"
+    epoch: str = "0"
 
 
 @dataclass
@@ -199,10 +223,9 @@ class ExecutionEngine:
         watched = [t.order.created_at for t in (*orders.tickets.values(), *orders.lost.values())]
         since = min(watched, default=self.store.now)
         listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
-        ours = {o.venue_order_id for o in listed.values() if orders.knows(o.id)}
         for order in listed.values():
             if order.id in orders.lost or not orders.knows(order.id):
-                self._take_in(order, ours)
+                self._take_in(order)
         self.foreign = tuple(order for order in listed.values()
                              if not order.status.is_terminal and not orders.knows(order.id))
         self._book_fills(since)
@@ -395,17 +418,13 @@ class ExecutionEngine:
                 if order.purpose is Purpose.STOP:
                     self.store.append("stop.triggered", symbol=fill.symbol, price=fill.price,
                                       stop_price=order.intent.stop_price, client_order_id=order.id)
-            elif fill.is_liquidation and (held := self._held_against(fill)) > 0:
-                fill = replace(fill, quantity=min(fill.quantity, held))  # the rest was not ours
+            elif fill.is_liquidation:
                 said = f"the venue liquidated {fill.quantity:f} {fill.symbol} at {fill.price:f}"
                 self.risk.hold("liquidation", TradingState.REDUCING, said)
                 self.tracker.apply_fill(fill, Purpose.EXIT, "liquidated by the venue", None)
         for payment in self.broker.funding_payments(begin):
             self.tracker.apply_funding(payment)
         self.see(self.marks)  # a new fill is worth the mark, not its own price
-
-    def _held_against(self, fill: Fill) -> Decimal:
-        return self.tracker.get_position(fill.symbol).quantity * -fill.side.sign
 
     def _learn(self, ticket: Ticket, listed: Order | None) -> None:
         """Take over what a complete listing says of one order.
@@ -435,19 +454,13 @@ class ExecutionEngine:
         has_moved = theirs.quantity != self.tracker.get_position(symbol).quantity
         return not has_moved or missed_for >= ABSENCE_DESPITE_A_MOVE
 
-    def _has_a_use(self, order: Order) -> bool:
-        held = self.tracker.get_position(order.symbol).quantity * -order.side.sign
-        return not order.status.is_terminal and (order.purpose is not Purpose.STOP or held > 0)
-
-    def _take_in(self, order: Order, ours: set[str]) -> None:
+    def _take_in(self, order: Order) -> None:
         """Book an order of ours that the books do not have.
 
         A lost one; one that a full disk forgot, known by its tag; the stop of one of our entries.
-        A tagged stop of a position that the books do not have is somebody's protection: left alone.
         """
-        tagged = order.id.startswith(f"{self.config.tag}-") and self._has_a_use(order)
-        attached = (order.originating_order_id in ours
-                    or self.orders.is_ours(order.originating_order_id))
+        tagged = order.id.startswith(f"{self.config.tag}-") and not order.status.is_terminal
+        attached = self.orders.is_ours(order.originating_order_id)
         if order.id in self.orders.lost:
             self._update(order)
             if order.purpose is Purpose.ENTRY and not order.status.is_terminal:
@@ -514,8 +527,9 @@ class ExecutionEngine:
                 code = refusal.code.removeprefix("PREVIEW_")
                 if code in STOP_PASSED:
                     why = f"the price has passed the stop at {level:f}"
+                    is_new = symbol not in self._exits
                     self._exits[symbol] = _Exit(why, self.store.now)
-                    if self.catalog.get(symbol).is_session_open:
+                    if is_new and self.catalog.get(symbol).is_session_open:
                         self.work(symbol, None)
                     return
                 if code in NOTHING_TO_STOP:
@@ -544,14 +558,6 @@ class ExecutionEngine:
             return
         in_the_way = [o for o in self.outstanding(symbol)
                       if o.purpose is not Purpose.EXIT or now - o.created_at >= self._patience]
-        try:
-            is_there = self._closable(position)
-        except VenueUnavailable:
-            self._protect(position, trail_to)
-            raise
-        if not is_there:
-            self._protect(position, trail_to)  # no stop is taken away for a close of nothing
-            return
         self._cancel(in_the_way)
         position = self.tracker.get_position(symbol)
         if not position.quantity:
@@ -565,22 +571,20 @@ class ExecutionEngine:
     def _close(self, position: Position, plan: _Exit) -> None:
         """Send the closing order for the smaller of our ledger and the venue's position."""
         symbol = position.symbol
-        quantity = self._closable(position) - plan.keep
-        if quantity > 0:
-            with suppress(OrderRejected):  # the order.updated event has the venue's reason
-                self.send(OrderIntent(symbol, position.side.opposite, quantity, OrderType.MARKET,
-                                      Purpose.EXIT, reason=plan.reason))
+        theirs = self.broker.positions().get(symbol)
+        if theirs is None or theirs.quantity * position.quantity <= 0:
+            return  # nothing there to close: the comparison of the books will say so
+        quantity = min(abs(position.quantity), abs(theirs.quantity)) - plan.keep
+        if quantity <= 0:
+            return
+        try:
+            self.send(OrderIntent(symbol, position.side.opposite, quantity, OrderType.MARKET,
+                                  Purpose.EXIT, reason=plan.reason))
+        except OrderRejected:
+            # The order.updated event has the venue's reason; the stop goes back meanwhile.
+            plan.not_before = self.store.now + self._patience
         if not self.tracker.get_position(symbol).quantity:
             self._leave(symbol)
-        elif not self.outstanding(symbol):  # the stop goes back meanwhile
-            plan.not_before = self.store.now + self._patience
-
-    def _closable(self, position: Position) -> Decimal:
-        """Base units that are there to close; of nothing, the comparison of the books tells."""
-        theirs = self.broker.positions().get(position.symbol)
-        if theirs is None or theirs.quantity * position.quantity <= 0:
-            return ZERO
-        return min(abs(position.quantity), abs(theirs.quantity))
 
 
 _FOLDS: Mapping[str, Callable[[ExecutionEngine, Event], None]] = {

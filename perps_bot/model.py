@@ -522,27 +522,3 @@ class Event:
     at: datetime
     type: str
     data: Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class ExecutionConfig:
-    """How orders are sent.
-
-    time_in_force       of resting entries
-    entry_gtd_seconds   how long a resting entry lives, so that it dies with a dead bot
-    exit_retry_seconds  how long an exit may stay unfilled, and a crossed stop unfired
-    bracket_profit_pct  the profit leg's distance, of the entry price
-    trailing_stop_pct   the distance of the stop that a resting entry carries, of its price
-    stop_move_min_pct   the least by which the trail moves the stop, of its price
-    tag, epoch          lead every client order id; the epoch is new for each run
-    """
-
-    order_type: OrderType = OrderType.MARKET
-    time_in_force: TimeInForce = TimeInForce.GTD
-    entry_gtd_seconds: int = 600
-    exit_retry_seconds: int = 10
-    bracket_profit_pct: Decimal = Decimal("0.20")
-    trailing_stop_pct: Decimal = Decimal("0.01")
-    stop_move_min_pct: Decimal = Decimal("0.002")
-    tag: str = "pb"
-    epoch: str = "0"

@@ -10,16 +10,7 @@ from helpers import BTC, ETH, FALLING, RISING, Desk, Rig, ScriptedVenue
 
 from perps_bot import store as disk
 from perps_bot.errors import ConfigError
-from perps_bot.model import (
-    Fill,
-    Order,
-    OrderIntent,
-    OrderStatus,
-    OrderType,
-    Purpose,
-    Side,
-    TimeInForce,
-)
+from perps_bot.model import OrderType, Purpose, Side, TimeInForce
 
 
 def a_rig(folder=None, trends=(RISING,), **settings):
@@ -180,34 +171,3 @@ def test_a_stop_that_came_with_an_entry_an_hour_ago_is_replaced_at_once_when_it_
     desk.tick(5)
     assert desk.of("order.lost") == []
     assert [o.purpose for o in desk.venue.live()] == [Purpose.STOP]
-
-
-def test_a_stop_with_our_tag_of_a_position_that_our_books_do_not_have_is_left_alone(tmp_path):
-    rig = Rig(folder=tmp_path)
-    stop = OrderIntent(BTC, Side.SELL, Decimal(1), OrderType.BRACKET, Purpose.STOP, Decimal(120),
-                       Decimal(90), TimeInForce.GTC)
-    rig.venue.trade_by_hand("1")
-    rig.venue._set(Order("pb-1-000009", stop, rig.now, OrderStatus.OPEN, "v-9"))
-    for _ in range(5):
-        rig.tick()
-    assert rig.venue.cancelled == [] and rig.bot.untraded == {BTC}
-    assert "left alone" in rig.bot.message
-
-
-def test_a_liquidation_of_what_is_not_ours_is_not_booked(tmp_path):
-    rig = Rig(folder=tmp_path)
-    rig.tick()
-    rig.venue._fills.append(Fill("liq", "", BTC, Side.SELL, Decimal(3), Decimal(100), Decimal(0),
-                                 rig.now, is_liquidation=True))
-    rig.tick()
-    assert rig.held() == 0 and not rig.of("trade.executed")
-
-
-def test_a_failing_read_of_the_balance_does_not_keep_a_position_without_its_stop(tmp_path):
-    rig = a_rig(tmp_path)
-    rig.venue.answers.extend(["accept", "reject A", "reject B"])
-    rig.tick()
-    assert rig.held() > 0 and not rig.bot.engine.is_protected(BTC)
-    rig.venue.down.add("equity")
-    rig.tick(11)
-    assert rig.bot.trouble and rig.bot.engine.is_protected(BTC)
