@@ -2,11 +2,10 @@
 
 At most one order per intent.  The intent is on disk before the order is on the wire; an order is
 sent once and then looked up; it is finished when its recorded fills add up to what the venue
-says was filled.  This room never decides what to hold, never reads a clock and never waits: what
-needs several steps (an exit, a stop that moves) takes its next one at every `work`.
+says was filled.  This room never decides what to hold, never reads a clock and never waits.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -22,9 +21,6 @@ from perps_bot.model import (
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
-from perps_bot.stops import (
-    NOTHING_TO_STOP, OUT_OF_BOUNDS, STOP_PASSED, protective_orders, tightest,
-)
 from perps_bot.store import EventStore
 from perps_bot.tracker import OrderTracker, PositionTracker
 
@@ -34,8 +30,6 @@ READ_OVERLAP = timedelta(minutes=10)
 ABSENCE_PROOF = timedelta(seconds=10)
 # Where the position has moved meanwhile, the order is looked for that long: it may be the reason.
 ABSENCE_DESPITE_A_MOVE = timedelta(minutes=1)
-# Before a planned close this early, and while it lasts, the trail rests.
-CLOSING_SOON = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -62,20 +56,8 @@ class ExecutionConfig:
     epoch: str = "0"
 
 
-@dataclass
-class _Exit:
-    """A position that shall be closed, over as many steps as it takes; until then, protected.
-
-    keep  base units that shall stay
-    """
-
-    reason: str
-    not_before: datetime
-    keep: Decimal = ZERO
-
-
 class ExecutionEngine:
-    """Sends, settles, protects and closes.  What must outlive the process is a fold over events."""
+    """Sends and settles.  What must outlive the process is a fold over events."""
 
     def __init__(
         self, config: ExecutionConfig | None = None, event_store: EventStore | None = None,
@@ -95,12 +77,8 @@ class ExecutionEngine:
         self.margin: Margin | None = None
         self.foreign: tuple[Order, ...] = ()  # open at the venue, and not ours
         self.orders = OrderTracker(self.store, self.config.tag)
-        self._exits: dict[str, _Exit] = {}
-        self._stop_levels: dict[str, Decimal] = {}
-        self._stop_not_before: dict[str, datetime] = {}
-        self._unprotected_since: dict[str, datetime] = {}
+        self._found: list[Order] = []
         self._refused: dict[str, tuple] = {}
-        self.store.subscribe(self.apply)
 
     def place_order(
         self, symbol: str, side: str, qty: Decimal, order_type: str = "market",
@@ -125,7 +103,7 @@ class ExecutionEngine:
     def cancel_order(self, order_id: str) -> Order:
         """Ask the venue to cancel and return what became of the order; it may have filled."""
         if order_id in self.orders.tickets:
-            self._cancel([self.order(order_id)])
+            self.cancel([self.order(order_id)])
         return self.order(order_id)
 
     def modify_order(self, order_id: str, limit_price: Decimal) -> Order:
@@ -175,12 +153,6 @@ class ExecutionEngine:
         """Our orders that may still move the position; an unknown outcome counts as live."""
         return self.orders.outstanding(symbol)
 
-    def is_protected(self, symbol: str) -> bool:
-        """Whether open stops cover the whole position."""
-        stops = [o for o in self._resting_stops(symbol) if o.status is OrderStatus.OPEN]
-        held = abs(self.tracker.get_position(symbol).quantity)
-        return sum((o.remaining for o in stops), ZERO) >= held
-
     def books(self) -> Account:
         """The account as our own books have it, without asking the venue."""
         return Account(
@@ -203,19 +175,17 @@ class ExecutionEngine:
         for symbol, mark in marks.items():
             self.tracker.mark(symbol, mark.price)
 
-    def stop_price(self, symbol: str) -> Decimal | None:
-        """Where our stop rests, USD per base unit; None while there is none."""
-        return next((o.intent.stop_price for o in self._resting_stops(symbol)), None)
-
-    @property
-    def _patience(self) -> timedelta:
-        return timedelta(seconds=self.config.exit_retry_seconds)
-
     def recover(self) -> None:
         """Take up what an earlier process left: every start is a recovery."""
         for ticket in tuple(self.orders.tickets.values()):
             if ticket.order.status is OrderStatus.INTENDED:
                 self._doubt(ticket.order, "the process ended before the answer was written")
+
+    def take_found(self, symbol: str) -> list[Order]:
+        """Return the stops in `symbol` that `settle` found at the venue, each once."""
+        found = [order for order in self._found if order.symbol == symbol]
+        self._found = [order for order in self._found if order.symbol != symbol]
+        return found
 
     def settle(self) -> None:
         """Learn what became of every order and book what it did.  Raises VenueUnavailable."""
@@ -252,94 +222,14 @@ class ExecutionEngine:
                 raise
             return self.send(takes)  # an entry that cannot carry its stop must not rest
 
-    def is_exiting(self, symbol: str) -> bool:
-        return symbol in self._exits
-
-    def exit(
-        self, symbol: str, reason: str, leaves_it_to_the_stop: bool = False, keep: Decimal = ZERO
-    ) -> None:
-        """Begin to close `symbol`, all but `keep` base units; an exit under way goes on unchanged.
-
-        A stop that the price has crossed gets some seconds to fill at the venue first.
-        """
-        under_way = self._exits.get(symbol)
-        if under_way is None or keep < under_way.keep:
-            waits = leaves_it_to_the_stop and self._resting_stops(symbol)
-            not_before = self.store.now + self._patience if waits else self.store.now
-            self._exits[symbol] = _Exit(reason, not_before, keep)
-
-    def work(self, symbol: str, trail_to: Decimal | None) -> None:
-        """Take the next step of an exit, or bring the protective stop to the position.
-
-        trail_to  where the trail says that the stop belongs, not on the tick; None when unknown
-        """
-        position, plan = self.tracker.get_position(symbol), self._exits.get(symbol)
-        if plan is not None and abs(position.quantity) <= plan.keep:
-            plan = self._exits.pop(symbol) and None
-        if not position.quantity:
-            self._leave(symbol)
-        elif plan is not None and self.catalog.get(symbol).is_session_open:
-            self._advance_exit(position, plan, trail_to)
-        else:  # a closed market closes nothing, and its stop must not be taken away
-            self._protect(position, trail_to)
-
-    def trail(self, symbol: str, trail_to: Decimal) -> None:
-        """Ratchet the stops towards `trail_to` when that is worth a cancel and a new order."""
-        position, stops = self.tracker.get_position(symbol), self._resting_stops(symbol)
-        if symbol in self._exits or not position.quantity or not stops or self._rests(symbol):
-            return
-        old = tightest(position, [o.intent.stop_price for o in stops])
-        new = quantize_stop(self.catalog.get(symbol), trail_to, position.side.opposite)
-        # A sell stop only ever rises, a buy stop only ever falls.
-        if (new - old) * position.side.sign >= old * self.config.stop_move_min_pct:
-            self._stop_not_before.pop(symbol, None)
-            self._cancel(stops)
-            self.work(symbol, trail_to)
-
-    def _rests(self, symbol: str) -> bool:
-        """Whether the market is closed, or will be before a stop could safely be replaced."""
-        product = self.catalog.get(symbol)
-        closes_at = product.closes_at
-        return not product.is_session_open or (
-            closes_at is not None and closes_at - self.store.now <= CLOSING_SOON)
-
     def entries(self, symbol: str | None = None) -> list[Order]:
         """Our outstanding entries."""
         return [o for o in self.outstanding(symbol) if o.purpose is Purpose.ENTRY]
 
     def cancel_all(self, symbol: str | None = None) -> list[Order]:
         """Ask for every entry to be cancelled, look, and return those not confirmed gone."""
-        self._cancel(self.entries(symbol))
+        self.cancel(self.entries(symbol))
         return self.entries(symbol)
-
-    # Folding events: the only place where orders change.
-
-    def apply(self, event: Event) -> None:
-        """Fold one event into the orders."""
-        if fold := _FOLDS.get(event.type):
-            fold(self, event)
-
-    def snapshot(self) -> dict[str, object]:
-        return {"stop_levels": dict(self._stop_levels)}
-
-    def _fold_trade(self, event: Event) -> None:
-        data, order = event.data, self.orders.get(event.data["client_order_id"])
-        if order is not None and order.intent.attached_stop_price is not None:
-            self._stop_not_before[data["symbol"]] = event.at + self._patience
-        if not Decimal(data["position_quantity"]):
-            self._stop_levels.pop(data["symbol"], None)
-
-    def _fold_stop(self, event: Event) -> None:
-        symbol, level = event.data["symbol"], Decimal(event.data["stop_price"])
-        kept = self._stop_levels.get(symbol, level)
-        self._stop_levels[symbol] = tightest(self.tracker.get_position(symbol), [kept, level])
-
-    def _fold_adoption(self, event: Event) -> None:
-        self._stop_levels.pop(event.data["symbol"], None)
-
-    def _fold_day(self, event: Event) -> None:
-        levels = event.data["snapshot"].get("execution", {}).get("stop_levels", {})
-        self._stop_levels = {symbol: Decimal(price) for symbol, price in levels.items()}
 
     def _resting(self, intent: OrderIntent, price: Decimal, force: TimeInForce) -> OrderIntent:
         ends_at = None
@@ -393,7 +283,7 @@ class ExecutionEngine:
         self.store.append(
             "order.unknown", client_order_id=order.id, symbol=order.symbol, reason=why)
 
-    def _cancel(self, orders: list[Order]) -> None:
+    def cancel(self, orders: list[Order]) -> None:
         """Ask, then look: only `settle` says that an order is gone."""
         live = [o for o in orders if not self.order(o.id).status.is_terminal]
         if live:
@@ -470,126 +360,4 @@ class ExecutionEngine:
                               placed_at=order.created_at)
             self._update(order)
             if order.purpose is Purpose.STOP:
-                self._say_stop("stop.placed", order)
-
-    # Stops and exits.
-
-    def _resting_stops(self, symbol: str) -> list[Order]:
-        return [o for o in self.outstanding(symbol) if o.purpose is Purpose.STOP]
-
-    def _leave(self, symbol: str) -> None:
-        """Flat: nothing of ours that could open the other way stays behind."""
-        self._exits.pop(symbol, None)
-        self._unprotected_since.pop(symbol, None)
-        self._cancel(self._resting_stops(symbol))
-
-    def _protect(self, position: Position, trail_to: Decimal | None) -> None:
-        """Bring the stops to the position's size: replace what is too much, add what is missing."""
-        symbol, now, stops = position.symbol, self.store.now, self._resting_stops(position.symbol)
-        kept = self._stop_levels.get(symbol)
-        if self._committed(position) <= abs(position.quantity):  # else all of them are too much
-            stops = [o for o in stops if kept is not None and o.intent.stop_price
-                     != tightest(position, [kept, o.intent.stop_price])]
-        if stops:
-            self._cancel(stops)
-            position = self.tracker.get_position(symbol)
-        if not self._resting_stops(symbol):
-            self._unprotected_since.setdefault(symbol, now)
-        missing = abs(position.quantity) - self._committed(position)
-        level = self._stop_level(position, trail_to)
-        has_to_wait = now < self._stop_not_before.get(symbol, now) <= now + self._patience
-        if missing > 0 and level is not None and not has_to_wait:
-            self._place_stop(position, missing, level)
-
-    def _committed(self, position: Position) -> Decimal:
-        """Base units of `position` that our outstanding stops and exits may still close."""
-        return sum((o.remaining for o in self.outstanding(position.symbol)
-                    if o.side is not position.side), ZERO)
-
-    def _stop_level(self, position: Position, trail_to: Decimal | None) -> Decimal | None:
-        """The tighter of where the stop was and where the trail says, on the tick."""
-        kept = self._stop_levels.get(position.symbol)
-        if trail_to is None or not position.quantity:
-            return kept
-        level = quantize_stop(self.catalog.get(position.symbol), trail_to, position.side.opposite)
-        return level if kept is None else tightest(position, [kept, level])
-
-    def _place_stop(self, position: Position, quantity: Decimal, level: Decimal) -> None:
-        symbol, moved = position.symbol, position.symbol in self._stop_levels
-        bracket_refused = False
-        for intent in protective_orders(
-                position, quantity, level, self.config.bracket_profit_pct):
-            if bracket_refused and intent.order_type is OrderType.BRACKET:
-                continue
-            try:
-                order = self.send(intent)
-            except OrderRejected as refusal:
-                code = refusal.code.removeprefix("PREVIEW_")
-                if code in STOP_PASSED:
-                    why = f"the price has passed the stop at {level:f}"
-                    is_new = symbol not in self._exits
-                    self._exits[symbol] = _Exit(why, self.store.now)
-                    if is_new and self.catalog.get(symbol).is_session_open:
-                        self.work(symbol, None)
-                    return
-                if code in NOTHING_TO_STOP:
-                    return  # a stop on nothing could open: the comparison of the books decides
-                bracket_refused = code not in OUT_OF_BOUNDS
-                continue
-            if self.tracker.get_position(symbol).quantity:  # else it has fired at once
-                self._say_stop("stop.moved" if moved else "stop.placed", order)
-            return
-        # Every form of it was refused: asking at every tick would only get the account throttled.
-        self._stop_not_before[symbol] = self.store.now + self._patience
-
-    def _say_stop(self, type: str, order: Order) -> None:
-        bare_since = self._unprotected_since.pop(order.symbol, self.store.now)
-        self.store.append(
-            type, symbol=order.symbol, client_order_id=order.id, quantity=order.quantity,
-            stop_price=order.intent.stop_price,
-            seconds_unprotected=int((self.store.now - bare_since).total_seconds()),
-        )
-
-    def _advance_exit(self, position: Position, plan: _Exit, trail_to: Decimal | None) -> None:
-        """Cancel what reserves the position, see it gone, close; unfilled, the stop goes back."""
-        now, symbol = self.store.now, position.symbol
-        if now < plan.not_before <= now + self._patience:  # beyond it, the clock was set back
-            self._protect(position, trail_to)
-            return
-        in_the_way = [o for o in self.outstanding(symbol)
-                      if o.purpose is not Purpose.EXIT or now - o.created_at >= self._patience]
-        self._cancel(in_the_way)
-        position = self.tracker.get_position(symbol)
-        if not position.quantity:
-            self._leave(symbol)
-        elif any(o.purpose is Purpose.EXIT for o in in_the_way):
-            plan.not_before = now + self._patience
-            self._protect(position, trail_to)
-        elif not self.outstanding(symbol):
-            self._close(position, plan)
-
-    def _close(self, position: Position, plan: _Exit) -> None:
-        """Send the closing order for the smaller of our ledger and the venue's position."""
-        symbol = position.symbol
-        theirs = self.broker.positions().get(symbol)
-        if theirs is None or theirs.quantity * position.quantity <= 0:
-            return  # nothing there to close: the comparison of the books will say so
-        quantity = min(abs(position.quantity), abs(theirs.quantity)) - plan.keep
-        if quantity <= 0:
-            return
-        try:
-            self.send(OrderIntent(symbol, position.side.opposite, quantity, OrderType.MARKET,
-                                  Purpose.EXIT, reason=plan.reason))
-        except OrderRejected:
-            # The order.updated event has the venue's reason; the stop goes back meanwhile.
-            plan.not_before = self.store.now + self._patience
-        if not self.tracker.get_position(symbol).quantity:
-            self._leave(symbol)
-
-
-_FOLDS: Mapping[str, Callable[[ExecutionEngine, Event], None]] = {
-    "trade.executed": ExecutionEngine._fold_trade,
-    **dict.fromkeys(("position.adopted", "reconcile.mismatch"), ExecutionEngine._fold_adoption),
-    **dict.fromkeys(("stop.placed", "stop.moved"), ExecutionEngine._fold_stop),
-    "day.opened": ExecutionEngine._fold_day,
-}
+                self._found.append(order)

@@ -29,6 +29,7 @@ from perps_bot.model import (
     Purpose, Side, TradingState,
 )
 from perps_bot.paper import PaperBroker
+from perps_bot.protection import Protector
 from perps_bot.reconcile import READS_LAG_MAX, Reconciler, obstacles
 from perps_bot.risk import (
     RISK_KINDS, LiveRiskManager, Remedy, RiskConfig, headroom, reduction, remedy, worst_price,
@@ -73,6 +74,7 @@ class Bot:
     risk: LiveRiskManager
     strategy: BaselinePerpsStrategy
     engine: ExecutionEngine
+    protector: Protector
     books: Reconciler
     broker_name: str
     folder: Path | None = None
@@ -117,7 +119,7 @@ class Bot:
     def snapshot(self) -> dict[str, object]:
         """Everything that a restart must know, by part; each part reads its own back."""
         parts = {"tracker": self.tracker, "orders": self.engine.orders, "risk": self.risk,
-                 "strategy": self.strategy, "execution": self.engine}
+                 "strategy": self.strategy, "protection": self.protector}
         if self.surfaces is not None:
             parts["surfaces"] = self.surfaces
         return {name: part.snapshot() for name, part in parts.items()}
@@ -134,8 +136,9 @@ def assemble(
     catalog = ProductCatalog()
     engine = ExecutionEngine(
         configured(ExecutionConfig, settings), store, venue, catalog, risk, tracker)
+    protector = Protector(engine)
     books = Reconciler(store, engine, settings.symbols, settings.adopt)
-    bot = Bot(settings, venue, store, catalog, tracker, risk, strategy, engine, books,
+    bot = Bot(settings, venue, store, catalog, tracker, risk, strategy, engine, protector, books,
               broker_name, folder)
     for part in (strategy, books, bot):
         store.subscribe(part.apply)
@@ -220,7 +223,7 @@ def attempt(bot: Bot, clock: SystemClock) -> datetime:
 
 def _protect_all(bot: Bot) -> None:
     """A read that failed decides nothing, but a position without its stop gets it all the same."""
-    bare = [symbol for symbol in bot.symbols if not bot.engine.is_protected(symbol)]
+    bare = [symbol for symbol in bot.symbols if not bot.protector.is_protected(symbol)]
     if bot.is_started and bare:
         with suppress(VenueUnavailable, StoreDamaged):
             bot.engine.settle()
@@ -342,14 +345,14 @@ def _shrink(bot: Bot, account: Account) -> None:
     kept, last = reduction(account), bot.tracker.last_booked_at
     for symbol, position in bot.tracker.positions().items():
         product = bot.catalog.get(symbol)
-        if symbol in bot.untraded or bot.engine.is_exiting(symbol):
+        if symbol in bot.untraded or bot.protector.is_exiting(symbol):
             continue
         if product.expires_at and product.expires_at - bot.store.now < EXPIRES_SOON:
-            bot.engine.exit(symbol, f"the contract expires at {product.expires_at.isoformat()}")
+            bot.protector.exit(symbol, f"the contract expires at {product.expires_at.isoformat()}")
         elif kept is not None and (last is None or bot.store.now - last >= READS_LAG_MAX):
             # Margin is read late: what the last fill relieved must be in it by now.
             keep = floor_to(abs(position.quantity) * kept, product.quantity_increment)
-            bot.engine.exit(symbol, "the liquidation buffer is thin", keep=keep)
+            bot.protector.exit(symbol, "the liquidation buffer is thin", keep=keep)
 
 
 def _hold_as_set(bot: Bot) -> None:
@@ -444,9 +447,9 @@ def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
     improved = strategy.watch(mark, position)
     trail_to = strategy.trailing_stop(position)
     if took_bar and trail_to is not None and bot.risk.state is not TradingState.HALTED:
-        bot.engine.trail(symbol, trail_to)
+        bot.protector.trail(symbol, trail_to)
         position = bot.tracker.get_position(symbol)
-    stop_price = bot.engine.stop_price(symbol) or trail_to
+    stop_price = bot.protector.stop_price(symbol) or trail_to
     decision = strategy.decide(mark, position, stop_price)
     bot.last_decisions[symbol] = decision.action.value
     said = (decision.action, decision.reason)
@@ -465,7 +468,7 @@ def _close(bot: Bot, decision: Decision) -> None:
     """Begin an exit; under a halt only a crossed stop closes, everything else is the owner's."""
     at_stop = decision.reason == STOP_CROSSED
     if at_stop or bot.risk.state is not TradingState.HALTED:
-        bot.engine.exit(decision.symbol, decision.reason, leaves_it_to_the_stop=at_stop)
+        bot.protector.exit(decision.symbol, decision.reason, leaves_it_to_the_stop=at_stop)
 
 
 def _work(bot: Bot, symbols: Iterable[str]) -> list[VenueUnavailable]:
@@ -475,7 +478,7 @@ def _work(bot: Bot, symbols: Iterable[str]) -> list[VenueUnavailable]:
         if symbol not in bot.untraded:
             position = bot.tracker.get_position(symbol)
             try:
-                bot.engine.work(symbol, bot.strategy.trailing_stop(position))
+                bot.protector.work(symbol, bot.strategy.trailing_stop(position))
             except VenueUnavailable as failure:
                 failures.append(failure)
     return failures
@@ -525,7 +528,7 @@ def _wind_down(bot: Bot) -> tuple[list[Order], list[str]]:
         bot.trouble = str(failure)
         return list(engine.outstanding()), traded
     left = [o for o in engine.outstanding() if _is_unfinished(o, traded)]
-    return left, [s for s in traded if not engine.is_protected(s)]
+    return left, [s for s in traded if not bot.protector.is_protected(s)]
 
 
 def _is_unfinished(order: Order, traded: list[str]) -> bool:
@@ -539,7 +542,7 @@ def _record_end(bot: Bot, reason: str, code: int, left: list[Order]) -> None:
         positions = {s: p.quantity for s, p in bot.tracker.positions().items()}
         bot.store.append(
             "bot.stopped", reason=reason, exit_code=code, orders_left=[o.id for o in left],
-            positions=positions, stops={s: bot.engine.stop_price(s) for s in positions})
+            positions=positions, stops={s: bot.protector.stop_price(s) for s in positions})
 
 
 def _report_stop(bot: Bot, left: list[Order], bare: list[str], code: int) -> None:
@@ -548,7 +551,7 @@ def _report_stop(bot: Bot, left: list[Order], bare: list[str], code: int) -> Non
     for symbol in bare:
         _say(bot, f"NOT confirmed: a stop at the venue for {symbol}")
     for symbol, position in bot.tracker.positions().items():
-        stop_price = bot.engine.stop_price(symbol) or "NONE"
+        stop_price = bot.protector.stop_price(symbol) or "NONE"
         _say(bot, f"position kept: {symbol} {position.quantity:f}, stop at {stop_price}")
     if bot.risk.state is TradingState.HALTED:
         _say(bot, f"HALTED until: perps-bot resume --profile {bot.settings.profile} --reason '...'")
@@ -563,7 +566,7 @@ def _listen(bot: Bot) -> None:
         bot.store.append(type, **data)
     levels = {}
     for symbol, position in bot.tracker.positions().items():
-        stop_price = bot.engine.stop_price(symbol)
+        stop_price = bot.protector.stop_price(symbol)
         levels[symbol] = (stop_price, None) if position.quantity > 0 else (None, stop_price)
     bot.feed.watch(levels)
 

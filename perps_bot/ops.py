@@ -149,7 +149,7 @@ def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
     missing = [symbol for symbol in bot.symbols if not bot.has_price(symbol)]
     unwanted = [kind for kind in bot.risk.holds if kind != "settings"]
     halted = bot.risk.state is TradingState.HALTED
-    bare = [symbol for symbol in bot.symbols if not bot.engine.is_protected(symbol)]
+    bare = [symbol for symbol in bot.symbols if not bot.protector.is_protected(symbol)]
     ok = not any((error, missing, unwanted, halted, bare, bot.untraded, bot.is_over)) and (
         bot.store.writable)
     valid = max(HEALTH_TICKS * int(bot.settings.interval), HEALTH_SECONDS_MIN)
@@ -289,7 +289,7 @@ def _position_row(bot: Bot, symbol: str) -> dict[str, object]:
     position = bot.tracker.get_position(symbol)
     names = ("symbol", "quantity", "entry_price", "mark_price", "unrealized_pnl")
     return {**{name: getattr(position, name) for name in names},
-            "stop_price": bot.engine.stop_price(symbol)}
+            "stop_price": bot.protector.stop_price(symbol)}
 
 
 def _ratio(part: Decimal | int, whole: Decimal | int) -> Decimal | None:

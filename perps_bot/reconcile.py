@@ -176,5 +176,5 @@ def obstacles(bot: Any, symbol: str) -> Iterator[str]:
     elif any(t.order.symbol == symbol and t.recorded < t.order.filled_quantity
              for t in bot.engine.orders.tickets.values()):
         yield f"{symbol}: the venue has not told all fills of an order yet"
-    if not bot.engine.is_protected(symbol):
+    if not bot.protector.is_protected(symbol):
         yield f"{symbol} has no stop at the venue: see order.updated for the venue's reason"

@@ -238,10 +238,10 @@ def _trade(bot: Bot, desk: Desk) -> str:
     product = bot.catalog.get(symbol)
     engine.place_order(symbol, Side.BUY, product.min_quantity, reason="validate")
     _work(bot, desk)
-    stop = engine.stop_price(symbol)
+    stop = bot.protector.stop_price(symbol)
     if not bot.tracker.get_position(symbol).quantity or stop is None:
         raise VenueUnavailable(f"{symbol}: bought, but there is no stop")
-    engine.exit(symbol, "validate")
+    bot.protector.exit(symbol, "validate")
     _until(lambda: _work(bot, desk), f"{symbol} is not flat")
     books = bot.tracker.get_position(symbol)
     return (f"{product.min_quantity:f} {symbol} bought, stop at {stop:f}, sold: "
@@ -254,7 +254,7 @@ def _work(bot: Bot, desk: Desk) -> bool:
     bot.store.now = desk.now()
     engine.see(desk.marks())
     engine.settle()
-    engine.work(symbol, bot.strategy.trailing_stop(bot.tracker.get_position(symbol)))
+    bot.protector.work(symbol, bot.strategy.trailing_stop(bot.tracker.get_position(symbol)))
     engine.settle()
     return not bot.tracker.get_position(symbol).quantity and not engine.outstanding(symbol)
 

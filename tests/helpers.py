@@ -31,6 +31,7 @@ from perps_bot.model import (
     TimeInForce,
 )
 from perps_bot.ops import Surfaces
+from perps_bot.protection import Protector
 from perps_bot.risk import LiveRiskManager, RiskConfig
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore
@@ -273,6 +274,7 @@ class Desk:
         self.catalog.load_from_brokerage(self.venue)
         self.engine = ExecutionEngine(ExecutionConfig(**config), self.store, self.venue,
                                       self.catalog, self.risk, self.tracker)
+        self.protector = Protector(self.engine)
         self.events, self.trail_to = [], {}
         self.store.subscribe(self.events.append)
         if not self.store.recover().events:
@@ -291,7 +293,7 @@ class Desk:
         self.engine.see(self.venue.marks(self.venue.prices, self.now))
         self.engine.settle()
         for symbol in self.venue.prices:
-            self.engine.work(symbol, self.trail_to.get(symbol))
+            self.protector.work(symbol, self.trail_to.get(symbol))
 
     def price(self, price, symbol=BTC):
         self.venue.prices[symbol] = price and Decimal(price)
@@ -302,7 +304,7 @@ class Desk:
         self.trail_to[symbol] = stop and Decimal(stop)
         self.tick(0)
         self.engine.enter(symbol, side, abs(Decimal(quantity)), "a cross")
-        self.engine.work(symbol, self.trail_to[symbol])
+        self.protector.work(symbol, self.trail_to[symbol])
         return self
 
     def of(self, *types):

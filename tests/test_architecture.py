@@ -23,7 +23,7 @@ FLOORS = {
         6  cli
         5  replay    ops    report    validate    checklist
         4  loop
-        3  execution reconcile clock
+        3  execution protection reconcile clock
         2  settings  store  client  rest  transport  keys  feed  market  paper
         1  catalog   strategy  risk  tracker  stats  stops  wire
         0  model     errors    broker
@@ -40,6 +40,7 @@ EDGE = ("wire", "keys", "transport", "rest", "client", "feed")
 
 SAME_FLOOR = {
     ("broker", "model"),  # the protocols are written in the nouns
+    ("protection", "execution"),  # stops and exits, and the orders they are made of
     ("rest", "transport"),  # a request, and how its bytes travel
 }
 READ_THE_CLOCK = {"clock", "rest", "transport", "feed"}

@@ -104,7 +104,7 @@ def check_rig(rig, when):
            if rig.now - order.created_at > timedelta(seconds=20)]
     assert all(order.status is OrderStatus.OPEN for order in old), (when, old)
     for symbol in ours:
-        assert bot.engine.stop_price(symbol) or not bot.engine.orders.are_told(symbol), when
+        assert bot.protector.stop_price(symbol) or not bot.engine.orders.are_told(symbol), when
     bot.store.close()
     check(verified(rig.folder / "events"))
 

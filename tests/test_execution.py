@@ -73,7 +73,7 @@ def test_the_intent_is_on_disk_before_the_order_is_on_the_wire(tmp_path):
 
     desk.venue.watch = look
     desk.hold()
-    desk.engine.exit(BTC, "enough")
+    desk.protector.exit(BTC, "enough")
     desk.tick()
     assert [order.purpose for order, _ in seen] == [Purpose.ENTRY, Purpose.STOP, Purpose.EXIT]
     for order, line in seen:
@@ -104,7 +104,7 @@ def test_stop_cancel_and_exit_go_on_while_nothing_can_be_written(tmp_path, full_
     desk.trail_to[BTC] = Decimal(99)
     desk.tick()
     assert desk.stops() == ["sell 1 at 99"]
-    desk.engine.exit(BTC, "enough")
+    desk.protector.exit(BTC, "enough")
     desk.tick()
     assert desk.venue.held() == desk.held() == 0
     full_disk(False)
@@ -224,7 +224,7 @@ def test_an_order_is_finished_only_when_its_recorded_fills_add_up(desk):
 
 def test_every_fill_is_booked_once_however_often_it_is_read(desk):
     desk.hold()
-    desk.engine.exit(BTC, "enough")
+    desk.protector.exit(BTC, "enough")
     for _ in range(4):
         desk.tick()
     booked = [event.data["fill_id"] for event in desk.of("trade.executed")]
@@ -382,7 +382,7 @@ def test_a_stop_of_the_last_position_does_not_bind_the_next(desk):
 ])
 def test_the_stop_only_ever_gets_tighter(desk, quantity, stop, to, rests):
     desk.hold(quantity, stop=stop)
-    desk.engine.trail(BTC, Decimal(to))
+    desk.protector.trail(BTC, Decimal(to))
     assert desk.stops() == [rests]
 
 
@@ -391,7 +391,7 @@ def test_the_stop_moves_by_at_least_a_fifth_of_a_percent(to, rests):
     desk = Desk()
     desk.price(1010)
     desk.hold(stop="1000")
-    desk.engine.trail(BTC, Decimal(to))
+    desk.protector.trail(BTC, Decimal(to))
     assert desk.stops() == [rests]
 
 
@@ -414,7 +414,7 @@ def test_a_stop_that_fires_as_it_is_placed_leaves_no_level_behind():
 def test_the_old_stop_is_confirmed_gone_before_the_new_one_is_sent(desk):
     desk.hold()
     desk.venue.cancels = "queue"
-    desk.engine.trail(BTC, Decimal("99.5"))
+    desk.protector.trail(BTC, Decimal("99.5"))
     assert len(desk.venue.sent) == 2
     desk.venue.finish_cancels()
     desk.trail_to[BTC] = Decimal("99.5")
@@ -426,7 +426,7 @@ def test_the_old_stop_is_confirmed_gone_before_the_new_one_is_sent(desk):
 def test_a_stop_that_fills_while_it_is_moved_ends_the_position(desk):
     desk.hold()
     desk.venue.cancels = "fill"
-    desk.engine.trail(BTC, Decimal("99.5"))
+    desk.protector.trail(BTC, Decimal("99.5"))
     assert desk.held() == 0
     assert desk.venue.live() == []
     assert [event.data["stop_price"] for event in desk.of("stop.triggered")] == [99]
@@ -439,7 +439,7 @@ def test_the_trail_moves_the_stops_of_a_grown_position_too(desk):
     for quantity in ("1", "2"):
         desk.venue.fill(order.id, quantity)
         desk.tick()
-    desk.engine.trail(BTC, Decimal(95))
+    desk.protector.trail(BTC, Decimal(95))
     desk.tick()
     assert sum(order.remaining for order in desk.venue.live()) == 3
     assert {order.intent.stop_price for order in desk.venue.live()} == {Decimal(95)}
@@ -452,7 +452,7 @@ def test_an_exit_cancels_the_stop_sees_it_gone_and_closes(desk):
     desk.hold("2")
     (stop,) = desk.venue.live()
     desk.venue.cancels = "queue"
-    desk.engine.exit(BTC, "enough")
+    desk.protector.exit(BTC, "enough")
     desk.tick()
     assert (desk.venue.cancelled, desk.held()) == ([stop.id], 2)
     desk.venue.finish_cancels()
@@ -467,7 +467,7 @@ def test_an_exit_cancels_the_stop_sees_it_gone_and_closes(desk):
 def test_an_exit_closes_the_smaller_of_our_ledger_and_the_venue(desk, by_hand, closed):
     desk.hold("3")
     desk.venue.trade_by_hand(by_hand)
-    desk.engine.exit(BTC, "enough")
+    desk.protector.exit(BTC, "enough")
     desk.tick()
     assert desk.venue.sent[-1].purpose is Purpose.EXIT
     assert desk.venue.sent[-1].quantity == closed
@@ -477,7 +477,7 @@ def test_an_exit_closes_the_smaller_of_our_ledger_and_the_venue(desk, by_hand, c
 def test_nothing_is_closed_where_the_venue_holds_nothing_on_our_side(desk, by_hand):
     desk.hold("3")
     desk.venue.trade_by_hand(by_hand)
-    desk.engine.exit(BTC, "enough")
+    desk.protector.exit(BTC, "enough")
     desk.tick()
     assert [order.purpose for order in desk.venue.sent] == [Purpose.ENTRY, Purpose.STOP]
 
@@ -485,7 +485,7 @@ def test_nothing_is_closed_where_the_venue_holds_nothing_on_our_side(desk, by_ha
 def test_a_stop_that_fills_meanwhile_is_the_exit(desk):
     desk.hold()
     desk.venue.cancels = "fill"
-    desk.engine.exit(BTC, "enough")
+    desk.protector.exit(BTC, "enough")
     desk.tick()
     assert desk.held() == desk.venue.held() == 0
     assert [order.purpose for order in desk.venue.sent] == [Purpose.ENTRY, Purpose.STOP]
@@ -495,7 +495,7 @@ def test_a_stop_that_fills_meanwhile_is_the_exit(desk):
 def test_an_exit_needs_no_mark(desk):
     desk.hold()
     desk.price(None)
-    desk.engine.exit(BTC, "enough")
+    desk.protector.exit(BTC, "enough")
     desk.tick()
     assert desk.venue.sent[-1].purpose is Purpose.EXIT
 
@@ -503,7 +503,7 @@ def test_an_exit_needs_no_mark(desk):
 def test_an_unfilled_exit_puts_the_stop_back_before_it_tries_again(desk):
     desk.hold()
     desk.venue.answers.append("rest")
-    desk.engine.exit(BTC, "enough")
+    desk.protector.exit(BTC, "enough")
     desk.tick()
     first = desk.venue.sent[-1]
     desk.tick(9)
@@ -523,7 +523,7 @@ def test_an_unfilled_exit_puts_the_stop_back_before_it_tries_again(desk):
 def test_a_rejected_close_puts_the_stop_back_and_tries_again_later(desk):
     desk.hold()
     desk.venue.answers.append("reject MARKET_CLOSED")
-    desk.engine.exit(BTC, "enough")
+    desk.protector.exit(BTC, "enough")
     desk.tick(1)
     desk.tick(1)
     assert desk.stops() == ["sell 1 at 99"]
@@ -539,7 +539,7 @@ def test_a_rejected_close_puts_the_stop_back_and_tries_again_later(desk):
 def test_a_close_that_fails_below_its_stop_tries_again_without_a_storm(desk, close, fill_lag):
     desk.hold()
     desk.venue.fill_lag = fill_lag
-    desk.engine.exit(BTC, "enough")
+    desk.protector.exit(BTC, "enough")
     desk.price(98)  # below the stop: it cannot be put back
     desk.venue.answers.append(close)
     sent = len(desk.venue.sent)
@@ -553,7 +553,7 @@ def test_a_close_that_fails_below_its_stop_tries_again_without_a_storm(desk, clo
 
 def test_a_crossed_stop_waits_ten_seconds_for_the_venue_and_then_closes(desk):
     desk.hold()
-    desk.engine.exit(BTC, "trailing stop crossed", leaves_it_to_the_stop=True)
+    desk.protector.exit(BTC, "trailing stop crossed", leaves_it_to_the_stop=True)
     for _ in range(9):
         desk.tick(1)
     assert desk.stops() == ["sell 1 at 99"]
@@ -565,7 +565,7 @@ def test_a_crossed_stop_waits_ten_seconds_for_the_venue_and_then_closes(desk):
 def test_a_crossed_stop_that_the_venue_fills_needs_nothing_from_us(desk):
     desk.hold()
     (stop,) = desk.venue.live()
-    desk.engine.exit(BTC, "trailing stop crossed", leaves_it_to_the_stop=True)
+    desk.protector.exit(BTC, "trailing stop crossed", leaves_it_to_the_stop=True)
     desk.tick(3)
     desk.venue.fill(stop.id)
     desk.tick(3)
@@ -575,7 +575,7 @@ def test_a_crossed_stop_that_the_venue_fills_needs_nothing_from_us(desk):
 
 def test_a_crossed_stop_that_does_not_rest_is_not_waited_for(desk):
     desk.hold(stop=None)
-    desk.engine.exit(BTC, "trailing stop crossed", leaves_it_to_the_stop=True)
+    desk.protector.exit(BTC, "trailing stop crossed", leaves_it_to_the_stop=True)
     desk.tick(1)
     assert desk.held() == 0
 
@@ -585,7 +585,7 @@ def test_an_exit_of_unknown_outcome_is_looked_up_before_another_is_sent(desk, an
     desk.hold()
     desk.venue.listing_lag = desk.venue.fill_lag = 4
     desk.venue.answers.append(answer)
-    desk.engine.exit(BTC, "enough")
+    desk.protector.exit(BTC, "enough")
     for _ in range(9):
         desk.tick(1)
     assert [o.purpose for o in desk.venue.sent].count(Purpose.EXIT) == 1
@@ -615,7 +615,7 @@ def test_a_resting_entry_carries_a_stop_that_becomes_ours_with_the_fill(resting)
     assert resting.held() == 3
     assert resting.stops() == ["sell 3 at 99"]
     assert len(resting.venue.sent) == 1
-    assert resting.engine.stop_price(BTC) == 99
+    assert resting.protector.stop_price(BTC) == 99
 
 
 def test_an_attached_stop_that_is_listed_late_is_not_placed_again(resting):
@@ -722,10 +722,10 @@ def move(desk, dice):
             desk.trail_to[BTC] = Decimal(90)
             desk.engine.enter(BTC, Side.BUY, Decimal(dice.choice(["0.5", "1", "3"])), "a cross")
         elif wish < 0.4 and desk.held():
-            desk.engine.exit(BTC, "enough")
+            desk.protector.exit(BTC, "enough")
         elif wish < 0.6 and desk.held():
             desk.trail_to[BTC] = min(desk.trail_to[BTC] + 1, Decimal(99))
-            desk.engine.trail(BTC, desk.trail_to[BTC])
+            desk.protector.trail(BTC, desk.trail_to[BTC])
     except (OrderRejected, VenueUnavailable):
         pass
 
@@ -884,7 +884,7 @@ def test_ids_are_unique_over_restarts(tmp_path):
     for epoch in range(4):
         desk = desk.restart(epoch=f"{epoch:04d}")
         desk.hold()
-        desk.engine.exit(BTC, "enough")
+        desk.protector.exit(BTC, "enough")
         desk.tick()
     desk.store.close()
     intended = [e["client_order_id"] for e in verified(tmp_path) if e["type"] == "order.intended"]
@@ -938,7 +938,7 @@ def test_the_state_after_a_restart_is_the_state_before_it(tmp_path, by_snapshot)
         if by_snapshot and step % 10 == 9:
             desk.now += timedelta(days=1)
             desk.store.now = desk.venue.now = desk.now
-            parts = {"tracker": desk.tracker, "risk": desk.risk, "execution": desk.engine}
+            parts = {"tracker": desk.tracker, "risk": desk.risk, "protection": desk.protector}
             desk.store.open_day(desk.now.date(), {n: p.snapshot() for n, p in parts.items()},
                                 equity=desk.venue.equity())
         shutil.copytree(tmp_path / "events", tmp_path / f"copy-{step}")
@@ -952,7 +952,7 @@ def known(desk):
     tracker = desk.tracker.snapshot()
     tracker["positions"] = {s: {k: v for k, v in row.items() if k != "mark_price"}
                             for s, row in tracker["positions"].items()}
-    return disk._plain({"execution": desk.engine.snapshot(), "tracker": tracker,
+    return disk._plain({"protection": desk.protector.snapshot(), "tracker": tracker,
                         "risk": desk.risk.snapshot()})
 
 

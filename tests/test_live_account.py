@@ -127,7 +127,7 @@ def test_e1_what_the_owner_holds_at_start_is_left_alone_until_it_is_adopted(make
     rig.start(adopt=(BTC,)).ticks(3)
     (event,) = rig.of("position.adopted")
     assert (event.data["ours"], event.data["venue"]) == (0, Decimal("0.03"))
-    assert rig.bot.engine.is_protected(BTC) and rig.held() >= 3
+    assert rig.bot.protector.is_protected(BTC) and rig.held() >= 3
     assert rig.orders()[0]["order_configuration"].keys() == {"trigger_bracket_gtc"}
 
 
@@ -157,7 +157,7 @@ def test_e1_an_order_that_the_owner_places_later_blocks_entries_until_one_clean_
     assert creates(rig) == 0 and rig.bot.untraded == set()
     rig.client.rest.cancel({"order_ids": [theirs]})  # as the owner does in the app
     rig.ticks(2)
-    assert len(entries(rig)) == 1 and rig.bot.engine.is_protected(BTC)
+    assert len(entries(rig)) == 1 and rig.bot.protector.is_protected(BTC)
 
 
 @pytest.mark.parametrize("contracts,into_eth", [("2", True), ("30", False)])
@@ -184,7 +184,7 @@ def test_e1_a_trade_by_hand_that_was_undone_leaves_no_trace_after_one_clean_read
         rig.tick()
     rig.ticks(3)
     assert rig.of("reconcile.mismatch") == [] and state(rig) is TradingState.TRADING
-    assert rig.books().quantity == Decimal("0.06") and rig.bot.engine.is_protected(BTC)
+    assert rig.books().quantity == Decimal("0.06") and rig.bot.protector.is_protected(BTC)
     # The owner's fees and gains are not ours.
     assert rig.books().fees == Decimal("4.5003")
 
@@ -226,7 +226,7 @@ def test_e1_what_the_owner_added_while_we_were_down_is_told_apart_at_the_start(m
 def test_e2_a_position_that_the_owner_closed_or_turned_is_never_sold_again(make, contracts, left):
     rig = entered(make())
     rig.sim.call("trade_by_owner", product_id=IDS[BTC], side="SELL", contracts=contracts)
-    rig.bot.engine.exit(BTC, "a test")
+    rig.bot.protector.exit(BTC, "a test")
     rig.ticks(2)
     assert not rig.orders("/orders/close_position"), "there is nothing of ours to close"
     rig.ticks(6)
@@ -245,7 +245,7 @@ def test_e2_a_mismatch_that_stands_is_adopted_with_both_numbers_and_reduces(make
     (event,) = rig.of("reconcile.mismatch")
     assert (event.data["ours"], event.data["venue"]) == (Decimal("0.06"), Decimal("0.04"))
     assert state(rig) is TradingState.REDUCING and "mismatch" in rig.bot.risk.holds
-    assert rig.bot.engine.is_protected(BTC) and len(entries(rig)) == sent
+    assert rig.bot.protector.is_protected(BTC) and len(entries(rig)) == sent
     assert rig.books().quantity == Decimal("0.04")
     # A restart still knows.
     rig.start().ticks(2)
@@ -299,14 +299,14 @@ def test_e3_reads_that_lag_by_seven_seconds_never_cause_a_second_entry(make, lag
     rig.ticks(3)
     assert len(entries(rig)) == 1 and rig.held() == 6
     assert state(rig) is TradingState.TRADING and rig.of("reconcile.mismatch") == []
-    assert rig.bot.engine.is_protected(BTC)
+    assert rig.bot.protector.is_protected(BTC)
     assert_books_agree(rig)
 
 
 def test_e3_rows_of_no_contracts_that_linger_after_an_exit_are_flat(make):
     rig = entered(make())
     rig.sim.fault("zero_rows_linger", seconds=60)
-    rig.bot.engine.exit(BTC, "a test")
+    rig.bot.protector.exit(BTC, "a test")
     rig.ticks(4)
     assert rig.held() == 0 and not rig.books().quantity
     assert rig.of("reconcile.mismatch") == [] and not rig.bot.trouble
@@ -353,7 +353,7 @@ def test_e4_funding_of_an_hour_is_paid_by_what_was_held_at_its_end(make):
     rig.sim.call("set_product", product_id=IDS[BTC], funding_rate="0.0004")
     rig.tick(HOUR - 15)  # just before the hour's end: the products were read now
     rig.tick(10)
-    rig.bot.engine.exit(BTC, "a test")
+    rig.bot.protector.exit(BTC, "a test")
     rig.ticks(20)
     assert rig.held() == 0 and len(rig.truth()["accruals"]) == 1
     assert_books_agree(rig)
@@ -492,7 +492,7 @@ def test_e7_a_thinning_buffer_ends_entries_then_halves_then_closes(make, rate, e
     assert state(rig) is expected and abs(rig.held() - left) <= 1
     assert ("liquidation_distance" in rig.bot.risk.holds) == (expected is not TradingState.TRADING)
     assert rig.truth()["liquidations"] == []
-    assert not rig.books().quantity or rig.bot.engine.is_protected(BTC)
+    assert not rig.books().quantity or rig.bot.protector.is_protected(BTC)
     assert_books_agree(rig)
 
 
@@ -523,7 +523,7 @@ def test_e7_where_the_venues_figures_are_missing_the_guard_says_that_it_is_unarm
         rig.sim.fault("fields_missing", path=f"balance_summary.{name}", match="balance_summary")
         rig.ticks(2)
         assert not rig.bot.trouble and not is_armed_by_health(rig)
-        assert rig.bot.engine.is_protected(BTC)
+        assert rig.bot.protector.is_protected(BTC)
         rig.sim.fault("clear")
         rig.tick()
     assert is_armed_by_health(rig)
@@ -589,7 +589,7 @@ def test_e8_a_restricted_product_is_left_or_the_exit_keeps_trying(make, what):
     rig = entered(make())
     rig.sim.call("set_product", product_id=IDS[BTC], **RESTRICTED[what])
     rig.tick(60)
-    rig.bot.engine.exit(BTC, "a test")
+    rig.bot.protector.exit(BTC, "a test")
     rig.ticks(3)
     assert rig.orders("/orders/close_position")
     if what in ("limit_only", "post_only", "auction_mode"):  # the venue takes no market order
@@ -607,9 +607,9 @@ def test_e8_where_nothing_but_cancels_is_taken_an_exit_leaves_the_stop_alone(mak
         alone = {name: name == flag for name in NOTHING_TAKEN}
         rig.sim.call("set_product", product_id=IDS[BTC], **alone)
         rig.tick(60)
-        rig.bot.engine.exit(BTC, "a test")
+        rig.bot.protector.exit(BTC, "a test")
         rig.ticks(2)
-        assert [order.id for order in rig.stops()] == stops and rig.bot.engine.is_protected(BTC)
+        assert [order.id for order in rig.stops()] == stops and rig.bot.protector.is_protected(BTC)
     rig.sim.call("set_product", product_id=IDS[BTC], **dict.fromkeys(NOTHING_TAKEN, False))
     rig.tick(60)
     rig.ticks(3)
@@ -632,7 +632,7 @@ def test_e9_before_during_and_after_the_weekly_close_entries_wait_for_the_open(m
     rig.end_process()
     rig.rising()
     rig.start().ticks(3)
-    assert len(entries(rig)) == 1 and rig.bot.engine.is_protected(BTC)
+    assert len(entries(rig)) == 1 and rig.bot.protector.is_protected(BTC)
 
 
 def test_e9_the_trail_rests_before_the_close_and_the_stop_stays_while_it_lasts(make):
@@ -645,8 +645,8 @@ def test_e9_the_trail_rests_before_the_close_and_the_stop_stays_while_it_lasts(m
         rig.tick(60)
     assert [order.id for order in rig.stops()] == [before.id] and cancelled(rig) == []
     rig.tick(15 * 60)  # 22:04, closed
-    assert not rig.bot.catalog.get(BTC).is_session_open and rig.bot.engine.is_protected(BTC)
-    rig.bot.engine.exit(BTC, "a test")
+    assert not rig.bot.catalog.get(BTC).is_session_open and rig.bot.protector.is_protected(BTC)
+    rig.bot.protector.exit(BTC, "a test")
     for _ in range(8):
         assert rig.tick(300), rig.bot.trouble
     assert cancelled(rig) == [] and not rig.orders("/orders/close_position")
@@ -690,7 +690,7 @@ def test_e9_an_announced_maintenance_is_no_time_for_entries(make):
 def test_e9_in_a_halt_an_exit_keeps_trying_and_the_position_keeps_a_stop(make):
     rig = entered(make())
     rig.sim.call("set_product", product_id=IDS[BTC], halted=True)
-    rig.bot.engine.exit(BTC, "a test")
+    rig.bot.protector.exit(BTC, "a test")
     rig.ticks(6)
     assert rig.held() == 6 and len(rig.orders("/orders/close_position")) >= 1
     rig.ticks(1, 10)
@@ -733,10 +733,10 @@ def test_e9_a_stop_during_an_exit_that_cannot_happen_keeps_the_position_protecte
     rig = entered(make())
     rig.sim.call("set_session", product_id="*", is_open=False)
     rig.tick(60)
-    rig.bot.engine.exit(BTC, "a test")
+    rig.bot.protector.exit(BTC, "a test")
     rig.ticks(2)
     stopped(rig)
-    assert rig.held() == 6 and rig.stops() and rig.bot.engine.is_protected(BTC)
+    assert rig.held() == 6 and rig.stops() and rig.bot.protector.is_protected(BTC)
     assert any("position kept: BTC-PERP 0.06" in line for line in rig.said)
 
 
@@ -750,7 +750,7 @@ def test_e9_after_the_reopening_the_trail_goes_on(make):
     rig.ticks(3, 61)
     (after,) = rig.stops()
     assert after.intent.stop_price >= 61000 > before.intent.stop_price
-    assert rig.bot.engine.is_protected(BTC)
+    assert rig.bot.protector.is_protected(BTC)
     assert_books_agree(rig)
 
 
@@ -805,7 +805,7 @@ def test_e10_a_delisted_product_keeps_its_books_and_its_stop_and_is_said(make):
     rig.sim.call("set_product", product_id=IDS[BTC], remove=True)
     rig.tick(60)
     rig.ticks(3)
-    assert rig.books().quantity == Decimal("0.06") and rig.bot.engine.is_protected(BTC)
+    assert rig.books().quantity == Decimal("0.06") and rig.bot.protector.is_protected(BTC)
     assert creates(rig) == sent and not rig.bot.catalog.get(BTC).tradable
     assert "no longer listed" in rig.bot.message
 
@@ -867,7 +867,7 @@ def test_e12_unknown_words_take_the_careful_branch_and_new_fields_are_ignored(ma
     entered(rig)
     rig.sim.fault("status_unknown", reads=3)
     rig.ticks(8)
-    assert len(entries(rig)) == 1 and rig.held() == 6 and rig.bot.engine.is_protected(BTC)
+    assert len(entries(rig)) == 1 and rig.held() == 6 and rig.bot.protector.is_protected(BTC)
     assert not rig.bot.trouble
     assert_books_agree(rig)
 
@@ -911,7 +911,7 @@ def test_e12_what_a_read_must_say_and_does_not_is_a_failed_read(make, what):
         assert rig.bot.trouble or "product" in what, "only old products are good enough"
         rig.sim.fault("clear")
         rig.tick(61)
-        assert not rig.bot.trouble and rig.bot.engine.is_protected(BTC)
+        assert not rig.bot.trouble and rig.bot.protector.is_protected(BTC)
     assert_books_agree(rig)
 
 
@@ -983,7 +983,7 @@ def test_four_symbols_are_entered_protected_and_left_with_books_equal_to_the_cen
         rig.rising(price, step, symbol=symbol)
         rig.sim.call("set_product", product_id=IDS[symbol], funding_rate="0.0002")
     rig.start().ticks(8)
-    assert len(entries(rig)) == 4 and all(map(rig.bot.engine.is_protected, prices))
+    assert len(entries(rig)) == 4 and all(map(rig.bot.protector.is_protected, prices))
     assert all(rig.held(symbol) > 0 for symbol in prices)
     to_the_hour(rig)
     rig.tick(60)
@@ -993,7 +993,7 @@ def test_four_symbols_are_entered_protected_and_left_with_books_equal_to_the_cen
     rig.ticks(2)
     assert_books_agree(rig)
     for symbol in prices:
-        rig.bot.engine.exit(symbol, "a test")
+        rig.bot.protector.exit(symbol, "a test")
     rig.ticks(6)
     assert not any(rig.held(symbol) for symbol in prices)
     assert {body["product_id"] for body in rig.orders("/orders/close_position")} == {*IDS.values()}
@@ -1014,7 +1014,7 @@ def test_f1_a_feed_that_falls_silent_is_replaced_by_rest(make):
     rig.start().tick()
     follows(rig)
     rig.ticks(2)
-    assert rig.held() == 6 and rig.bot.engine.is_protected(BTC)
+    assert rig.held() == 6 and rig.bot.protector.is_protected(BTC)
     rig.sim.call("network", name="ws_silence")
     rig.price(60300)
     for _ in range(4):
@@ -1128,7 +1128,7 @@ def test_f7_a_quote_that_is_old_opens_nothing_and_holds_up_no_exit(make):
     rig.ticks(3)
     assert rig.held() == 6
     rig.sim.fault("fields_missing", **old)
-    rig.bot.engine.exit(BTC, "a test")
+    rig.bot.protector.exit(BTC, "a test")
     rig.ticks(3)
     assert rig.held() == 0
     assert_books_agree(rig)

@@ -207,7 +207,7 @@ def test_an_answer_that_speaks_of_another_order_is_no_answer_d1(rig, older, plac
     rig.start()
     if older:  # one that looks the same: only its id tells
         rig.ticks(2)
-        rig.bot.engine.exit(BTC, "to begin anew")
+        rig.bot.protector.exit(BTC, "to begin anew")
         rig.ticks(2)
         assert rig.held() == 0
     rig.sim.fault("echo_other_order", placed=placed, times=1)
@@ -885,7 +885,7 @@ def test_a_ratchet_over_a_broken_wire_ends_with_one_stop_d2_d9(rig, path, fault)
 
 def test_the_exit_cancels_the_stop_sees_it_gone_and_closes_an_explicit_size_d11(rig):
     long_of(rig)
-    rig.bot.engine.exit(BTC, "by hand")
+    rig.bot.protector.exit(BTC, "by hand")
     rig.ticks(3)
     assert posts(rig) == [CREATE, CREATE, CANCEL, CLOSE]
     (body,) = rig.orders(CLOSE)
@@ -898,7 +898,7 @@ def test_nothing_is_closed_before_the_stop_is_gone_even_where_the_venue_would_d1
     long_of(rig)
     rig.sim.fault("close_ignores_brackets")
     rig.sim.fault("cancel_slow", kind="BRACKET", seconds=12)
-    rig.bot.engine.exit(BTC, "by hand")
+    rig.bot.protector.exit(BTC, "by hand")
     for _ in range(3):
         rig.tick()
         if resting(rig):
@@ -930,7 +930,7 @@ def test_an_exit_ends_flat_and_never_flips_whatever_fills_when_d7_d9_d11(rig, ca
         break_wire(rig, close, match="POST /orders/close_position")
     elif close:
         rig.sim.fault(close[0], **close[1])
-    rig.bot.engine.exit(BTC, "by hand")
+    rig.bot.protector.exit(BTC, "by hand")
     for _ in range(16):
         rig.tick()
         if rig.held() == 0:
@@ -947,7 +947,7 @@ def test_a_market_that_falls_through_the_stop_during_an_exit_never_flips_it_d11(
         break_wire(rig, close, match="POST /orders/close_position")
     else:
         rig.sim.fault(close[0], **close[1])
-    rig.bot.engine.exit(BTC, "by hand")
+    rig.bot.protector.exit(BTC, "by hand")
     for step in range(12):
         rig.price(60000 - 150 * step)
         rig.tick()
@@ -962,7 +962,7 @@ def test_an_owner_who_sells_during_the_exit_is_not_sold_twice_d11(rig, mode):
     long_of(rig)
     rig.sim.fault("close_oversize", mode=mode)
     rig.sim.fault("cancel_slow", kind="BRACKET", seconds=4)
-    rig.bot.engine.exit(BTC, "by hand")
+    rig.bot.protector.exit(BTC, "by hand")
     rig.tick()
     rig.sim.call("trade_by_owner", product_id=IDS[BTC], side="SELL", contracts="4")
     rig.ticks(8)
@@ -1140,7 +1140,7 @@ def test_an_exit_that_never_arrived_while_the_owner_closed_is_given_up_d4(rig):
     """A position that moved forbids no proof for ever: it may have moved for another reason."""
     long_of(rig)
     rig.sim.network("reset_before", match="POST /orders/close_position")
-    rig.bot.engine.exit(BTC, "by hand")
+    rig.bot.protector.exit(BTC, "by hand")
     rig.tick()
     rig.sim.call("trade_by_owner", product_id=IDS[BTC], side="SELL", contracts="6")
     rig.ticks(30)

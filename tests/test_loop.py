@@ -60,7 +60,7 @@ def sent(rig):
 def test_a_tick_reads_first_then_exits_then_enters_and_protects(tmp_path):
     rig = a_rig(tmp_path, trends=(RISING, RISING))
     rig.tick()
-    rig.bot.engine.exit(BTC, "enough")
+    rig.bot.protector.exit(BTC, "enough")
     rig.venue.calls.clear()
     rig.tick()
     calls = rig.venue.calls
@@ -133,7 +133,7 @@ def test_a_symbol_without_a_mark_is_named_and_the_others_trade(tmp_path):
 def test_an_exit_goes_on_without_a_mark(rig):
     rig.tick()
     rig.venue.answers.append("reject NOT_NOW")
-    rig.bot.engine.exit(BTC, "enough")
+    rig.bot.protector.exit(BTC, "enough")
     rig.tick()
     rig.venue.prices[BTC] = None
     for _ in range(4):
@@ -339,7 +339,7 @@ def test_every_start_has_an_epoch_of_its_own_even_with_a_full_disk(tmp_path, mon
     rig.tick()
     refuse_writes(monkeypatch)
     rig.restart()
-    rig.bot.engine.exit(BTC, "enough")
+    rig.bot.protector.exit(BTC, "enough")
     rig.tick()
     monkeypatch.undo()
     rig.restart()  # what the full disk refused is gone
@@ -432,7 +432,7 @@ def test_a_stop_does_not_leave_an_exit_half_done(tmp_path):
     rig = a_rig(tmp_path)
     rig.tick()
     rig.venue.cancels = "queue"
-    rig.bot.engine.exit(BTC, "enough")
+    rig.bot.protector.exit(BTC, "enough")
     rig.tick()
 
     def heal(number):
@@ -691,7 +691,7 @@ def test_a_full_disk_stops_entries_only_and_heals_with_the_space(tmp_path, monke
     refuse_writes(monkeypatch)
     assert not rig.tick()
     assert sent(rig) == [f"entry {BTC}", f"stop {BTC}"]
-    rig.bot.engine.exit(BTC, "enough")
+    rig.bot.protector.exit(BTC, "enough")
     rig.tick()
     assert sent(rig)[-1] == f"exit {BTC}"
     assert rig.venue.held(BTC) == 0

@@ -1,0 +1,264 @@
+"""Protection: is what we hold guarded, or on its way out?
+
+Every open position has stops of ours at the venue that cover it, or an exit under way.  What
+needs several steps (an exit, a stop that moves) takes its next one at every `work`.  This room
+never opens anything, never reads a clock and never waits; it sends and cancels through
+`execution`.  What must outlive the process is a fold over events.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from perps_bot.catalog import quantize_stop
+from perps_bot.errors import OrderRejected
+from perps_bot.execution import ExecutionEngine
+from perps_bot.model import (
+    ZERO, Event, Order, OrderIntent, OrderStatus, OrderType, Position, Purpose,
+)
+from perps_bot.stops import (
+    NOTHING_TO_STOP, OUT_OF_BOUNDS, STOP_PASSED, protective_orders, tightest,
+)
+
+# Before a planned close this early, and while it lasts, the trail rests.
+CLOSING_SOON = timedelta(minutes=15)
+
+
+@dataclass
+class _Exit:
+    """A position that shall be closed, over as many steps as it takes; until then, protected.
+
+    keep  base units that shall stay
+    """
+
+    reason: str
+    not_before: datetime
+    keep: Decimal = ZERO
+
+
+class Protector:
+    """Stops and exits of every symbol that `engine` trades."""
+
+    def __init__(self, engine: ExecutionEngine) -> None:
+        self.engine = engine
+        self.store, self.catalog, self.tracker = engine.store, engine.catalog, engine.tracker
+        self._exits: dict[str, _Exit] = {}
+        self._stop_levels: dict[str, Decimal] = {}
+        self._stop_not_before: dict[str, datetime] = {}
+        self._unprotected_since: dict[str, datetime] = {}
+        self.store.subscribe(self.apply)
+
+    def is_protected(self, symbol: str) -> bool:
+        """Whether open stops cover the whole position."""
+        stops = [o for o in self._resting_stops(symbol) if o.status is OrderStatus.OPEN]
+        held = abs(self.tracker.get_position(symbol).quantity)
+        return sum((o.remaining for o in stops), ZERO) >= held
+
+    def stop_price(self, symbol: str) -> Decimal | None:
+        """Where our stop rests, USD per base unit; None while there is none."""
+        return next((o.intent.stop_price for o in self._resting_stops(symbol)), None)
+
+    def is_exiting(self, symbol: str) -> bool:
+        return symbol in self._exits
+
+    def exit(
+        self, symbol: str, reason: str, leaves_it_to_the_stop: bool = False, keep: Decimal = ZERO
+    ) -> None:
+        """Begin to close `symbol`, all but `keep` base units; an exit under way goes on unchanged.
+
+        A stop that the price has crossed gets some seconds to fill at the venue first.
+        """
+        under_way = self._exits.get(symbol)
+        if under_way is None or keep < under_way.keep:
+            waits = leaves_it_to_the_stop and self._resting_stops(symbol)
+            not_before = self.store.now + self._patience if waits else self.store.now
+            self._exits[symbol] = _Exit(reason, not_before, keep)
+
+    def work(self, symbol: str, trail_to: Decimal | None) -> None:
+        """Take the next step of an exit, or bring the protective stop to the position.
+
+        trail_to  where the trail says that the stop belongs, not on the tick; None when unknown
+        """
+        for order in self.engine.take_found(symbol):
+            self._say_stop("stop.placed", order)
+        position, plan = self.tracker.get_position(symbol), self._exits.get(symbol)
+        if plan is not None and abs(position.quantity) <= plan.keep:
+            plan = self._exits.pop(symbol) and None
+        if not position.quantity:
+            self._leave(symbol)
+        elif plan is not None and self.catalog.get(symbol).is_session_open:
+            self._advance_exit(position, plan, trail_to)
+        else:  # a closed market closes nothing, and its stop must not be taken away
+            self._protect(position, trail_to)
+
+    def trail(self, symbol: str, trail_to: Decimal) -> None:
+        """Ratchet the stops towards `trail_to` when that is worth a cancel and a new order."""
+        position, stops = self.tracker.get_position(symbol), self._resting_stops(symbol)
+        if symbol in self._exits or not position.quantity or not stops or self._rests(symbol):
+            return
+        old = tightest(position, [o.intent.stop_price for o in stops])
+        new = quantize_stop(self.catalog.get(symbol), trail_to, position.side.opposite)
+        # A sell stop only ever rises, a buy stop only ever falls.
+        if (new - old) * position.side.sign >= old * self.engine.config.stop_move_min_pct:
+            self._stop_not_before.pop(symbol, None)
+            self.engine.cancel(stops)
+            self.work(symbol, trail_to)
+
+    def _rests(self, symbol: str) -> bool:
+        """Whether the market is closed, or will be before a stop could safely be replaced."""
+        product = self.catalog.get(symbol)
+        closes_at = product.closes_at
+        return not product.is_session_open or (
+            closes_at is not None and closes_at - self.store.now <= CLOSING_SOON)
+
+    def apply(self, event: Event) -> None:
+        """Fold one event into the levels."""
+        if fold := _FOLDS.get(event.type):
+            fold(self, event)
+
+    def snapshot(self) -> dict[str, object]:
+        return {"stop_levels": dict(self._stop_levels)}
+
+    def _fold_trade(self, event: Event) -> None:
+        data, order = event.data, self.engine.orders.get(event.data["client_order_id"])
+        if order is not None and order.intent.attached_stop_price is not None:
+            self._stop_not_before[data["symbol"]] = event.at + self._patience
+        if not Decimal(data["position_quantity"]):
+            self._stop_levels.pop(data["symbol"], None)
+
+    def _fold_stop(self, event: Event) -> None:
+        symbol, level = event.data["symbol"], Decimal(event.data["stop_price"])
+        kept = self._stop_levels.get(symbol, level)
+        self._stop_levels[symbol] = tightest(self.tracker.get_position(symbol), [kept, level])
+
+    def _fold_adoption(self, event: Event) -> None:
+        self._stop_levels.pop(event.data["symbol"], None)
+
+    def _fold_day(self, event: Event) -> None:
+        levels = event.data["snapshot"].get("protection", {}).get("stop_levels", {})
+        self._stop_levels = {symbol: Decimal(price) for symbol, price in levels.items()}
+
+    @property
+    def _patience(self) -> timedelta:
+        return timedelta(seconds=self.engine.config.exit_retry_seconds)
+
+    def _resting_stops(self, symbol: str) -> list[Order]:
+        return [o for o in self.engine.outstanding(symbol) if o.purpose is Purpose.STOP]
+
+    def _leave(self, symbol: str) -> None:
+        """Flat: nothing of ours that could open the other way stays behind."""
+        self._exits.pop(symbol, None)
+        self._unprotected_since.pop(symbol, None)
+        self.engine.cancel(self._resting_stops(symbol))
+
+    def _protect(self, position: Position, trail_to: Decimal | None) -> None:
+        """Bring the stops to the position's size: replace what is too much, add what is missing."""
+        symbol, now, stops = position.symbol, self.store.now, self._resting_stops(position.symbol)
+        kept = self._stop_levels.get(symbol)
+        if self._committed(position) <= abs(position.quantity):  # else all of them are too much
+            stops = [o for o in stops if kept is not None and o.intent.stop_price
+                     != tightest(position, [kept, o.intent.stop_price])]
+        if stops:
+            self.engine.cancel(stops)
+            position = self.tracker.get_position(symbol)
+        if not self._resting_stops(symbol):
+            self._unprotected_since.setdefault(symbol, now)
+        missing = abs(position.quantity) - self._committed(position)
+        level = self._stop_level(position, trail_to)
+        has_to_wait = now < self._stop_not_before.get(symbol, now) <= now + self._patience
+        if missing > 0 and level is not None and not has_to_wait:
+            self._place_stop(position, missing, level)
+
+    def _committed(self, position: Position) -> Decimal:
+        """Base units of `position` that our outstanding stops and exits may still close."""
+        return sum((o.remaining for o in self.engine.outstanding(position.symbol)
+                    if o.side is not position.side), ZERO)
+
+    def _stop_level(self, position: Position, trail_to: Decimal | None) -> Decimal | None:
+        """The tighter of where the stop was and where the trail says, on the tick."""
+        kept = self._stop_levels.get(position.symbol)
+        if trail_to is None or not position.quantity:
+            return kept
+        level = quantize_stop(self.catalog.get(position.symbol), trail_to, position.side.opposite)
+        return level if kept is None else tightest(position, [kept, level])
+
+    def _place_stop(self, position: Position, quantity: Decimal, level: Decimal) -> None:
+        symbol, moved = position.symbol, position.symbol in self._stop_levels
+        bracket_refused = False
+        for intent in protective_orders(
+                position, quantity, level, self.engine.config.bracket_profit_pct):
+            if bracket_refused and intent.order_type is OrderType.BRACKET:
+                continue
+            try:
+                order = self.engine.send(intent)
+            except OrderRejected as refusal:
+                code = refusal.code.removeprefix("PREVIEW_")
+                if code in STOP_PASSED:
+                    why = f"the price has passed the stop at {level:f}"
+                    is_new = symbol not in self._exits
+                    self._exits[symbol] = _Exit(why, self.store.now)
+                    if is_new and self.catalog.get(symbol).is_session_open:
+                        self.work(symbol, None)
+                    return
+                if code in NOTHING_TO_STOP:
+                    return  # a stop on nothing could open: the comparison of the books decides
+                bracket_refused = code not in OUT_OF_BOUNDS
+                continue
+            if self.tracker.get_position(symbol).quantity:  # else it has fired at once
+                self._say_stop("stop.moved" if moved else "stop.placed", order)
+            return
+        # Every form of it was refused: asking at every tick would only get the account throttled.
+        self._stop_not_before[symbol] = self.store.now + self._patience
+
+    def _say_stop(self, type: str, order: Order) -> None:
+        bare_since = self._unprotected_since.pop(order.symbol, self.store.now)
+        self.store.append(
+            type, symbol=order.symbol, client_order_id=order.id, quantity=order.quantity,
+            stop_price=order.intent.stop_price,
+            seconds_unprotected=int((self.store.now - bare_since).total_seconds()),
+        )
+
+    def _advance_exit(self, position: Position, plan: _Exit, trail_to: Decimal | None) -> None:
+        """Cancel what reserves the position, see it gone, close; unfilled, the stop goes back."""
+        now, symbol = self.store.now, position.symbol
+        if now < plan.not_before <= now + self._patience:  # beyond it, the clock was set back
+            self._protect(position, trail_to)
+            return
+        in_the_way = [o for o in self.engine.outstanding(symbol)
+                      if o.purpose is not Purpose.EXIT or now - o.created_at >= self._patience]
+        self.engine.cancel(in_the_way)
+        position = self.tracker.get_position(symbol)
+        if not position.quantity:
+            self._leave(symbol)
+        elif any(o.purpose is Purpose.EXIT for o in in_the_way):
+            plan.not_before = now + self._patience
+            self._protect(position, trail_to)
+        elif not self.engine.outstanding(symbol):
+            self._close(position, plan)
+
+    def _close(self, position: Position, plan: _Exit) -> None:
+        """Send the closing order for the smaller of our ledger and the venue's position."""
+        symbol = position.symbol
+        theirs = self.engine.broker.positions().get(symbol)
+        if theirs is None or theirs.quantity * position.quantity <= 0:
+            return  # nothing there to close: the comparison of the books will say so
+        quantity = min(abs(position.quantity), abs(theirs.quantity)) - plan.keep
+        if quantity <= 0:
+            return
+        try:
+            self.engine.send(OrderIntent(symbol, position.side.opposite, quantity, OrderType.MARKET,
+                                  Purpose.EXIT, reason=plan.reason))
+        except OrderRejected:
+            # The order.updated event has the venue's reason; the stop goes back meanwhile.
+            plan.not_before = self.store.now + self._patience
+        if not self.tracker.get_position(symbol).quantity:
+            self._leave(symbol)
+
+
+_FOLDS: Mapping[str, Callable[[Protector, Event], None]] = {
+    "trade.executed": Protector._fold_trade,
+    **dict.fromkeys(("position.adopted", "reconcile.mismatch"), Protector._fold_adoption),
+    **dict.fromkeys(("stop.placed", "stop.moved"), Protector._fold_stop),
+    "day.opened": Protector._fold_day,
+}
