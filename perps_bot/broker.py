@@ -20,9 +20,10 @@ from perps_bot.model import (
 class MarketData(Protocol):
     """Prices and rules.  Reads may be repeated; nothing here changes the venue."""
 
-    def connect(self) -> str:
+    def connect(self, traded: Iterable[str] = ()) -> str:
         """Get ready to be asked; return why nothing can be sent, or "" where orders can.
 
+        traded  the venue's ids of what was traded before: each keeps its symbol
         Raises ConfigError for credentials that must not be used; may be called again.
         """
 

@@ -65,6 +65,7 @@ class CoinbasePerpetualsClient:
         self.rest, self.feed = rest, feed
         self._symbols = tuple(symbols)
         self._listed: dict[str, Product] = {}  # by the venue's id, perpetuals only
+        self._traded_before: frozenset[str] = frozenset()  # venue ids
         self._sizes: dict[str, Decimal] = {}  # base units a contract, of every listed future
         self._unreadable: set[str] = set()  # perpetuals whose row could not be read
         self._rates: dict[str, FundingRate] = {}  # by symbol
@@ -84,7 +85,8 @@ class CoinbasePerpetualsClient:
 
     # The market
 
-    def connect(self) -> str:
+    def connect(self, traded: Iterable[str] = ()) -> str:
+        self._traded_before = frozenset(traded)
         ahead = self.rest.measure_clock()
         if abs(ahead) > CLOCKS_APART_MAX:
             raise VenueUnavailable(f"the venue's clock and this machine's are {ahead:.1f} s apart, "
@@ -341,7 +343,8 @@ class CoinbasePerpetualsClient:
                 for product in self._the_one(found[symbol])}
 
     def _the_one(self, candidates: list[Product]) -> list[Product]:
-        for chosen in ([product for product in candidates if product.product_id in self._listed],
+        known = {*self._listed, *self._traded_before}
+        for chosen in ([product for product in candidates if product.product_id in known],
                        [product for product in candidates if product.tradable]):
             if len(chosen) == 1:
                 return chosen

@@ -16,8 +16,8 @@ from perps_bot.catalog import ProductCatalog, quantize_stop, quantized
 from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUnavailable
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
-    ZERO, Account, Breach, Event, Margin, Mark, Order, OrderIntent, OrderStatus, OrderType,
-    Position, Purpose, Side, Ticket, TimeInForce, TradingState, exact,
+    ZERO, Account, Breach, Fill, Margin, Mark, Order, OrderIntent, OrderStatus, OrderType, Position,
+    Purpose, Side, Ticket, TimeInForce, TradingState, exact,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
@@ -28,8 +28,9 @@ from perps_bot.tracker import OrderTracker, PositionTracker
 READ_OVERLAP = timedelta(minutes=10)
 # Two complete listings without the order, so far apart, prove that it is absent.
 ABSENCE_PROOF = timedelta(seconds=10)
-# Where the position has moved meanwhile, the order is looked for that long: it may be the reason.
-ABSENCE_DESPITE_A_MOVE = timedelta(minutes=1)
+# An entry is looked for that long, twice what any read may lag: a second one would be too much.
+# So is an order that may be the reason why the position has moved.
+ABSENCE_OF_AN_INCREASE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,9 @@ class ExecutionEngine:
         watched = [t.order.created_at for t in (*orders.tickets.values(), *orders.lost.values())]
         since = min(watched, default=self.store.now)
         listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
+        known = {order.venue_order_id for order in listed.values() if orders.knows(order.id)}
         for order in listed.values():
-            if order.id in orders.lost or not orders.knows(order.id):
+            if self._is_missing(order, known):
                 self._take_in(order)
         self.foreign = tuple(order for order in listed.values()
                              if not order.status.is_terminal and not orders.knows(order.id))
@@ -309,12 +311,22 @@ class ExecutionEngine:
                     self.store.append("stop.triggered", symbol=fill.symbol, price=fill.price,
                                       stop_price=order.intent.stop_price, client_order_id=order.id)
             elif fill.is_liquidation:
-                said = f"the venue liquidated {fill.quantity:f} {fill.symbol} at {fill.price:f}"
-                self.risk.hold("liquidation", TradingState.REDUCING, said)
-                self.tracker.apply_fill(fill, Purpose.EXIT, "liquidated by the venue", None)
+                self._book_liquidation(fill)
         for payment in self.broker.funding_payments(begin):
             self.tracker.apply_funding(payment)
         self.see(self.marks)  # a new fill is worth the mark, not its own price
+
+    def _book_liquidation(self, fill: Fill) -> None:
+        """Book as much of it as was ours; it is told all the same."""
+        said = f"the venue liquidated {fill.quantity:f} {fill.symbol} at {fill.price:f}"
+        self.risk.hold("liquidation", TradingState.REDUCING, said)
+        if (held := self._held_against(fill)) > 0:
+            ours = replace(fill, quantity=min(fill.quantity, held))
+            self.tracker.apply_fill(ours, Purpose.EXIT, "liquidated by the venue", None)
+
+    def _held_against(self, moved: Order | Fill) -> Decimal:
+        """Base units of ours that `moved` would reduce; below zero, it would add to them."""
+        return self.tracker.get_position(moved.symbol).quantity * -moved.side.sign
 
     def _learn(self, ticket: Ticket, listed: Order | None) -> None:
         """Take over what a complete listing says of one order.
@@ -331,33 +343,46 @@ class ExecutionEngine:
             self._update(replace(order, status=OrderStatus.FILLED, filled_quantity=order.quantity))
         elif not order.status.is_terminal and now < (ticket.missed_at or now + ABSENCE_PROOF):
             ticket.missed_at = now  # the first time, or a clock that was set back
-        elif not order.status.is_terminal and self._is_absent(order.symbol, now - ticket.missed_at):
+        elif not order.status.is_terminal and self._is_absent(order, now - ticket.missed_at):
             self.store.append("order.lost", client_order_id=order.id, symbol=order.symbol,
                               filled_quantity=ticket.recorded,
                               reason="absent from two complete listings")
 
-    def _is_absent(self, symbol: str, missed_for: timedelta) -> bool:
+    def _is_absent(self, order: Order, missed_for: timedelta) -> bool:
         """Whether so long an absence is proof: the position must be what our books explain."""
-        if missed_for < ABSENCE_PROOF:
+        if missed_for >= ABSENCE_OF_AN_INCREASE:
+            return True
+        if missed_for < ABSENCE_PROOF or order.purpose is Purpose.ENTRY:
             return False
-        theirs = self.broker.positions().get(symbol) or Position(symbol)
-        has_moved = theirs.quantity != self.tracker.get_position(symbol).quantity
-        return not has_moved or missed_for >= ABSENCE_DESPITE_A_MOVE
+        theirs = self.broker.positions().get(order.symbol) or Position(order.symbol)
+        return theirs.quantity == self.tracker.get_position(order.symbol).quantity
+
+    def _is_missing(self, order: Order, known: set[str]) -> bool:
+        """Whether the books lack an order that is ours.
+
+        One that was thought lost; the stop of one of our entries; a stop that a full disk forgot,
+        told by its tag and by the position that it protects.  Anything else is somebody's, whatever
+        its tag: another data folder's, perhaps, or another machine's.
+
+        known  venue ids of our listed orders; that of one may be told for the first time
+        """
+        origin = order.originating_order_id
+        if self.orders.knows(order.id):
+            return order.id in self.orders.lost
+        if origin in known or self.orders.is_ours(origin):
+            return bool(order.filled_quantity or order.remaining)
+        return (order.id.startswith(f"{self.config.tag}-") and order.purpose is Purpose.STOP
+                and order.remaining > 0 and self._held_against(order) > 0)
 
     def _take_in(self, order: Order) -> None:
-        """Book an order of ours that the books do not have.
-
-        A lost one; one that a full disk forgot, known by its tag; the stop of one of our entries.
-        """
-        tagged = order.id.startswith(f"{self.config.tag}-") and not order.status.is_terminal
-        attached = self.orders.is_ours(order.originating_order_id)
+        """Book an order of ours that the books do not have, or one that was thought lost."""
         if order.id in self.orders.lost:
             self._update(order)
             if order.purpose is Purpose.ENTRY and not order.status.is_terminal:
                 self._ask_to_cancel([order])  # what decided it is long past
-        elif tagged or attached and (order.filled_quantity or order.remaining):
-            self.store.append("order.intended", **order.intent_data(), mark_price=None,
-                              placed_at=order.created_at)
-            self._update(order)
-            if order.purpose is Purpose.STOP:
-                self._found.append(order)
+            return
+        self.store.append("order.intended", **order.intent_data(), mark_price=None,
+                          placed_at=order.created_at)
+        self._update(order)
+        if order.purpose is Purpose.STOP:
+            self._found.append(order)

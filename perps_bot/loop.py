@@ -210,7 +210,7 @@ def attempt(bot: Bot, clock: SystemClock) -> datetime:
     now = clock.now()
     try:
         if bot._observes is None:
-            bot._observes = bot.venue.connect()
+            bot._observes = bot.venue.connect(bot.books.traded())
             now = clock.now()  # the venue's time, from here on
         tick(bot, now)
         bot.trouble = bot.store.trouble

@@ -75,7 +75,7 @@ class SyntheticMarket:
         self._products = _products_of(symbols or _BASE_TICKS, SYNTHETIC_PRODUCTS)
         self._keys = {symbol: f"{seed}|{symbol}" for symbol in self._products}
 
-    def connect(self) -> str:
+    def connect(self, traded: Iterable[str] = ()) -> str:
         return ""
 
     def products(self) -> Sequence[Product]:
@@ -247,7 +247,7 @@ class RecordedMarket:
             self._ahead = next(self._news, None)
         return now
 
-    def connect(self) -> str:
+    def connect(self, traded: Iterable[str] = ()) -> str:
         return ""
 
     def products(self) -> Sequence[Product]:

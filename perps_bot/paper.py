@@ -85,8 +85,8 @@ class PaperBroker:
 
     # The market, and the passing of its time.
 
-    def connect(self) -> str:
-        self.market.connect()  # that it cannot send matters to nobody: this venue takes orders
+    def connect(self, traded: Iterable[str] = ()) -> str:
+        self.market.connect(traded)  # that it cannot send matters to nobody: this venue takes orders
         return ""
 
     def products(self) -> Sequence[Product]:

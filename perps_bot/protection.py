@@ -7,12 +7,13 @@ never opens anything, never reads a clock and never waits; it sends and cancels 
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from perps_bot.catalog import quantize_stop
-from perps_bot.errors import OrderRejected
+from perps_bot.errors import OrderRejected, VenueUnavailable
 from perps_bot.execution import ExecutionEngine
 from perps_bot.model import (
     ZERO, Event, Order, OrderIntent, OrderStatus, OrderType, Position, Purpose,
@@ -227,6 +228,14 @@ class Protector:
             return
         in_the_way = [o for o in self.engine.outstanding(symbol)
                       if o.purpose is not Purpose.EXIT or now - o.created_at >= self._patience]
+        try:
+            closable = self._closable(position) - plan.keep
+        except VenueUnavailable:
+            self._protect(position, trail_to)
+            raise
+        if closable <= 0:  # no stop is taken away for a close of nothing
+            self._protect(position, trail_to)
+            return
         self.engine.cancel(in_the_way)
         position = self.tracker.get_position(symbol)
         if not position.quantity:
@@ -235,25 +244,30 @@ class Protector:
             plan.not_before = now + self._patience
             self._protect(position, trail_to)
         elif not self.engine.outstanding(symbol):
-            self._close(position, plan)
+            self._close(position, min(abs(position.quantity) - plan.keep, closable), plan)
 
-    def _close(self, position: Position, plan: _Exit) -> None:
-        """Send the closing order for the smaller of our ledger and the venue's position."""
-        symbol = position.symbol
-        theirs = self.engine.broker.positions().get(symbol)
+    def _closable(self, position: Position) -> Decimal:
+        """The smaller of our ledger and the venue's position, base units.
+
+        Where nothing is there to close, the comparison of the books will say so.
+        """
+        theirs = self.engine.broker.positions().get(position.symbol)
         if theirs is None or theirs.quantity * position.quantity <= 0:
-            return  # nothing there to close: the comparison of the books will say so
-        quantity = min(abs(position.quantity), abs(theirs.quantity)) - plan.keep
-        if quantity <= 0:
-            return
-        try:
-            self.engine.send(OrderIntent(symbol, position.side.opposite, quantity, OrderType.MARKET,
-                                  Purpose.EXIT, reason=plan.reason))
-        except OrderRejected:
-            # The order.updated event has the venue's reason; the stop goes back meanwhile.
-            plan.not_before = self.store.now + self._patience
+            return ZERO
+        return min(abs(position.quantity), abs(theirs.quantity))
+
+    def _close(self, position: Position, quantity: Decimal, plan: _Exit) -> None:
+        """Send the closing order; the stop goes back where that changed nothing."""
+        symbol = position.symbol
+        if quantity > 0:
+            with suppress(OrderRejected):  # the order.updated event has the venue's reason
+                self.engine.send(OrderIntent(
+                    symbol, position.side.opposite, quantity, OrderType.MARKET, Purpose.EXIT,
+                    reason=plan.reason))
         if not self.tracker.get_position(symbol).quantity:
             self._leave(symbol)
+        elif not self.engine.outstanding(symbol):
+            plan.not_before = self.store.now + self._patience
 
 
 _FOLDS: Mapping[str, Callable[[Protector, Event], None]] = {

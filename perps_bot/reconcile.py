@@ -40,7 +40,7 @@ class Reconciler:
     untraded: set[str] = field(default_factory=set)
     _unexplained: dict[str, datetime] = field(default_factory=dict)
     _differs: dict[str, tuple[datetime, int]] = field(default_factory=dict)
-    _contracts: dict[str, tuple[Decimal, Decimal]] = field(default_factory=dict)
+    _contracts: dict[str, tuple[Decimal, Decimal, str]] = field(default_factory=dict)
     _rates_at: dict[str, datetime] = field(default_factory=dict)
 
     def begin(self, now: datetime) -> None:
@@ -71,12 +71,12 @@ class Reconciler:
     def check_contracts(self, products: Mapping[str, Product]) -> None:
         """Stop opening where a held contract is no longer what it was."""
         for symbol, product in products.items():
-            now = product.contract_size, product.price_increment
+            now = product.contract_size, product.price_increment, product.product_id
             known = self._contracts.get(symbol, now)
             if now != known and self.engine.tracker.get_position(symbol).quantity:
-                said = f"{symbol}: contract size and tick were {known[0]:f} and {known[1]:f}"
-                self.engine.risk.hold("contract", TradingState.REDUCING,
-                                      f"{said}, now {now[0]:f} and {now[1]:f}")
+                were, are = ("{:f}, {:f} and {}".format(*each) for each in (known, now))
+                said = f"{symbol}: contract size, tick and product were {were}, now {are}"
+                self.engine.risk.hold("contract", TradingState.REDUCING, said)
             self._contracts[symbol] = now
 
     def note_funding(self, venue: Any, now: datetime) -> None:
@@ -114,14 +114,19 @@ class Reconciler:
     def apply(self, event: Event) -> None:
         """Remember over a restart which contracts were traded, and which hours were written."""
         if event.type == "bot.started":
-            for symbol, sizes in event.data.get("contracts", {}).items():
-                self._contracts[symbol] = tuple(map(Decimal, sizes))
+            for symbol, facts in event.data["contracts"].items():
+                size, tick, product_id = facts
+                self._contracts[symbol] = Decimal(size), Decimal(tick), product_id
         elif event.type == "funding.rate":
             self._rates_at[event.data["symbol"]] = datetime.fromisoformat(
                 str(event.data["ended_at"]))
 
-    def contracts(self) -> dict[str, list[Decimal]]:
-        return {symbol: list(sizes) for symbol, sizes in self._contracts.items()}
+    def contracts(self) -> dict[str, list[object]]:
+        return {symbol: list(facts) for symbol, facts in self._contracts.items()}
+
+    def traded(self) -> list[str]:
+        """The venue's ids of what was traded, in this run or in one before."""
+        return [product_id for _, _, product_id in self._contracts.values()]
 
     def _differing(self) -> Iterator[tuple[str, Position]]:
         for symbol in self.symbols:

@@ -82,7 +82,8 @@ class ScriptedVenue:
 
     # MarketData
 
-    def connect(self):
+    def connect(self, traded=()):
+        self.traded_before = list(traded)
         self._answer("connect")
         return self.observes
 
@@ -327,7 +328,7 @@ class WildMarket:
         self._begin, self._seconds = begin, seconds
         self._paths = {p.symbol: self._path(f"{seed} {p.symbol}") for p in self._products}
 
-    def connect(self):
+    def connect(self, traded=()):
         return ""
 
     def products(self):

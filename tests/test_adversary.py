@@ -1,6 +1,7 @@
 """What an owner's hand, a full disk, a lagging read or one dead endpoint must not do to the bot."""
 
 import errno
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -9,8 +10,10 @@ import pytest
 from helpers import BTC, ETH, FALLING, RISING, Desk, Rig, ScriptedVenue
 
 from perps_bot import store as disk
-from perps_bot.errors import ConfigError
-from perps_bot.model import OrderType, Purpose, Side, TimeInForce
+from perps_bot.errors import ConfigError, VenueUnavailable
+from perps_bot.model import (
+    Fill, Order, OrderIntent, OrderStatus, OrderType, Purpose, Side, TimeInForce,
+)
 
 
 def a_rig(folder=None, trends=(RISING,), **settings):
@@ -107,7 +110,7 @@ def test_a_lost_entry_that_fills_in_parts_is_taken_up_and_its_rest_cancelled():
     desk.engine.config = replace(desk.engine.config, order_type=OrderType.LIMIT,
                                  time_in_force=TimeInForce.GTC)
     desk.engine.enter(BTC, Side.BUY, Decimal(2), "x")
-    for _ in range(4):
+    for _ in range(14):
         desk.tick()
     (order,) = desk.venue.live()
     assert desk.engine.outstanding() == ()
@@ -171,3 +174,60 @@ def test_a_stop_that_came_with_an_entry_an_hour_ago_is_replaced_at_once_when_it_
     desk.tick(5)
     assert desk.of("order.lost") == []
     assert [o.purpose for o in desk.venue.live()] == [Purpose.STOP]
+
+
+def test_a_stop_with_our_tag_of_a_position_that_our_books_do_not_have_is_left_alone(tmp_path):
+    rig = Rig(folder=tmp_path)
+    stop = OrderIntent(BTC, Side.SELL, Decimal(1), OrderType.BRACKET, Purpose.STOP, Decimal(120),
+                       Decimal(90), TimeInForce.GTC)
+    rig.venue.trade_by_hand("1")
+    rig.venue._set(Order("pb-1-000009", stop, rig.now, OrderStatus.OPEN, "v-9"))
+    for _ in range(5):
+        rig.tick()
+    assert rig.venue.cancelled == [] and rig.bot.untraded == {BTC}
+    assert "left alone" in rig.bot.message
+
+
+def test_a_liquidation_of_what_is_not_ours_is_told_and_not_booked(tmp_path):
+    rig = Rig(folder=tmp_path)
+    rig.tick()
+    rig.venue._fills.append(Fill("liq", "", BTC, Side.SELL, Decimal(3), Decimal(100), Decimal(0),
+                                 rig.now, is_liquidation=True))
+    rig.tick()
+    assert rig.held() == 0 and not rig.of("trade.executed")
+    assert "liquidation" in rig.bot.risk.holds
+
+
+def test_of_a_liquidation_only_what_was_ours_is_booked():
+    desk = Desk().hold("2")
+    desk.venue._fills.append(Fill("liq", "", BTC, Side.SELL, Decimal(5), Decimal(98), Decimal(0),
+                                  desk.now, is_liquidation=True))
+    desk.tick(0)
+    assert [event.data["quantity"] for event in desk.of("trade.executed")] == [2, 2]
+    assert desk.tracker.get_position(BTC).quantity == 0
+
+
+def test_a_failing_read_of_the_balance_does_not_keep_a_position_without_its_stop(tmp_path):
+    rig = a_rig(tmp_path)
+    rig.venue.answers.extend(["accept", "reject A", "reject B"])
+    rig.tick()
+    assert rig.held() > 0 and not rig.bot.protector.is_protected(BTC)
+    rig.venue.down.add("equity")
+    rig.tick(11)
+    assert rig.bot.trouble and rig.bot.protector.is_protected(BTC)
+
+
+@pytest.mark.parametrize("positions", ["empty", "down"])
+def test_an_exit_takes_no_stop_away_while_nothing_is_seen_to_close(positions):
+    desk = Desk().hold()
+    (stop,) = desk.venue.live()
+    desk.venue.position_lag = 10_000 if positions == "empty" else 0
+    desk.venue.down |= {"positions"} if positions == "down" else set()
+    desk.protector.exit(BTC, "enough")
+    for _ in range(3):
+        with suppress(VenueUnavailable):
+            desk.tick()
+    assert desk.venue.live() == [stop] and desk.venue.cancelled == []
+    desk.venue.position_lag, desk.venue.down = 0, set()
+    desk.tick()
+    assert desk.held() == 0 and desk.venue.live() == []

@@ -209,6 +209,19 @@ def test_what_was_chosen_stays_chosen_while_it_is_listed():
     assert [(p.product_id, p.tradable) for p in client.products()] == [(BIP, False)]
 
 
+@pytest.mark.parametrize("traded, listed", [
+    ((BIP,), [BIP]), (("BIX-20DEC30-CDE",), ["BIX-20DEC30-CDE"]),
+    ((), [BIP, "BIX-20DEC30-CDE"]), (("BIY-20DEC30-CDE",), [BIP, "BIX-20DEC30-CDE"]),
+])
+def test_what_was_traded_before_a_restart_keeps_its_name_when_a_second_one_is_listed(
+    traded, listed
+):
+    client = CoinbasePerpetualsClient(
+        Venue(products=a_page(a_row(), a_row("BIX-20DEC30-CDE"))), symbols=(BTC,))
+    client.connect(traded)
+    assert sorted(product.product_id for product in client.products()) == listed
+
+
 def test_within_the_hour_only_what_is_traded_is_read_again():
     """E11: sizes at least hourly, flags whenever they are asked for."""
     venue = Venue()

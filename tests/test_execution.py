@@ -134,7 +134,7 @@ def test_an_unknown_outcome_is_looked_up_and_never_sent_again(desk, arrived, hel
     desk.venue.listing_lag = desk.venue.fill_lag = 3
     order = buy(desk)
     assert order.status is OrderStatus.UNKNOWN
-    for _ in range(5):
+    for _ in range(14):
         desk.tick()
     assert desk.held() == held
     assert desk.engine.order(order.id).status is (
@@ -154,17 +154,33 @@ def test_an_unknown_outcome_blocks_its_symbol_for_increases_only():
 
 @pytest.mark.parametrize("seconds, status", [
     ((0,), OrderStatus.UNKNOWN),
-    ((0, 9), OrderStatus.UNKNOWN),
-    ((0, 3, 3, 3), OrderStatus.UNKNOWN),
-    ((0, 10), OrderStatus.LOST),
-    ((0, 3, 7), OrderStatus.LOST),
+    ((0, 59), OrderStatus.UNKNOWN),
+    ((0, 20, 20, 19), OrderStatus.UNKNOWN),
+    ((0, 60), OrderStatus.LOST),
+    ((0, 20, 40), OrderStatus.LOST),
 ])
-def test_an_order_is_lost_after_two_complete_listings_ten_seconds_apart(desk, seconds, status):
+def test_an_entry_is_lost_after_two_complete_listings_a_minute_apart(desk, seconds, status):
     desk.tick(0)
     desk.venue.answers.append("lost")
     order = buy(desk)
     for pause in seconds:
         desk.tick(pause)
+    assert desk.engine.order(order.id).status is status
+
+
+@pytest.mark.parametrize("seconds, status", [
+    ((0, 9), OrderStatus.UNKNOWN), ((0, 3, 3, 3), OrderStatus.UNKNOWN),
+    ((0, 10), OrderStatus.LOST), ((0, 3, 7), OrderStatus.LOST),
+])
+def test_a_reduction_is_lost_after_two_complete_listings_ten_seconds_apart(desk, seconds, status):
+    desk.hold(stop=None)
+    desk.venue.answers.append("lost")
+    desk.protector.exit(BTC, "enough")
+    desk.tick(0)
+    (order,) = desk.engine.outstanding()
+    for pause in seconds:
+        desk.store.now += timedelta(seconds=pause)
+        desk.engine.settle()
     assert desk.engine.order(order.id).status is status
 
 
@@ -627,6 +643,17 @@ def test_an_attached_stop_that_is_listed_late_is_not_placed_again(resting):
     assert resting.venue.overcommitted == []
 
 
+def test_the_stop_of_an_entry_whose_answer_was_lost_is_never_taken_for_a_strangers():
+    desk = Desk(order_type=OrderType.LIMIT)
+    desk.tick(0)
+    desk.venue.answers.append("unknown")
+    entry = desk.engine.enter(BTC, Side.BUY, Decimal(3), "a cross")
+    desk.venue.fill(entry.id)
+    desk.tick()
+    assert desk.engine.foreign == ()
+    assert desk.protector.is_protected(BTC) and len(desk.venue.live()) == 1
+
+
 def test_an_attached_stop_that_fired_before_it_was_seen_is_booked(resting):
     resting.venue.fill(resting.entry.id)
     (child,) = resting.venue.live()
@@ -907,7 +934,7 @@ def test_an_order_without_an_answer_is_unknown_after_a_restart_and_not_sent_agai
     desk.venue.watch = lambda order: None
     desk = desk.restart(epoch="1")
     assert [order.status for order in desk.engine.outstanding()] == [OrderStatus.UNKNOWN]
-    for _ in range(4):
+    for _ in range(14):
         desk.tick()
     assert desk.engine.outstanding() == ()
     assert desk.venue.sent == []

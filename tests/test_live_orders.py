@@ -173,7 +173,7 @@ def test_an_order_whose_answer_got_lost_is_looked_up_adopted_and_protected_d2_c2
     {"name": "status", "status": 429}, {"name": "hang"},
     {"name": "redirect", "status": 307, "to": "https://example.invalid/"},
 ], ids=named)
-def test_an_order_that_never_arrived_is_given_up_after_two_listings_ten_seconds_apart_d2_d4(
+def test_an_entry_that_never_arrived_is_given_up_after_two_listings_a_minute_apart_d2_d4(
     rig, impatient, fault
 ):
     rig.start()
@@ -181,10 +181,10 @@ def test_an_order_that_never_arrived_is_given_up_after_two_listings_ten_seconds_
     rig.tick()
     begun = rig.now
     while not rig.of("order.lost"):
-        assert rig.now - begun < timedelta(seconds=30)
+        assert rig.now - begun < timedelta(seconds=90)
         assert len(rig.orders()) == 1
-        rig.tick(3)
-    assert rig.now - begun >= timedelta(seconds=10)
+        rig.tick()
+    assert rig.now - begun >= timedelta(minutes=1)
     rig.ticks(3)  # the averages decide afresh: a new intent with an id of its own
     assert len({body["client_order_id"] for body in entries(rig)}) == 2
     assert [order["filled_size"] for order in of_the_bot(rig, "MARKET")] == ["6"]
@@ -194,7 +194,7 @@ def test_an_order_that_never_arrived_is_given_up_after_two_listings_ten_seconds_
 def test_an_order_is_sent_once_over_a_stale_connection_c10(rig):
     rig.start()
     rig.sim.network("close_keepalive", match="POST /orders$")
-    rig.ticks(6)
+    rig.ticks(15)
     ids = [body["client_order_id"] for body in entries(rig)]
     assert len(ids) == len(set(ids))
     assert rig.held() == 6
@@ -219,7 +219,7 @@ def test_an_answer_that_speaks_of_another_order_is_no_answer_d1(rig, older, plac
         (order,) = rig.bot.engine.outstanding()
     held = 6 if placed else 0
     assert rig.held() == held
-    rig.ticks(4)
+    rig.ticks(15)
     if placed:
         assert rig.bot.engine.order(order.id).status is OrderStatus.FILLED
     else:
@@ -251,7 +251,7 @@ def test_a_yes_that_is_also_a_no_is_looked_up_d1_d2(rig, shape, placed):
     rig.tick()
     (order,) = rig.bot.engine.outstanding()
     assert order.status is OrderStatus.UNKNOWN
-    rig.ticks(5)
+    rig.ticks(15)
     assert len(entries(rig)) == (1 if placed else 2)
     assert rig.held() == 6
     agreed(rig)
@@ -283,13 +283,12 @@ def test_a_listing_that_lags_makes_no_second_order_d4(rig, lags, seconds):
     rig.ticks(12)
     rig.sim.fault("clear")
     rig.ticks(6)
-    if "positions" not in lags or seconds <= 10:
-        assert rig.held() == 6  # what cannot be seen in any way may be decided afresh
-        assert len(entries(rig)) == 1
+    assert rig.held() == 6
+    assert len(entries(rig)) == 1
     agreed(rig)
 
 
-@pytest.mark.parametrize("seconds", [5, 20])
+@pytest.mark.parametrize("seconds", [5, 70])
 def test_a_resting_entry_that_turns_up_late_is_cancelled_d4(rig, seconds):
     rig.start(order_type=OrderType.LIMIT)
     rig.sim.fault("lag_orders", seconds=seconds)
@@ -297,11 +296,11 @@ def test_a_resting_entry_that_turns_up_late_is_cancelled_d4(rig, seconds):
     rig.tick()
     rig.sim.fault("clear")
     rig.sim.fault("lag_orders", seconds=0)
-    rig.ticks(7)
+    rig.ticks(17)
     first, *later = of_the_bot(rig, "LIMIT")
-    assert first["status"] == ("OPEN" if seconds < 10 else "CANCELLED")
+    assert first["status"] == ("OPEN" if seconds < 60 else "CANCELLED")
     assert len(resting(rig, "LIMIT")) == 1
-    assert len(later) == (seconds > 10)
+    assert len(later) == (seconds > 60)
     agreed(rig)
 
 
@@ -328,9 +327,9 @@ def test_a_listing_that_is_not_complete_proves_nothing_d4_d10(rig, fault):
     cleared = rig.now
     rig.tick()
     assert rig.of("order.lost") == []
-    rig.ticks(5)
+    rig.ticks(15)
     (lost,) = rig.of("order.lost")
-    assert lost.at - cleared >= timedelta(seconds=10)
+    assert lost.at - cleared >= timedelta(minutes=1)
     assert rig.held() == 6
     agreed(rig)
 

@@ -765,3 +765,12 @@ def test_a_bug_ends_the_process_with_a_traceback_and_health_not_ok(tmp_path, whe
     log = (tmp_path / "logs/perps_bot.log").read_text()
     assert "Traceback" in log
     assert "ZeroDivisionError: planted" in log
+
+
+def test_a_restart_tells_the_venue_what_was_traded_before(tmp_path):
+    rig = Rig(folder=tmp_path)
+    rig.tick()
+    assert rig.venue.traded_before == []
+    rig.restart()
+    rig.tick()
+    assert rig.venue.traded_before == [rig.bot.catalog.get(BTC).product_id]

@@ -23,9 +23,9 @@ from perps_bot.paper import PaperBroker
 
 SCHEDULES = int(os.environ.get("PERPS_TEST_SCHEDULES", "90"))
 TICKS, SECONDS = 50, 5
-# Quiet ticks after which nothing may be out of order any more: two waits of ten seconds each (a
-# lost order is looked for, an exit goes unfilled), and a tick before, between and after them.
-QUIET_TICKS = 7
+# Quiet ticks after which nothing may be out of order any more: two waits (a lost order is looked
+# for a minute, an exit goes unfilled for ten seconds), and a tick before, between and after them.
+QUIET_TICKS = 17
 # With no exit wanted, a stop is back within ten seconds and two ticks.
 BARE_TICKS = 4
 ZERO = Decimal(0)
