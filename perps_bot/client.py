@@ -21,6 +21,7 @@ from perps_bot.catalog import quantize_price
 from perps_bot.errors import ConfigError, OutcomeUnknown, VenueUnavailable
 from perps_bot.model import (
     Candle, Fill, FundingPayment, FundingRate, Margin, Mark, Order, OrderStatus, Position, Product,
+    Purpose,
 )
 
 log = logging.getLogger("perps_bot")
@@ -263,7 +264,7 @@ class CoinbasePerpetualsClient:
                 log.warning("cancel of %s not taken: %s", identity, reason)
 
     def _send(self, path: str, order: Order, body: dict) -> Order:
-        answer = self.rest.send(path, body)
+        answer = self.rest.send(path, body, opens=order.purpose is Purpose.ENTRY)
         identity = wire.accepted(answer, {**body, "side": order.side.value.upper()})
         if self._owners.get(identity, (order.id,))[0] != order.id:
             raise OutcomeUnknown(f"the answer speaks of an older order, {identity}")

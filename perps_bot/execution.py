@@ -77,8 +77,10 @@ class ExecutionEngine:
         self.venue_positions: Mapping[str, Position] = {}
         self.margin: Margin | None = None
         self.foreign: tuple[Order, ...] = ()  # open at the venue, and not ours
+        self.moved_by_others: set[str] = set()  # symbols with late fills that are not ours
         self.orders = OrderTracker(self.store, self.config.tag)
         self._found: list[Order] = []
+        self._asked: set[str] = set()  # ids of orders under way that we asked to cancel
         self._refused: dict[str, tuple] = {}
 
     def place_order(
@@ -182,6 +184,11 @@ class ExecutionEngine:
             if ticket.order.status is OrderStatus.INTENDED:
                 self._doubt(ticket.order, "the process ended before the answer was written")
 
+    def has_asked(self, order_id: str) -> bool:
+        """Whether the end of an order is our own wish; True for one of an earlier run."""
+        this_run = f"{self.config.tag}-{self.config.epoch}-"
+        return order_id in self._asked or not order_id.startswith(this_run)
+
     def take_found(self, symbol: str) -> list[Order]:
         """Return the stops in `symbol` that `settle` found at the venue, each once."""
         found = [order for order in self._found if order.symbol == symbol]
@@ -203,6 +210,7 @@ class ExecutionEngine:
         self._book_fills(since)
         for ticket in tuple(orders.tickets.values()):
             self._learn(ticket, listed.get(ticket.order.id))
+        self._asked &= orders.tickets.keys()
 
     def enter(self, symbol: str, side: Side, quantity: Decimal, reason: str) -> Order:
         """Open a position as the settings say: market, or a limit on our side of the book."""
@@ -293,12 +301,14 @@ class ExecutionEngine:
             self.settle()
 
     def _ask_to_cancel(self, orders: list[Order]) -> None:
+        self._asked.update(order.id for order in orders)
         with suppress(OutcomeUnknown):  # asked or not: the next look tells
             self.broker.cancel(orders, self.store.now)
 
     def _book_fills(self, since: datetime) -> None:
         begin = min(since, self.tracker.last_booked_at or since) - READ_OVERLAP
         begin = max(begin, self.tracker.remembers_since or begin)
+        self.moved_by_others.clear()
         for fill in self.broker.fills(begin):
             if self.tracker.knows(fill.fill_id):
                 continue
@@ -312,6 +322,8 @@ class ExecutionEngine:
                                       stop_price=order.intent.stop_price, client_order_id=order.id)
             elif fill.is_liquidation:
                 self._book_liquidation(fill)
+            else:
+                self.moved_by_others.add(fill.symbol)
         for payment in self.broker.funding_payments(begin):
             self.tracker.apply_funding(payment)
         self.see(self.marks)  # a new fill is worth the mark, not its own price

@@ -6,6 +6,7 @@ never opens anything, never reads a clock and never waits; it sends and cancels 
 `execution`.  What must outlive the process is a fold over events.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from perps_bot.stops import (
 
 # Before a planned close this early, and while it lasts, the trail rests.
 CLOSING_SOON = timedelta(minutes=15)
+
+
+# How a stop ends that the venue accepted and then did not keep.
+TAKEN_BACK = (OrderStatus.CANCELLED, OrderStatus.EXPIRED, OrderStatus.REJECTED)
 
 
 @dataclass
@@ -48,6 +53,7 @@ class Protector:
         self._stop_levels: dict[str, Decimal] = {}
         self._stop_not_before: dict[str, datetime] = {}
         self._unprotected_since: dict[str, datetime] = {}
+        self._taken_back: Counter[str] = Counter()  # how often, since the symbol was flat
         self.store.subscribe(self.apply)
 
     def is_protected(self, symbol: str) -> bool:
@@ -124,9 +130,26 @@ class Protector:
     def _fold_trade(self, event: Event) -> None:
         data, order = event.data, self.engine.orders.get(event.data["client_order_id"])
         if order is not None and order.intent.attached_stop_price is not None:
-            self._stop_not_before[data["symbol"]] = event.at + self._patience
+            # The venue brings the stop along: with the first fill, or never.
+            is_first = abs(Decimal(data["position_quantity"])) == Decimal(data["quantity"])
+            if is_first or any(o.originating_order_id for o in self._resting_stops(order.symbol)):
+                self._stop_not_before[order.symbol] = event.at + self._patience
         if not Decimal(data["position_quantity"]):
             self._stop_levels.pop(data["symbol"], None)
+            del self._taken_back[data["symbol"]]
+
+    def _fold_update(self, event: Event) -> None:
+        """A stop that was accepted and taken back: once more at once, then plain and with patience.
+
+        A plain stop on nothing could open: until then the venue's positions have told.
+        """
+        data, symbol = event.data, event.data["symbol"]
+        is_stop = data["purpose"] == Purpose.STOP and not data["code"]
+        if (is_stop and data["status"] in TAKEN_BACK
+                and not self.engine.has_asked(data["client_order_id"])):
+            self._taken_back[symbol] += 1
+            if self._taken_back[symbol] > 1:
+                self._stop_not_before[symbol] = event.at + self._patience
 
     def _fold_stop(self, event: Event) -> None:
         symbol, level = event.data["symbol"], Decimal(event.data["stop_price"])
@@ -186,7 +209,7 @@ class Protector:
 
     def _place_stop(self, position: Position, quantity: Decimal, level: Decimal) -> None:
         symbol, moved = position.symbol, position.symbol in self._stop_levels
-        bracket_refused = False
+        bracket_refused = self._taken_back[symbol] > 1
         for intent in protective_orders(
                 position, quantity, level, self.engine.config.bracket_profit_pct):
             if bracket_refused and intent.order_type is OrderType.BRACKET:
@@ -236,7 +259,9 @@ class Protector:
         if closable <= 0:  # no stop is taken away for a close of nothing
             self._protect(position, trail_to)
             return
-        self.engine.cancel(in_the_way)
+        if in_the_way:
+            self._stop_not_before.pop(symbol, None)
+            self.engine.cancel(in_the_way)
         position = self.tracker.get_position(symbol)
         if not position.quantity:
             self._leave(symbol)
@@ -257,21 +282,23 @@ class Protector:
         return min(abs(position.quantity), abs(theirs.quantity))
 
     def _close(self, position: Position, quantity: Decimal, plan: _Exit) -> None:
-        """Send the closing order; the stop goes back where that changed nothing."""
+        """Send the closing order; where it changes nothing, the stop goes back meanwhile."""
         symbol = position.symbol
         if quantity > 0:
             with suppress(OrderRejected):  # the order.updated event has the venue's reason
                 self.engine.send(OrderIntent(
                     symbol, position.side.opposite, quantity, OrderType.MARKET, Purpose.EXIT,
                     reason=plan.reason))
-        if not self.tracker.get_position(symbol).quantity:
+        left = self.tracker.get_position(symbol).quantity
+        if not left:
             self._leave(symbol)
-        elif not self.engine.outstanding(symbol):
+        elif left == position.quantity and not self.engine.outstanding(symbol):
             plan.not_before = self.store.now + self._patience
 
 
 _FOLDS: Mapping[str, Callable[[Protector, Event], None]] = {
     "trade.executed": Protector._fold_trade,
+    "order.updated": Protector._fold_update,
     **dict.fromkeys(("position.adopted", "reconcile.mismatch"), Protector._fold_adoption),
     **dict.fromkeys(("stop.placed", "stop.moved"), Protector._fold_stop),
     "day.opened": Protector._fold_day,

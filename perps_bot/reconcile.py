@@ -21,6 +21,8 @@ log = logging.getLogger("perps_bot")
 MISMATCHES_MAX = 3
 # How long the venue's positions may lag behind its fills.
 READS_LAG_MAX = timedelta(seconds=10)
+# How long a position must be gone when no fill tells why: a row may be missing from a list.
+GONE_UNEXPLAINED = timedelta(minutes=1)
 # What the day's cash may differ from the ledger: the venue values open positions at its own price.
 TIE_OUT_PCT, TIE_OUT_USD = Decimal("0.001"), Decimal(1)
 HOUR = timedelta(hours=1)
@@ -141,7 +143,9 @@ class Reconciler:
             return  # the balance says that something is held: one of the two reads is wrong
         since, ticks = self._differs.get(symbol, (self.store.now, 0))
         self._differs[symbol] = since, ticks + 1
-        if ticks + 1 >= MISMATCHES_MAX and self.store.now - since >= READS_LAG_MAX:
+        is_told = theirs.quantity or symbol in self.engine.moved_by_others
+        stands_for = READS_LAG_MAX if is_told else GONE_UNEXPLAINED
+        if ticks + 1 >= MISMATCHES_MAX and self.store.now - since >= stands_for:
             ours = self.engine.tracker.get_position(symbol).quantity
             self.engine.tracker.adopt("reconcile.mismatch", theirs)
             self.engine.risk.hold("mismatch", TradingState.REDUCING,

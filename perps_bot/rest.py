@@ -106,12 +106,14 @@ class Rest:
             raise VenueUnavailable(f"GET {path}: {reply.words}")
         return reply.value
 
-    def send(self, path: str, body: dict) -> dict:
-        """Send an order, once.
+    def send(self, path: str, body: dict, opens: bool = False) -> dict:
+        """Send an order, once; one that `opens` a position is not begun while a signal waits.
 
         Raises OrderRejected (it does not exist), VenueUnavailable (it was not sent) or
         OutcomeUnknown (look it up).
         """
+        if opens and self._interrupted():
+            raise VenueUnavailable(f"POST {path}: not sent, a signal waits")
         until = Until(ORDER_SECONDS_MAX, self._interrupted, ORDER_GRACE_SECONDS)
         reply = self._ask(self._trading, _Request("POST", path, body), until)
         if reply.status == 401:  # the next read measures the clock; an order never waits for that

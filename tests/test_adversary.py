@@ -231,3 +231,47 @@ def test_an_exit_takes_no_stop_away_while_nothing_is_seen_to_close(positions):
     desk.venue.position_lag, desk.venue.down = 0, set()
     desk.tick()
     assert desk.held() == 0 and desk.venue.live() == []
+
+
+def test_a_row_that_is_missing_from_the_positions_for_half_a_minute_costs_no_stop(tmp_path):
+    rig = a_rig(tmp_path, trends=(RISING, RISING))
+    rig.tick()
+    rig.tick()
+    (stop,) = rig.venue.live(ETH)
+    theirs = rig.venue.positions
+    rig.venue.positions = lambda: {s: p for s, p in theirs().items() if s != ETH}
+    for _ in range(6):
+        rig.tick(5)
+    rig.venue.positions = theirs
+    rig.tick(5)
+    assert rig.held(ETH) > 0 and not rig.of("reconcile.mismatch")
+    assert rig.venue.live(ETH) == [stop] and not rig.bot.risk.holds
+
+
+def test_an_entry_that_fills_bit_by_bit_and_brings_no_stop_has_one_after_ten_seconds():
+    desk = Desk(order_type=OrderType.LIMIT)
+    desk.tick(0)
+    desk.venue.answers.append("rest")
+    entry = desk.engine.enter(BTC, Side.BUY, Decimal(8), "a cross")
+    desk.venue._attach, desk.trail_to = lambda *_: None, {BTC: Decimal(99)}
+    for _ in range(4):
+        desk.venue.fill(entry.id, 1)
+        desk.tick(4)
+    assert desk.protector.is_protected(BTC) and desk.tracker.get_position(BTC).quantity == 4
+    desk.venue.fill(entry.id, 1)
+    desk.tick(4)
+    assert desk.protector.is_protected(BTC)
+
+
+def test_a_stop_that_the_venue_accepts_and_takes_back_is_replaced_by_a_plain_one_with_patience():
+    desk, forms = Desk().hold(), []
+    for number in range(4):
+        (stop,) = desk.venue.live()
+        forms.append(stop.intent.order_type)
+        desk.venue.end(stop.id)
+        desk.tick(2)
+        assert len(desk.venue.live()) == (number == 0)
+        desk.tick(10)
+    assert forms == [OrderType.BRACKET, OrderType.BRACKET, OrderType.STOP_LIMIT,
+                     OrderType.STOP_LIMIT]
+    assert len(desk.venue.sent) == 1 + 5

@@ -18,7 +18,7 @@ from perps_bot import client as room
 from perps_bot import wire
 from perps_bot.client import CoinbasePerpetualsClient
 from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUnavailable
-from perps_bot.model import Mark, OrderStatus, OrderType, Side, TimeInForce
+from perps_bot.model import Mark, OrderStatus, OrderType, Purpose, Side, TimeInForce
 
 BTC, ETH = "BTC-PERP", "ETH-PERP"
 DECOYS = (an_ended_row("BTC"), a_dated_row(), a_dated_row("BIT-24APR26-CDE"), a_sparse_row(),
@@ -38,7 +38,7 @@ class Venue:
     def __init__(self, signer="a key", **answers):
         self.signer, self.clock, self.read_only = signer, self, ""
         self.time = NOW
-        self.asked, self.sent, self.cancelled = [], [], []
+        self.asked, self.sent, self.cancelled, self.opened = [], [], [], []
         self.answers = {
             "/products": a_page(*LISTING),
             "/key_permissions": {"can_view": True, "can_trade": True, "can_transfer": False},
@@ -61,8 +61,9 @@ class Venue:
         self.asked.append((("public " if public else "") + path, tuple(query)))
         return self._answer(path, dict(query))
 
-    def send(self, path, body):
+    def send(self, path, body, opens=False):
         self.sent.append((path, body))
+        self.opened.append(opens)
         return self._answer(path, body)
 
     def cancel(self, body):
@@ -929,6 +930,15 @@ def test_a_close_names_its_contracts_and_the_echo_must_be_its_side():
     assert client.close(order, NOW).venue_order_id == "v1"
     assert client.rest.sent == [("/orders/close_position", {
         "client_order_id": order.id, "product_id": BIP, "size": "3"})]
+
+
+@pytest.mark.parametrize("purpose, opens", [
+    (Purpose.ENTRY, True), (Purpose.STOP, False), (Purpose.EXIT, False)])
+def test_only_an_entry_is_sent_as_one_that_opens(purpose, opens):
+    order = an_order(purpose=purpose)
+    client = a_client(Venue(orders=an_answer(order)))
+    client.place(order, NOW)
+    assert client.rest.opened == [opens]
 
 
 @pytest.mark.parametrize("side, limit, profit", [

@@ -643,6 +643,17 @@ def test_an_attached_stop_that_is_listed_late_is_not_placed_again(resting):
     assert resting.venue.overcommitted == []
 
 
+def test_a_later_part_of_an_entry_waits_for_the_stop_that_comes_with_it(resting):
+    resting.venue.fill(resting.entry.id, 1)
+    resting.venue.listing_lag = 4
+    for number in range(30):
+        if number == 20:
+            resting.venue.fill(resting.entry.id)
+        resting.tick(1)
+    assert resting.stops() == ["sell 1 at 99", "sell 2 at 99"]
+    assert len(resting.venue.sent) == 1
+
+
 def test_the_stop_of_an_entry_whose_answer_was_lost_is_never_taken_for_a_strangers():
     desk = Desk(order_type=OrderType.LIMIT)
     desk.tick(0)

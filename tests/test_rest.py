@@ -803,6 +803,16 @@ def test_an_order_in_flight_gets_a_grace_after_a_signal(make, monkeypatch):
         assert 0.35 < time.monotonic() - begun < 0.9
 
 
+def test_an_order_that_opens_is_not_begun_once_a_signal_waits_and_any_other_is(make):
+    """I-10: the signal may have come while the intent was written."""
+    with BadServer(GOOD) as server:
+        rest = make(server, interrupted=lambda: True)
+        with pytest.raises(VenueUnavailable, match="not sent, a signal waits"):
+            rest.send("/orders", ORDER, opens=True)
+        assert server.requests == []
+        assert rest.send("/orders", ORDER) == {"ok": "1"}
+
+
 def test_an_answer_within_the_grace_counts(make):
     with BadServer(drip(GOOD, 0.003)) as server:
         assert make(server, interrupted=lambda: True).send("/orders", ORDER) == {"ok": "1"}
