@@ -5,7 +5,7 @@ Then it is the same program as `perps-bot`; nothing else may stand here.
 
 import sys
 
-from perps_bot.cli import main
+from perps_bot.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

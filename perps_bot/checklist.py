@@ -21,9 +21,10 @@ from perps_bot.broker import MarketData
 from perps_bot.catalog import ProductCatalog, ceil_to, quantity_for, quantize_quantity
 from perps_bot.errors import BelowMinimum, ConfigError, StoreDamaged, VenueUnavailable
 from perps_bot.execution import ExecutionConfig
+from perps_bot.limits import largest_order
 from perps_bot.loop import configured
 from perps_bot.market import bar_closes
-from perps_bot.model import ZERO, Account, Mark, OrderIntent, Product, Side
+from perps_bot.model import ZERO, Account, Mark, OrderIntent, OrderType, Product, Side
 from perps_bot.risk import LiveRiskManager, RiskConfig, caps, headroom, worst_price
 from perps_bot.settings import FOREIGN_VARIABLES, Settings, described
 from perps_bot.store import DAY_FILES, EPOCH, FOLDER_REFUSALS, EventStore, read_events
@@ -517,30 +518,40 @@ def _sides(settings: Settings) -> tuple[Side, ...]:
 
 def _orders_of(product: Product, account: Account, settings: Settings) -> Iterator[Check]:
     for side in _sides(settings):
-        yield _feasible(product, side, account, configured(RiskConfig, settings))
+        entry = OrderIntent(product.symbol, side, ZERO, settings.order_type)
+        yield _feasible(entry, product, account, configured(RiskConfig, settings))
 
 
-def _feasible(product: Product, side: Side, account: Account, limits: RiskConfig) -> Check:
+def _feasible(
+    entry: OrderIntent, product: Product, account: Account, limits: RiskConfig
+) -> Check:
     """Size, quantise and ask the gate, as the loop does for an entry."""
+    side = entry.side
     name = f"{product.symbol} {'long' if side is Side.BUY else 'short'}"
     mark = account.marks.get(product.symbol)
     if _is_closed(product):
         return Check(name, None, f"{session_said(product)}; ask again when it is open")
     if mark is None:
         return Check(name, False, f"No mark price for symbol {product.symbol}: check the venue")
-    price = worst_price(OrderIntent(product.symbol, side, ZERO), mark)
+    if entry.order_type is OrderType.LIMIT:
+        entry = replace(entry, limit_price=mark.bid if side is Side.BUY else mark.ask)
+    price = worst_price(entry, mark)
     room = headroom(product.symbol, side, account, product, limits)
     said = (f"the limits leave {room:.2f} USD at "
             f"{limits.leverage_in_force(product, side):.4g}x leverage")
     try:
-        quantity = quantize_quantity(product, quantity_for(product, room, price), price)
+        wanted = quantize_quantity(product, quantity_for(product, room, price), price)
+        most = max(largest_order(entry, mark, product, limits), product.min_quantity)
+        quantity = quantize_quantity(product, min(wanted, most), price)
     except BelowMinimum:
         return Check(name, False, f"Quantization failed: Below minimum: {said}, "
                                   f"{_way_out(product, side, account, limits, price)}")
-    intent = OrderIntent(product.symbol, side, quantity)
+    intent = replace(entry, quantity=quantity)
     verdict = LiveRiskManager(limits).pre_trade(intent, account, product)
     size = product.contract_size
-    return Check(name, verdict.approved, verdict.reason or (
+    # What is offered at the best price changes by the second: told, and no fault of the settings.
+    is_thin = [breach.code for breach in verdict.breaches] == ["TOP_OF_BOOK_EXCEEDED"]
+    return Check(name, None if is_thin else verdict.approved, verdict.reason or (
         f"{said}: {quantity / size:f} contracts of {size * price:.2f} USD"))
 
 

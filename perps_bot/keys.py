@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from perps_bot.errors import ConfigError
+from perps_bot.secret import conceal, revealed
 from perps_bot.wire import Malformed, decoded
 
 CREDENTIAL = "coinbase_api_key.json"  # the name to use with systemd's LoadCredential=
@@ -91,9 +91,11 @@ def load_credentials(settings: Any, environ: Mapping[str, str]) -> Signer | None
 
 
 def _signer(name: object, name_place: str, secret: object, secret_place: str) -> Signer:
+    name, secret = revealed(name), revealed(secret)
     for value, place in ((name, name_place), (secret, secret_place)):
         if not isinstance(value, str) or not value.strip():
             raise ConfigError(f"{place} is missing; a key is a name and a secret, give both")
+    conceal(f"{name} {secret}")  # whichever way they came
     name = name.strip("\r\n\t '\"")
     if not NAME.fullmatch(name):
         raise ConfigError(f"{name_place}: not the name of a key; copy it from the Coinbase "

@@ -23,6 +23,7 @@ from perps_bot.errors import (
     ConfigError, OrderRejected, PerpsBotError, StoreDamaged, VenueUnavailable,
 )
 from perps_bot.execution import ExecutionConfig, ExecutionEngine
+from perps_bot.limits import largest_order
 from perps_bot.market import bar_closes, bar_start, cached_closes
 from perps_bot.model import (
     ZERO, Account, Action, Decision, Event, Mark, Order, OrderIntent, OrderStatus, OrderType,
@@ -507,13 +508,15 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
 
 def _entry_quantity(bot: Bot, symbol: str, side: Side) -> Decimal:
     """Base units that every limit still leaves room for, before the venue's minimum is asked."""
-    product, account = bot.catalog.get(symbol), bot.engine.picture()
-    room = headroom(symbol, side, account, product, bot.risk.config)
+    product, account, limits = bot.catalog.get(symbol), bot.engine.picture(), bot.risk.config
+    room = headroom(symbol, side, account, product, limits)
     if room <= 0:
         return product.min_quantity  # so that the gate names the limit that is used up
+    entry = OrderIntent(symbol, side, ZERO, bot.settings.order_type)
     mark = account.marks[symbol]
-    price = worst_price(OrderIntent(symbol, side, ZERO), mark)
-    return quantity_for(product, room, price) or room / price
+    price = worst_price(entry, mark)
+    wanted = quantity_for(product, room, price) or room / price
+    return min(wanted, max(largest_order(entry, mark, product, limits), product.min_quantity))
 
 
 def _wind_down(bot: Bot) -> tuple[list[Order], list[str]]:

@@ -20,6 +20,7 @@ from perps_bot import __version__
 from perps_bot.errors import ConfigError
 from perps_bot.loop import Bot
 from perps_bot.model import ZERO, Action, Event, OrderStatus, TradingState
+from perps_bot.process import Diary, Line
 from perps_bot.settings import Settings
 from perps_bot.store import Recovery, prepare_folder, write_state
 
@@ -190,6 +191,9 @@ def warn(settings: Settings, found: Recovery) -> None:
                   "docs/RUNBOOK_PERPS.md", found.damage)
     if settings.passphrase:
         log.warning("COINBASE_PASSPHRASE belongs to keys that Coinbase has retired: ignored")
+    if settings.api_secret and settings.profile == "prod":
+        log.warning("the key stands in the environment, where what else runs as this user may read "
+                    "it: a file of mode 0600 is safer, see COINBASE_API_KEY_FILE")
     if settings.order_type == "limit" and settings.time_in_force == "GTC":
         log.warning("time_in_force GTC: a resting entry outlives a dead bot; with GTD it would not")
 
@@ -215,11 +219,11 @@ def log_to(settings) -> None:
         file = _PrivateLog(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}: mend it or set PERPS_LOG_DIR") from error
-    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    form = Line("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     form.converter = time.gmtime
     # A full disk must not make the logging module print tracebacks over the operator's screen.
     logging.raiseExceptions = False
-    log.handlers = [logging.StreamHandler(), file]
+    log.handlers = [Diary(), file]
     for handler in log.handlers:
         handler.setFormatter(form)
     log.setLevel(settings.log_level)

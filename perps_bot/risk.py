@@ -7,29 +7,29 @@ fold over events, so a halt survives any restart.
 """
 
 import re
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
 from perps_bot.errors import ConfigError
+from perps_bot.flow import Flow
+from perps_bot.limits import (
+    INFINITY, SPREAD_TICKS, RiskConfig, age_seconds, crossed, depth, notional_of_others, reach,
+    seconds_of, turnover_with, worst_notional, worst_price,
+)
 from perps_bot.model import (
     ZERO, Account, Breach, Event, Mark, OrderIntent, OrderStatus, OrderType, Product, Purpose,
-    RiskVerdict, Side, TradingState, fraction, moment,
+    RiskVerdict, Side, TradingState, moment,
 )
 
 # So many entries refused by the venue in a row, with none accepted between them, and it is us.
 REJECTS_IN_A_ROW_MAX = 3
-# Entries that may be sent in one symbol within a minute.
-ORDERS_PER_MINUTE_MAX = 6
 # How long nothing is opened in a symbol after the venue refused an entry there.
 PAUSE_MINUTES = 10
 # Nothing is opened so shortly before a close, or before the contract's end.
 CLOSING_MINUTES, EXPIRY_DAYS = 15, 7
-# Beyond this fraction of the price, and more than so many ticks apart, bid and ask are no market.
-SPREAD_PCT_MAX, SPREAD_TICKS = Decimal("0.005"), 2
 # The least that available margin may be of what the venue liquidates at: an entry must leave it
 # so even at its stop; where it is less, entries end; further down, positions shrink.
 MARGIN_RATIO_MIN = Decimal("1.5")
@@ -40,95 +40,38 @@ REDUCTIONS = (
 )  # fmt: skip
 # The holds that a replay lifts at the next midnight.
 RISK_KINDS = (
-    "daily_loss", "rejects", "refusal", "liquidation", "liquidation_distance", "mismatch")
-INFINITY = Decimal("Infinity")
-
-
-@dataclass(frozen=True)
-class RiskConfig:
-    """The limits.  Fractions are of equity unless said otherwise; floats are read by their text.
-
-    leverage_max_global          total notional over equity
-    max_leverage                 the same, from the profile; the stricter of the two holds
-    target_leverage              what the strategy asks for; exposure is measured at it
-    max_daily_loss_pct           of day-start equity
-    max_exposure_pct             initial margin of all symbols
-    max_position_pct_per_symbol  initial margin of one symbol
-    max_position                 USD notional of one symbol; None where only fractions bind
-    trailing_stop_pct            an entry's stop from its worst price, a fraction of that price
-    mark_staleness_seconds_max   the oldest mark that an entry may rest on
-    reduce_only_mode             REDUCING while it is set
-    kill_switch_enabled          HALTED while it is set
-    """
-
-    leverage_max_global: Decimal = Decimal(5)
-    max_daily_loss_pct: Decimal = Decimal("0.05")
-    max_exposure_pct: Decimal = Decimal("0.8")
-    reduce_only_mode: bool = False
-    kill_switch_enabled: bool = False
-    max_position_pct_per_symbol: Decimal = Decimal("0.2")
-    max_leverage: Decimal = Decimal(5)
-    target_leverage: Decimal = Decimal(5)
-    max_position: Decimal | None = None
-    enable_shorts: bool = True
-    trailing_stop_pct: Decimal = Decimal("0.01")
-    mark_staleness_seconds_max: Decimal = Decimal(10)
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            name, value = each.name, getattr(self, each.name)
-            if each.type is bool:
-                if not isinstance(value, bool):
-                    raise TypeError(f"{name}: {value!r} is neither True nor False")
-            elif value is not None or each.default is not None:
-                number = fraction(name, value)
-                if number <= 0:
-                    raise ConfigError(f"{name}: {number} must be above 0")
-                object.__setattr__(self, name, number)
-
-    @property
-    def state(self) -> TradingState:
-        """What the settings alone allow."""
-        if self.kill_switch_enabled:
-            return TradingState.HALTED
-        return TradingState.REDUCING if self.reduce_only_mode else TradingState.TRADING
-
-    @property
-    def leverage_limit(self) -> Decimal:
-        return min(self.leverage_max_global, self.max_leverage)
-
-    def leverage_in_force(self, product: Product, side: Side) -> Decimal:
-        """The strictest of target, profile, global cap and the side's margin rate."""
-        wanted = min(self.target_leverage, self.leverage_limit)
-        rate = product.margin_rate(side)
-        return min(wanted, 1 / rate) if rate > 0 else wanted
+    "daily_loss", "drawdown", "losses", "entries", "rejects", "refusal", "liquidation",
+    "liquidation_distance", "mismatch")
 
 
 @dataclass(frozen=True, slots=True)
 class Cap:
     """One limit on notional, measured as if everything outstanding had filled.
 
-    limit    the setting's value, in `unit`; a row without one does not bind
-    worth    USD of notional that one of `unit` allows
-    overall  whether all symbols count together
+    limit   the setting's value, in `unit`; a row without one does not bind
+    worth   USD of notional that one of `unit` allows
+    counts  what counts together: one "order", one "symbol" or "all" symbols
     """
 
     code: str
     setting: str
     limit: Decimal
     worth: Decimal
-    overall: bool
+    counts: str
     unit: str
     message: str
 
-    def room(self, own: Decimal, others: Decimal) -> Decimal:
+    def room(self, own: Decimal, others: Decimal, order: Decimal = ZERO) -> Decimal:
         """USD of notional left; below zero is a breach."""
-        return self.limit * self.worth - own - (others if self.overall else ZERO)
+        return self.limit * self.worth - self._counted(own, others, order)
 
-    def breach(self, own: Decimal, others: Decimal) -> Breach:
-        notional = own + others if self.overall else own
+    def breach(self, own: Decimal, others: Decimal, order: Decimal = ZERO) -> Breach:
+        notional = self._counted(own, others, order)
         measured = notional / self.worth if self.worth > 0 else INFINITY
         return _breach(self.code, measured, self.limit, self.message, self.unit, self.setting)
+
+    def _counted(self, own: Decimal, others: Decimal, order: Decimal) -> Decimal:
+        return {"order": order, "symbol": own, "all": own + others}[self.counts]
 
 
 def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> tuple[Cap, ...]:
@@ -136,19 +79,22 @@ def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> 
     equity, of_margin = account.equity, "of equity, as initial margin"
     margin = equity * limits.leverage_in_force(product, side)
     strictest = min(("leverage_max_global", "max_leverage"), key=lambda n: getattr(limits, n))
+    most = limits.max_position if limits.max_order_notional is None else limits.max_order_notional
     table = (
-        # code, setting, its value, USD that one of its unit allows, overall?, unit, message
-        Cap("LEVERAGE_EXCEEDED", strictest, limits.leverage_limit, equity, True, "x equity",
+        # code, setting, its value, USD that one of its unit allows, counts, unit, message
+        Cap("LEVERAGE_EXCEEDED", strictest, limits.leverage_limit, equity, "all", "x equity",
             "Leverage exceeds limit (lower --leverage, add equity, check positions)"),
         Cap("POSITION_SHARE_EXCEEDED", "max_position_pct_per_symbol",
-            limits.max_position_pct_per_symbol, margin, False, of_margin,
+            limits.max_position_pct_per_symbol, margin, "symbol", of_margin,
             "Position share exceeds limit (reduce the size)"),
-        Cap("EXPOSURE_EXCEEDED", "max_exposure_pct", limits.max_exposure_pct, margin, True,
+        Cap("EXPOSURE_EXCEEDED", "max_exposure_pct", limits.max_exposure_pct, margin, "all",
             of_margin, "Exposure exceeds limit (close something or trade fewer symbols)"),
-        Cap("POSITION_VALUE_EXCEEDED", "max_position", limits.max_position, Decimal(1), False,
+        Cap("POSITION_VALUE_EXCEEDED", "max_position", limits.max_position, Decimal(1), "symbol",
             "USD", "Position value exceeds limit (reduce the size or set --max-position)"),
+        Cap("ORDER_VALUE_EXCEEDED", "max_order_notional", most, Decimal(1), "order", "USD",
+            "Order value exceeds limit (reduce the size or set max_order_notional)"),
         Cap("STOP_BEYOND_LIQUIDATION", "trailing_stop_pct",
-            _liquidation_limit(account, product, side, limits), Decimal(1), False, "USD",
+            _liquidation_limit(account, product, side, limits), Decimal(1), "symbol", "USD",
             "The stop lies beyond liquidation or too near it (reduce the size, add funds)"),
     )
     return tuple(cap for cap in table if cap.limit is not None)
@@ -164,7 +110,7 @@ def headroom(
     """
     if symbol not in account.marks:
         return ZERO
-    own, others = worst_notional(account, symbol), _others(account, symbol)
+    own, others = worst_notional(account, symbol), notional_of_others(account, symbol)
     room = min(cap.room(own, others) for cap in caps(account, product, side, limits))
     return max(room, ZERO)
 
@@ -178,38 +124,6 @@ def reduction(account: Account) -> Decimal | None:
     """Return the share of every position that should be kept; None while all of it may."""
     ratio = _margin_ratio(account)
     return next((kept for below, kept in REDUCTIONS if ratio < below), None)
-
-
-def worst_price(intent: OrderIntent, mark: Mark) -> Decimal:
-    """The price at which `intent` counts, the highest in sight, USD per base unit."""
-    return max(_highest(mark), intent.limit_price or ZERO)
-
-
-def worst_notional(account: Account, symbol: str, more: OrderIntent | None = None) -> Decimal:
-    """USD of one symbol if its outstanding orders, and `more`, had filled the worse way.
-
-    What has no price counts as infinite: missing data never becomes a number.
-    """
-    position, mark = account.position(symbol), account.marks.get(symbol)
-    orders = [(order.intent, order.remaining) for order in account.outstanding
-              if order.symbol == symbol and order.remaining]
-    if more is not None:
-        orders.append((more, more.quantity))
-    if not orders and not position.quantity:
-        return ZERO
-    price = _highest(mark) if mark else position.mark_price
-    if not price:
-        return INFINITY
-    filled = {Side.BUY: ZERO, Side.SELL: ZERO}
-    for intent, quantity in orders:
-        filled[intent.side] += quantity * max(price, intent.limit_price or ZERO)
-    held = position.quantity * price
-    return max(abs(held + filled[Side.BUY]), abs(held - filled[Side.SELL]))
-
-
-def age_seconds(mark: Mark | None, now: datetime) -> Decimal:
-    """How far a mark's time is from `now`, either way: with a wrong clock no mark is fresh."""
-    return ZERO if mark is None else _seconds(abs(now - mark.at))
 
 
 class Remedy(StrEnum):
@@ -267,9 +181,9 @@ class LiveRiskManager:
         self._store = event_store
         self._holds: dict[str, Hold] = {}
         self._rejects_in_a_row = 0
+        self._flow = Flow(self.config)
         # By symbol, "" for the whole account: the venue's reason to refuse, and since when.
         self._refused: dict[str, tuple[str, datetime]] = {}
-        self._sent_at: dict[str, deque[datetime]] = {}  # by symbol: the newest entries
         if event_store is not None:
             event_store.subscribe(self.apply)
 
@@ -286,30 +200,39 @@ class LiveRiskManager:
         """Say whether `intent` may be sent, naming every limit that it would break."""
         if account.reduces(intent):
             return RiskVerdict(intent)  # getting out must always be possible
-        breaches = self._refusals(intent, account, product)
-        if intent.symbol in account.marks:
-            own = worst_notional(account, intent.symbol, intent)
-            others = _others(account, intent.symbol)
-            breaches += [cap.breach(own, others)
+        rows = (*self._standing_rows(intent, account), *_order_rows(intent, account, self.config),
+                *_market_rows(intent, account, product, self.config),
+                *self._flow_rows(intent, account))
+        breaches = [_breach(*row) for refused, *row in rows if refused]
+        breaches += self._losses(account).values()
+        if mark := account.marks.get(intent.symbol):
+            counted = (worst_notional(account, intent.symbol, intent),
+                       notional_of_others(account, intent.symbol),
+                       intent.quantity * worst_price(intent, mark))
+            breaches += [cap.breach(*counted)
                          for cap in caps(account, product, intent.side, self.config)
-                         if cap.room(own, others) < 0]
+                         if cap.room(*counted) < 0]
         return RiskVerdict(intent, tuple(breaches))
 
     def post_trade(self, account: Account) -> list[Breach]:
         """Check what we already hold; a breach turns the trading state and is an event."""
         rejects, (reason, _) = self._rejects_in_a_row, self._refused.get("", ("", None))
-        ratio, loss = _margin_ratio(account), _daily_loss_breach(account, self.config)
+        ratio, runaway = _margin_ratio(account), self._flow.runaway
+        self._flow.see(account.marks.values())
         rows = (
             # kind of hold, turned when, code, measured, allowed, message, unit
             ("rejects", rejects >= REJECTS_IN_A_ROW_MAX, "REPEATED_REJECTS", rejects,
              REJECTS_IN_A_ROW_MAX - 1, "Repeated rejects of entries by the venue", "in a row"),
             ("refusal", reason, "ACCOUNT_REFUSED", reason, "none",
              "The venue refuses the account (look there, then resume)"),
+            ("entries", runaway, "ENTRIES_EXCEEDED", f"one more in {runaway}", "none",
+             "Too many entries within an hour (look why, then resume)", "",
+             "max_entries_per_hour"),
             ("liquidation_distance", ratio < MARGIN_RATIO_MIN, "LIQUIDATION_NEAR", ratio,
              MARGIN_RATIO_MIN, "Margin nears liquidation (add funds or close something)",
              "x the liquidation threshold"),
         )
-        found = {"daily_loss": loss} if loss else {}
+        found = self._losses(account)
         found |= {kind: _breach(*row) for kind, turned, *row in rows if turned}
         for kind, breach in found.items():
             self.hold(kind, TradingState.REDUCING, str(breach))
@@ -355,11 +278,9 @@ class LiveRiskManager:
     def apply(self, event: Event) -> None:
         """Fold one event into the trading state."""
         data = event.data
+        self._flow.apply(event)
         if event.type == "state.changed":
             self._fold_change(event.at, data)
-        elif event.type == "order.intended" and data["purpose"] == Purpose.ENTRY:
-            sent = self._sent_at.setdefault(data["symbol"], deque(maxlen=ORDERS_PER_MINUTE_MAX))
-            sent.append(moment(data.get("placed_at", event.at)))
         elif event.type == "order.updated":
             self._fold_answer(event.at, data)
         elif event.type == "day.opened" and "risk" in data["snapshot"]:
@@ -369,37 +290,83 @@ class LiveRiskManager:
         holds = {kind: {"state": h.state, "reason": h.reason, "at": h.at}
                  for kind, h in self._holds.items()}
         return {"rejects_in_a_row": self._rejects_in_a_row, "holds": holds,
-                "refused": dict(self._refused)}
+                "refused": dict(self._refused), "flow": self._flow.snapshot()}
 
-    def _refusals(self, intent: OrderIntent, account: Account, product: Product) -> list[Breach]:
-        """What stands against an increase, whatever its size."""
-        limits, state, symbol, now = self.config, self.state, intent.symbol, account.at
-        unknown = [o.id for o in account.outstanding
-                   if o.symbol == symbol and o.status is OrderStatus.UNKNOWN]
-        sent = sum(abs(now - at) < timedelta(minutes=1) for at in self._sent_at.get(symbol, ()))
+    # The table of what is refused, in four parts.  Each row:
+    # refused when, code, measured, allowed, message, unit, setting
+
+    def _standing_rows(self, intent: OrderIntent, account: Account) -> tuple[tuple, ...]:
+        """What stands against an increase, whatever it is."""
+        state, symbol, now = self.state, intent.symbol, account.at
+        allowed = self.config.symbols
         reason, since = self._refused.get("") or self._refused.get(symbol, ("", now))
         held = [f"{kind} ({hold.reason})" for kind, hold in self._holds.items()]
-        rows = (
-            # refused when, code, measured, allowed, message, unit, setting
+        return (
             (intent.purpose is not Purpose.ENTRY, "NOT_REDUCING", "an increase", "a reduction",
              "A stop or exit may only shrink the position"),
-            (intent.quantity <= 0, "QUANTITY_NOT_POSITIVE", intent.quantity, "above 0",
-             "The order has no size"),
             (state is not TradingState.TRADING, f"STATE_{state}", state, "TRADING",
              f"Trading is {state} because of {', '.join(held) or 'the settings'}; "
              "perps-bot resume --reason lifts it", "", "trading state"),
+            (allowed is not None and symbol not in allowed, "SYMBOL_NOT_ALLOWED", symbol,
+             " ".join(allowed or ()), "The symbol is not among those to trade", "", "symbols"),
             (reason and abs(now - since) < timedelta(minutes=PAUSE_MINUTES), "SYMBOL_PAUSED",
              reason, "none", f"The venue refused {symbol} at {since:%H:%M:%S} UTC; "
              f"entries pause for {PAUSE_MINUTES} minutes"),
-            (sent >= ORDERS_PER_MINUTE_MAX, "ORDER_THROTTLED", sent + 1, ORDERS_PER_MINUTE_MAX,
-             f"Too many entries in {symbol}", "a minute"),
-            (unknown, "OUTCOME_UNKNOWN", " ".join(unknown), "none",
-             f"An order in {symbol} has an unknown outcome"),
-            *_market_rows(intent, account, product, limits),
         )
-        breaches = [_breach(*row) for refused, *row in rows if refused]
-        loss = _daily_loss_breach(account, limits)
-        return [*breaches, loss] if loss else breaches
+
+    def _flow_rows(self, intent: OrderIntent, account: Account) -> tuple[tuple, ...]:
+        """What was sent and traded lately; each count includes this order."""
+        limits, flow, symbol, now = self.config, self._flow, intent.symbol, account.at
+        in_symbol, in_all = (flow.orders_in_minute(now, s) + 1 for s in (symbol, None))
+        messages, entries = flow.messages_in_second(now) + 1, flow.entries_in_hour(symbol, now) + 1
+        moved, repeated = flow.moved(symbol, now), flow.repeats(intent, now)
+        turnover, base = ZERO, limits.max_position or INFINITY
+        if symbol in account.marks:
+            turnover = turnover_with(flow.traded(symbol), intent, account)
+        minute, second, hour = (limits.max_orders_per_minute_per_symbol,
+                                limits.max_messages_per_second, limits.max_entries_per_hour)
+        return (
+            (in_symbol > minute, "ORDER_THROTTLED", in_symbol, minute,
+             f"Too many entries in {symbol}", "a minute", "max_orders_per_minute_per_symbol"),
+            (in_all > limits.max_orders_per_minute, "ORDERS_THROTTLED", in_all,
+             limits.max_orders_per_minute, "Too many entries", "a minute",
+             "max_orders_per_minute"),
+            (messages > second, "MESSAGES_THROTTLED", messages, second,
+             "Too many orders at once", "a second", "max_messages_per_second"),
+            (entries > hour, "ENTRIES_EXCEEDED", entries, hour,
+             f"Too many entries in {symbol} within an hour", "an hour", "max_entries_per_hour"),
+            (repeated < limits.duplicate_window_seconds, "DUPLICATE_ORDER", repeated,
+             f"from {limits.duplicate_window_seconds:f}", "The same order was just sent",
+             "s ago", "duplicate_window_seconds"),
+            (moved, "MARK_MOVED", moved, limits.max_mark_move_pct,
+             f"The mark of {symbol} jumped; entries pause for 5 minutes",
+             "of the price within a minute", "max_mark_move_pct"),
+            (turnover > limits.max_daily_turnover * base, "TURNOVER_EXCEEDED", turnover / base,
+             limits.max_daily_turnover, f"Too much traded in {symbol} today", "x max_position",
+             "max_daily_turnover"),
+        )
+
+    def _losses(self, account: Account) -> dict[str, Breach]:
+        """The losses that end entries, by kind of hold."""
+        limits, flow = self.config, self._flow
+        loss, base = account.daily_loss, account.day_start_equity
+        # With nothing to measure it against, any loss counts as all of it.
+        share = loss / base if base > 0 else Decimal(loss > 0)
+        flow.curve.see(loss)
+        drawdown, streak = flow.curve.drawdown, limits.max_losses_in_a_row or INFINITY
+        rows = (
+            ("daily_loss", share >= limits.max_daily_loss_pct, "DAILY_LOSS_EXCEEDED", share,
+             limits.max_daily_loss_pct,
+             "Daily loss exceeds limit (wait for the next UTC day, then resume)",
+             "of day-start equity", "max_daily_loss_pct"),
+            ("drawdown", drawdown >= limits.max_drawdown_pct, "DRAWDOWN_EXCEEDED", drawdown,
+             limits.max_drawdown_pct, "Drawdown exceeds limit (look why, then resume)",
+             "of the highest equity of 30 days", "max_drawdown_pct"),
+            ("losses", flow.losses >= streak, "LOSING_STREAK", flow.losses, streak,
+             "Losing round trips in a row reach the limit (look why, then resume)", "in a row",
+             "max_losses_in_a_row"),
+        )
+        return {kind: _breach(*row) for kind, turned, *row in rows if turned}
 
     def _change(self, kind: str, state: TradingState, reason: str, **more: object) -> None:
         data = {"kind": kind, "state": state, "reason": reason, **more}
@@ -414,6 +381,8 @@ class LiveRiskManager:
             self._holds.pop(kind, None)
         else:
             self._holds[kind] = Hold(state, data["reason"], at)
+        if state is TradingState.TRADING:
+            self._flow.forgive(kind)
         if kind == "rejects":
             self._rejects_in_a_row = 0
         elif kind == "refusal":
@@ -442,28 +411,47 @@ class LiveRiskManager:
         self._refused = {symbol: (why, moment(at)) for symbol, (why, at) in refused}
 
 
-def _market_rows(
-    intent: OrderIntent, account: Account, product: Product, limits: RiskConfig
+def _order_rows(
+    intent: OrderIntent, account: Account, limits: RiskConfig
 ) -> tuple[tuple, ...]:
-    """What position, mark, session and contract have against an increase, refused or not."""
-    symbol, mark = intent.symbol, account.marks.get(intent.symbol)
-    age, age_max = age_seconds(mark, account.at), limits.mark_staleness_seconds_max
-    apart = mark.ask - mark.bid if mark and intent.order_type is OrderType.MARKET else ZERO
-    apart_max = max(SPREAD_PCT_MAX * (mark.price if mark else ZERO),
-                    SPREAD_TICKS * product.price_increment)
-    ends = product.closes_at, product.expires_at
-    closes_in, expires_in = (_seconds(end - account.at) if end else INFINITY for end in ends)
-    minutes, days = closes_in / 60, expires_in / 86_400
+    """What position and orders have against an increase; rows as in LiveRiskManager."""
+    symbol = intent.symbol
+    ours = [order for order in account.outstanding if order.symbol == symbol]
+    unknown = [o for o in account.outstanding if o.status is OrderStatus.UNKNOWN]
+    unknown_here = [order.id for order in unknown if order.symbol == symbol]
+    crossing = crossed(intent, account) if limits.no_self_cross else []
     return (
-        # refused when, code, measured, allowed, message, unit, setting
+        (intent.quantity <= 0, "QUANTITY_NOT_POSITIVE", intent.quantity, "above 0",
+         "The order has no size"),
         (intent.side is Side.SELL and not limits.enable_shorts, "SHORTS_DISABLED", "a short",
          "longs", "Shorts are not enabled", "", "enable_shorts"),
         (account.position(symbol).quantity * intent.side.sign < 0, "POSITION_OPPOSED",
          "an order through flat", "an exit first", "One order must not flip a position"),
-        (mark is None, "NO_MARK", "none", "a fresh mark",
-         f"No mark price for symbol {symbol}: check the venue, the spelling, the mark cache"),
         (account.equity <= 0, "EQUITY_NOT_POSITIVE", account.equity, "above 0",
          "No equity to trade with", "USD"),
+        (unknown_here, "OUTCOME_UNKNOWN", " ".join(unknown_here), "none",
+         f"An order in {symbol} has an unknown outcome"),
+        (len(unknown) > limits.max_unknown_orders, "UNKNOWN_ORDERS_EXCEEDED", len(unknown),
+         limits.max_unknown_orders, "Too many orders have an unknown outcome", "orders",
+         "max_unknown_orders"),
+        (len(ours) >= limits.max_open_orders, "OPEN_ORDERS_EXCEEDED", len(ours) + 1,
+         limits.max_open_orders, f"Too many open orders in {symbol}", "orders",
+         "max_open_orders"),
+        (crossing, "SELF_CROSS", " ".join(crossing), "none",
+         "The order could trade with one of our own", "", "no_self_cross"),
+    )
+
+
+def _market_rows(
+    intent: OrderIntent, account: Account, product: Product, limits: RiskConfig
+) -> tuple[tuple, ...]:
+    """What mark, session and contract have against an increase; rows as in LiveRiskManager."""
+    symbol, mark = intent.symbol, account.marks.get(intent.symbol)
+    ends = product.closes_at, product.expires_at
+    closes_in, expires_in = (seconds_of(end - account.at) if end else INFINITY for end in ends)
+    minutes, days = closes_in / 60, expires_in / 86_400
+    contracts, most = intent.quantity / product.contract_size, limits.most_contracts(product)
+    rows = (
         (not (product.tradable and product.is_session_open), "PRODUCT_NOT_TRADABLE",
          "closed or restricted", "open",
          f"The venue takes no orders in {symbol} now{product.note and f' ({product.note})'}"),
@@ -471,10 +459,42 @@ def _market_rows(
          f"The market of {symbol} closes soon", "minutes"),
         (days <= EXPIRY_DAYS, "EXPIRING_SOON", days, f"above {EXPIRY_DAYS}",
          f"The contract of {symbol} expires soon", "days"),
-        (age > age_max, "STALE_MARK", age, age_max, "Mark price is stale (check the market data "
+        (contracts > most, "ORDER_SIZE_EXCEEDED", contracts, most,
+         "Order size exceeds limit (reduce the size or set max_order_qty)", "contracts",
+         "max_order_qty"),
+        (mark is None, "NO_MARK", "none", "a fresh mark",
+         f"No mark price for symbol {symbol}: check the venue, the spelling, the mark cache"),
+    )
+    return rows + (_price_rows(intent, mark, account.at, product, limits) if mark else ())
+
+
+def _price_rows(
+    intent: OrderIntent, mark: Mark, now: datetime, product: Product, limits: RiskConfig
+) -> tuple[tuple, ...]:
+    """What the quote has against an increase; rows as in LiveRiskManager."""
+    is_market, symbol = intent.order_type is OrderType.MARKET, intent.symbol
+    age, old, older = (age_seconds(mark, now), limits.mark_staleness_seconds_max,
+                       limits.quote_staleness_seconds_max)
+    # A market order's price is bounded by the spread; a limit that waits far away hurts nobody.
+    away = ZERO if is_market else (reach(intent, mark) - mark.price) * intent.side.sign
+    apart = mark.ask - mark.bid
+    apart_max = max(limits.max_spread_pct * mark.price, SPREAD_TICKS * product.price_increment)
+    takes, there = limits.max_top_of_book_pct, depth(intent, mark)
+    return (
+        (age > old, "STALE_MARK", age, old, "Mark price is stale (check the market data "
          "and the clock)", "s", "mark_staleness_seconds_max"),
-        (apart > apart_max, "SPREAD_TOO_WIDE", apart, apart_max,
-         f"Bid and ask of {symbol} are too far apart for a market order", "USD"),
+        (is_market and age > older, "STALE_QUOTE", age, older,
+         "The quote is too old for a market order", "s", "quote_staleness_seconds_max"),
+        (is_market and apart > apart_max, "SPREAD_TOO_WIDE", apart, apart_max,
+         f"Bid and ask of {symbol} are too far apart for a market order", "USD",
+         "max_spread_pct"),
+        (away > limits.price_collar_pct * mark.price, "PRICE_COLLAR_EXCEEDED",
+         away / mark.price, limits.price_collar_pct,
+         "The order's price lies too far beyond the mark", "of the mark", "price_collar_pct"),
+        (is_market and intent.quantity > takes * there, "TOP_OF_BOOK_EXCEEDED",
+         intent.quantity / there if there else INFINITY, takes,
+         f"Too little is offered in {symbol} at the best price (lower --max-position)",
+         "of the size there", "max_top_of_book_pct"),
     )
 
 
@@ -497,31 +517,6 @@ def _margin_ratio(account: Account) -> Decimal:
     """Infinite when flat, and where the venue did not say."""
     ratio = account.margin.ratio if account.margin else None
     return INFINITY if ratio is None else ratio
-
-
-def _others(account: Account, symbol: str) -> Decimal:
-    """USD that all other symbols count for, and what is held beside our books."""
-    symbols = {*account.positions, *(order.symbol for order in account.outstanding)} - {symbol}
-    return sum((worst_notional(account, s) for s in sorted(symbols)), account.foreign_notional)
-
-
-def _seconds(duration: timedelta) -> Decimal:
-    return Decimal(duration // timedelta(microseconds=1)) / 1_000_000
-
-
-def _highest(mark: Mark) -> Decimal:
-    return max(mark.price, mark.bid, mark.ask)
-
-
-def _daily_loss_breach(account: Account, limits: RiskConfig) -> Breach | None:
-    """With nothing to measure it against, any loss counts as all of it."""
-    loss, base, allowed = account.daily_loss, account.day_start_equity, limits.max_daily_loss_pct
-    share = loss / base if base > 0 else Decimal(loss > 0)
-    if share < allowed:
-        return None
-    return _breach("DAILY_LOSS_EXCEEDED", share, allowed,
-                   "Daily loss exceeds limit (wait for the next UTC day, then resume)",
-                   "of day-start equity", "max_daily_loss_pct")
 
 
 def _breach(

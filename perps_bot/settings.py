@@ -18,15 +18,20 @@ from typing import Any
 
 from perps_bot.errors import ConfigError
 from perps_bot.model import OrderType, TimeInForce
+from perps_bot.secret import Secret
 
 PROFILES = {
-    # max_position is in USD, max_leverage in x equity, bar in seconds
+    # max_position is in USD, max_leverage in x equity, bar in seconds; on bars of a minute the fees
+    # of a month alone are a drawdown, so dev has no such limit
     "dev": {"max_position": Decimal(10000), "max_leverage": Decimal(3),
-            "enable_shorts": False, "bar": 60},
+            "enable_shorts": False, "bar": 60, "max_entries_per_hour": 12,
+            "price_collar_pct": Decimal("0.02"), "max_drawdown_pct": Decimal(1)},
     "demo": {"max_position": Decimal(100), "max_leverage": Decimal(1),
-             "enable_shorts": False, "bar": 3600},
+             "enable_shorts": False, "bar": 3600, "max_entries_per_hour": 4,
+             "price_collar_pct": Decimal("0.01"), "max_drawdown_pct": Decimal("0.15")},
     "prod": {"max_position": Decimal(50000), "max_leverage": Decimal(3),
-             "enable_shorts": True, "bar": 3600},
+             "enable_shorts": True, "bar": 3600, "max_entries_per_hour": 8,
+             "price_collar_pct": Decimal("0.01"), "max_drawdown_pct": Decimal("0.15")},
 }
 
 
@@ -170,12 +175,14 @@ def _is_loopback(host: str) -> bool:
 def setting(*columns: object, **places: object) -> Any:
     """One field of Settings: a Setting that takes its name from the field."""
     row = Setting(*columns, **places)
-    return field(repr=not row.secret, metadata={"row": row})
+    return field(repr=not row.secret, compare=not row.secret, metadata={"row": row})
 
 
-SWITCH, PATH, SECRET = switch(), text("a path", Path), text("one line of text")
-PEM = text("text", longest=8192, lines=True)
+SWITCH, PATH, SECRET = switch(), text("a path", Path), text("one line of text", Secret)
+FOLDER = text("a path without ..", lambda raw: None if ".." in Path(raw).parts else Path(raw))
+PEM = text("text", Secret, longest=8192, lines=True)
 FRACTION = number("0", "1", above=True)
+COUNT = number("1", "1000", whole=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +242,44 @@ class Settings:
         FRACTION, "0.8", "fraction of equity", "most initial margin in all symbols")
     max_daily_loss_pct: Decimal = setting(
         FRACTION, "0.05", "fraction of day-start equity", "daily loss that stops entries")
+    max_drawdown_pct: Decimal = setting(
+        FRACTION, None, "fraction of equity", "loss from the 30-day peak that stops entries")
+    max_losses_in_a_row: int | None = setting(
+        COUNT, None, "round trips", "losses in a row that stop entries; not set: no limit")
+    max_order_qty: Decimal | None = setting(
+        number("0", "10000000", above=True), None, "contracts",
+        "largest order; not set: the venue's maximum")
+    max_order_notional: Decimal | None = setting(
+        number("0", "10000000", above=True), None, "USD", "largest order; not set: max_position")
+    price_collar_pct: Decimal = setting(
+        FRACTION, None, "fraction of the mark", "farthest limit beyond the mark")
+    max_spread_pct: Decimal = setting(
+        FRACTION, "0.005", "fraction of the mark", "widest spread for a market order")
+    max_top_of_book_pct: Decimal = setting(
+        number("0", "100", above=True), "0.5", "of the size at the best price",
+        "most that a market order may take")
+    max_mark_move_pct: Decimal = setting(
+        FRACTION, "0.05", "fraction of price",
+        "move within 60 s after which a symbol pauses for 5 minutes")
+    quote_staleness_seconds_max: int = setting(
+        number("1", "60", whole=True), "5", "seconds", "oldest quote for a market order")
+    duplicate_window_seconds: int = setting(
+        number("1", "3600", whole=True), "10", "seconds", "how long the same entry is not repeated")
+    max_orders_per_minute_per_symbol: int = setting(
+        COUNT, "6", "a minute", "entries sent in one symbol")
+    max_orders_per_minute: int = setting(COUNT, "20", "a minute", "entries sent in all symbols")
+    max_messages_per_second: int = setting(
+        COUNT, "5", "a second", "orders of any kind after which an entry waits")
+    max_entries_per_hour: int = setting(
+        COUNT, None, "an hour", "entries in one symbol; one more stops entries")
+    max_open_orders: int = setting(COUNT, "4", "orders", "open orders in one symbol")
+    max_unknown_orders: int = setting(
+        COUNT, "1", "orders", "orders whose outcome is unknown, in all symbols")
+    no_self_cross: bool = setting(
+        SWITCH, True, "", "no entry that could trade with an order of ours")
+    max_daily_turnover: Decimal = setting(
+        number("0", "10000", above=True), "200", "x max position",
+        "traded in one symbol and one UTC day")
     mark_staleness_seconds_max: int = setting(
         number("1", "60", whole=True), "10", "seconds", "age above which a price is no price")
     stop_move_min_pct: Decimal = setting(
@@ -257,8 +302,9 @@ class Settings:
         number("0", "1000"), "0", "basis points", "paper slippage", flag="--slippage-bps")
     # surroundings
     event_store_root: Path = setting(
-        PATH, "./data", "", "where state lives", env="EVENT_STORE_ROOT")
-    log_dir: Path = setting(PATH, "logs", "", "where perps_bot.log is written", env="PERPS_LOG_DIR")
+        FOLDER, "./data", "", "where state lives", env="EVENT_STORE_ROOT")
+    log_dir: Path = setting(
+        FOLDER, "logs", "", "where perps_bot.log is written", env="PERPS_LOG_DIR")
     log_level: str = setting(
         choice("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "", "how much to log", env="LOG_LEVEL")
     force_mock: bool = setting(
@@ -282,11 +328,11 @@ class Settings:
         "wss://advanced-trade-ws-user.coinbase.com", "", "our orders", env="COINBASE_WS_USER_URL")
     api_key_file: Path | None = setting(
         PATH, None, "", "the JSON file that Coinbase hands out", env="COINBASE_API_KEY_FILE")
-    api_key: str | None = setting(
+    api_key: Secret | None = setting(
         SECRET, None, "", "name of the API key", env="COINBASE_API_KEY", secret=True)
-    api_secret: str | None = setting(
+    api_secret: Secret | None = setting(
         PEM, None, "", "private key of the API key", env="COINBASE_API_SECRET", secret=True)
-    passphrase: str | None = setting(
+    passphrase: Secret | None = setting(
         SECRET, None, "", "of retired keys; ignored", env="COINBASE_PASSPHRASE", secret=True)
     alert_webhook_url: str | None = setting(
         webhook(), None, "", "where alerts are posted", env="PERPS_ALERT_WEBHOOK_URL", secret=True)

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from perps_bot.errors import ConfigError, StoreDamaged
 from perps_bot.model import Event
+from perps_bot.secret import redacted
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SCHEMA = 1
@@ -66,13 +67,15 @@ class EventStore:
 
     sync      False for a replay, whose events need not survive a power cut: no line is fsynced
     now       the moment that the next events carry; the loop sets it
+    profile   whose events these are; a file that says another is refused.  Empty: not asked
     day       the day that is open; None before the first
     trouble   why a line is not safely on disk, in one line; empty while all are
     poisoned  an fsync failed or lines were lost: in this process no required append succeeds again
     """
 
-    def __init__(self, folder: str | Path | None = None, now: datetime = EPOCH, sync: bool = True):
-        self.now = now
+    def __init__(self, folder: str | Path | None = None, now: datetime = EPOCH, sync: bool = True,
+                 profile: str = ""):
+        self.now, self.profile = now, profile
         self.day: date | None = None
         self.trouble, self.poisoned = "", False
         self._folder = self._path = None if folder is None else prepare_folder(folder)
@@ -107,7 +110,8 @@ class EventStore:
         if self.day is not None and day <= self.day:
             raise ValueError(f"day {day} cannot be opened: {self.day} already is")
         chain = f"{self._crc:08x}"  # with the last line's crc, one file can be verified alone
-        data = dict(schema=SCHEMA, day=day, **data, chain=chain, snapshot=snapshot)
+        owner = {"profile": self.profile} if self.profile else {}
+        data = dict(schema=SCHEMA, day=day, **owner, **data, chain=chain, snapshot=snapshot)
         return self._happen("day.opened", data, day, required=False)
 
     def recover(self) -> Recovery:
@@ -119,7 +123,7 @@ class EventStore:
             raise ValueError("recover comes once, before the first append")
         files: list[_DayFile] = []  # back to the newest whose opening is intact
         for path in reversed(_files(self._folder, DAY_FILES)):
-            files.append(file := _DayFile(path))
+            files.append(file := _DayFile(path, profile=self.profile))
             for event in file:
                 self._dispatch(event)
             if file.last:
@@ -252,7 +256,7 @@ def write_state(path: str | Path, value: object) -> None:
     """Replace a state file, unsynced; only one process at a time may write it.  Raises OSError."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    text = json.dumps(_plain(value), indent=2) + "\n"
+    text = redacted(json.dumps(_plain(value), indent=2)) + "\n"
     with open(temporary, "wb", 0, opener=_open) as file:
         _write_all(file.fileno(), text.encode("ascii"))
     _replace(temporary, path)
@@ -366,8 +370,8 @@ class _DayFile:
     damage  what else is wrong with the line after it; empty if nothing
     """
 
-    def __init__(self, path: Path, last: tuple[int, int] | None = None):
-        self.path, self.last = path, last
+    def __init__(self, path: Path, last: tuple[int, int] | None = None, profile: str = ""):
+        self.path, self.last, self._profile = path, last, profile
         self.offset = self.events = self.torn = 0
         self.damage = ""
 
@@ -401,6 +405,10 @@ class _DayFile:
         if not self.events and (data.get("schema"), data.get("day")) != (SCHEMA, self.path.stem):
             raise ConfigError(f"{self.path}: holds schema {data.get('schema')} of {data.get('day')}"
                               ": undo the renaming, or use the version that wrote it")
+        owner = data.get("profile") if not self.events else None
+        if self._profile and owner not in (None, self._profile):
+            raise ConfigError(f"{self.path}: holds events of profile {owner!s:.40}, not of "
+                              f"{self._profile}: put them back into their own folder")
         self.last = seq, crc
         self.offset += len(line)
         self.events += 1
@@ -422,7 +430,7 @@ def _encode(event: Event, chain: int) -> tuple[bytes, int]:
     # As keywords: data that would replace one of the line's own fields is a TypeError.
     fields = dict(seq=event.seq, ts=event.at, type=event.type, **event.data, crc="")
     fields = _plain(fields, None if event.type == "day.opened" else STRING_LENGTH_MAX)
-    body = _to_json(fields).removesuffix(',"crc":""}').encode("ascii")
+    body = redacted(_to_json(fields)).removesuffix(',"crc":""}').encode("ascii")
     crc = zlib.crc32(body, chain)
     return body + CRC_FORM % crc, crc
 

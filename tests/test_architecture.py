@@ -19,32 +19,34 @@ PACKAGE = ROOT / "perps_bot"
 FLOORS = {
     room: int(floor)
     for floor, *rooms in map(str.split, """
-        7  __main__
-        6  cli
-        5  replay    ops    report    validate    checklist
+        8  __main__
+        7  cli
+        6  commands
+        5  replay    ops    report    validate    checklist    wiring
         4  loop
         3  execution protection reconcile clock
-        2  settings  store  client  rest  transport  keys  feed  market  paper
-        1  catalog   strategy  risk  tracker  stats  stops  wire
-        0  model     errors    broker
+        2  settings  store  client  rest  transport  keys  feed  market  paper    process
+        1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire
+        0  model     errors    broker  secret
     """.strip().splitlines())
     for room in rooms
 }
 SOURCES = {path.stem: path.read_text("utf-8") for path in sorted(PACKAGE.glob("*.py"))}
 ROOMS = [room for room in SOURCES if not room.startswith("__")]
 CORE = [room for room in ROOMS
-        if FLOORS.get(room, 0) <= 4 and room not in ("market", "paper")]
+        if FLOORS.get(room, 0) <= 4 and room not in ("market", "paper", "process")]
 
 # What speaks with Coinbase: measured apart, so that neither half can grow behind the other.
-EDGE = ("wire", "keys", "transport", "rest", "client", "feed")
+EDGE = ("wire", "keys", "secret", "transport", "rest", "client", "feed")
 
 SAME_FLOOR = {
     ("broker", "model"),  # the protocols are written in the nouns
     ("protection", "execution"),  # stops and exits, and the orders they are made of
     ("rest", "transport"),  # a request, and how its bytes travel
+    ("risk", "flow"), ("risk", "limits"), ("flow", "limits"),  # the gate, and what it measures
 }
 READ_THE_CLOCK = {"clock", "rest", "transport", "feed"}
-MAY_PRINT = {"cli", "ops", "report", "replay", "validate"}
+MAY_PRINT = {"commands"}
 
 CLOCKS = {
     *(f"datetime.datetime.{name}" for name in ("now", "utcnow", "today")), "datetime.date.today",
@@ -291,9 +293,9 @@ def test_the_mean_complexity_is_low():
 
 def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
-    assert sum(lines[room] for room in CORE if room not in EDGE) <= 4700
-    assert sum(lines[room] for room in EDGE) <= 2300
-    assert sum(lines.values()) <= 10_000
+    assert sum(lines[room] for room in CORE if room not in EDGE) <= 4900
+    assert sum(lines[room] for room in EDGE) <= 2400
+    assert sum(lines.values()) <= 10_350
 
 
 def test_third_party_packages_are_declared():
@@ -391,7 +393,7 @@ def test_a_rule_finds(rule, room, source):
     (clock_reads,     "clock",      "import time\ntime.monotonic()"),
     (clock_reads,     "ops",        "import time\ntime.sleep(1)\nself.clock.now()"),
     (broad_excepts,   "client",     "try: f()\nexcept (KeyError, OSError): raise"),
-    (forbidden_calls, "report",     "print(report.print(1))"),
+    (forbidden_calls, "commands",   "print(report.print(1))"),
     (no_question,     "risk",       '"""Risk: may it be sent?\n\nPure.\n"""'),
     (too_long,        "risk",       lines_of(50)),
     (too_wide,        "risk",       "#" * 100),

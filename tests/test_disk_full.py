@@ -2,6 +2,7 @@
 
 RLIMIT_FSIZE is the full disk.  It is set on the running process and so strikes at any moment; the
 state files are small enough to be written all the same, so that health can say what is wrong.
+What is printed goes to a pipe, unless it is the terminal that is full.
 """
 
 import json
@@ -10,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -32,17 +34,24 @@ class Bot:
         self.data = folder / "data" / "perps_bot" / "dev"
         (folder / "fast.toml").write_text("enter_on_start = true\ntrailing_stop_pct = 0.005\n")
 
-    def start(self, limit=None):
+    def start(self, limit=None, stdout=subprocess.PIPE, stderr=subprocess.STDOUT):
         arguments = ["--profile", "dev", "--interval", "1", "--bar", "1", "--config", "fast.toml",
                      "--short-ma-period", "2", "--long-ma-period", "10", "--symbols", *SYMBOLS]
         bound = limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, UNLIMITED)))
-        # With the limit on it from the start, what is printed would fill a file of its own.
-        self._output = open(os.devnull if limit else self.folder / "output", "ab")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "perps_bot", *arguments], cwd=self.folder, preexec_fn=bound,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPO)}, stdout=self._output,
-            stderr=subprocess.STDOUT)
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPO)}, stdout=stdout,
+            stderr=stderr)
+        self._said, self._readers = bytearray(), []
+        for pipe in filter(None, (self._process.stdout, self._process.stderr)):
+            self._readers.append(threading.Thread(target=self._read, args=(pipe,), daemon=True))
+            self._readers[-1].start()
         return self
+
+    def _read(self, pipe):
+        with pipe:
+            for line in pipe:
+                self._said += line
 
     def fill_the_disk(self):
         """Let no file grow beyond what the events have now."""
@@ -56,7 +65,8 @@ class Bot:
     def stop(self, number=signal.SIGTERM):
         self._process.send_signal(number)
         code = self._process.wait(timeout=WAIT_SECONDS_MAX)
-        self._output.close()
+        for reader in self._readers:
+            reader.join(WAIT_SECONDS_MAX)
         return code
 
     def wait_for(self, condition):
@@ -67,7 +77,7 @@ class Bot:
             time.sleep(0.02)
 
     def said(self):
-        return (self.folder / "output").read_text()
+        return bytes(self._said).decode()
 
     def file(self, name):
         path = self.data / name
@@ -158,3 +168,52 @@ def test_a_start_on_a_full_disk_opens_nothing_and_never_says_ok(bot):
     assert not [e for e in bot.events() if e["type"] == "order.intended"]
     assert bot.positions() == {}
     assert bot.stop() == 0
+
+
+# The terminal is full too
+
+
+@pytest.mark.parametrize("full, is_told", [
+    (("stdout",),           True),
+    (("stderr",),           True),
+    (("stdout", "stderr"),  False),
+])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a10_where_nothing_can_be_printed_the_exit_code_still_says_what_was_verified(
+    bot, number, full, is_told
+):
+    with open("/dev/full", "w") as nowhere:
+        streams = {name: nowhere if name in full else subprocess.PIPE
+                   for name in ("stdout", "stderr")}
+        bot.start(**streams).wait_for(bot.positions)
+    assert bot.stop(number) == 0
+    assert bot.events()[-1]["exit_code"] == 0
+    assert ("stopped: every entry confirmed gone" in bot.said()) is is_told
+    assert "Traceback" not in bot.said()
+
+
+def test_a10_a_terminal_that_fills_up_in_the_middle_of_a_line_changes_no_exit_code(bot):
+    with open(bot.folder / "output", "ab") as output:
+        bot.start(stdout=output, stderr=output).wait_for(bot.positions)
+        limit = output.tell() + 5_000 + bot.seq() * 1_000  # beyond what the events need
+        output.truncate(limit - 7)
+        resource.prlimit(bot._process.pid, resource.RLIMIT_FSIZE, (limit, UNLIMITED))
+    assert bot.stop() == 0
+    assert (bot.folder / "output").stat().st_size == limit
+    assert bot.events()[-1]["exit_code"] == 0
+
+
+def test_h7_a_terminal_that_takes_nothing_holds_up_neither_ticks_nor_the_end(bot):
+    """Ctrl-S, or a pager that nobody scrolls: the pipe is full and stays so."""
+    asleep, output = os.pipe()
+    os.set_blocking(output, False)
+    with open(output, "ab", 0) as pipe:
+        while pipe.write(b"x" * 4096) is not None:
+            pass
+        os.set_blocking(output, True)
+        bot.start(stdout=pipe, stderr=pipe).wait_for(bot.positions)
+        ticks_on(bot, 3)
+        assert bot.stop(signal.SIGINT) == 0
+    os.close(asleep)
+    assert bot.events()[-1]["type"] == "bot.stopped"
+    assert "bot.stopped" in bot.diary()

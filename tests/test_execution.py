@@ -872,7 +872,7 @@ def test_a_limit_entry_rests_on_our_side_and_takes_on_theirs(side, force, price)
 
 def test_cancelling_everything_spares_the_stops_and_names_what_is_left(desk):
     desk.hold()
-    order = rest(desk, time_in_force="GTC")
+    order = rest(desk, quantity="2", time_in_force="GTC")
     desk.venue.cancels = "queue"
     assert [left.id for left in desk.engine.cancel_all()] == [order.id]
     desk.venue.finish_cancels()

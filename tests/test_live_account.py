@@ -27,7 +27,7 @@ BIT = "BIT-25DEC26-CDE"
 HOUR = 3600
 # An account that is used up to what its margin allows.
 BOLD = {"max_position_pct_per_symbol": Decimal(1), "max_exposure_pct": Decimal(1),
-        "target_leverage": Decimal(3)}
+        "target_leverage": Decimal(3), "max_top_of_book_pct": Decimal(1)}
 
 
 @pytest.fixture

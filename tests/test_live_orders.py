@@ -14,7 +14,6 @@ from exchange.harness import API
 from live import BTC, ETH, IDS, LiveRig, at_once
 
 from perps_bot import rest as rest_room
-from perps_bot import risk as risk_room
 from perps_bot import store as disk
 from perps_bot.errors import OrderRejected, OutcomeUnknown, VenueUnavailable
 from perps_bot.model import OrderStatus, OrderType, Side, TimeInForce, TradingState
@@ -23,6 +22,9 @@ CREATE, CLOSE, CANCEL = "/orders", "/orders/close_position", "/orders/batch_canc
 LISTING = "GET /orders/historical/batch"
 SIZE = Decimal("0.01")  # base units a contract
 LIVE = ("PENDING", "OPEN", "QUEUED", "CANCEL_QUEUED")
+# So many orders at once are no ordinary trading.
+A_CROWD = dict.fromkeys(("max_orders_per_minute_per_symbol", "max_orders_per_minute",
+                         "max_messages_per_second", "max_entries_per_hour", "max_open_orders"), 1000)
 
 
 @pytest.fixture(autouse=True)
@@ -701,17 +703,15 @@ def test_a_fill_that_is_read_after_the_cancel_is_still_booked_d7(rig):
     agreed(rig)
 
 
-def test_hundreds_of_orders_are_cancelled_by_hundreds_and_each_answer_is_read_d9(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(risk_room, "ORDERS_PER_MINUTE_MAX", 1000)
+def test_hundreds_of_orders_are_cancelled_by_hundreds_and_each_answer_is_read_d9(tmp_path):
     with LiveRig(tmp_path, {"cash": "100000000"}) as rig:
         rig.history([60000] * 60)
         rig.price(60000)
-        rig.start(max_position=Decimal(10_000_000))
+        rig.start(max_position=Decimal(10_000_000), **A_CROWD)
         rig.tick()
         for number in range(130):
-            rig.bot.engine.place_order(BTC, "buy", SIZE, "limit", 30000 + 5 * number, "GTC")
+            rig.bot.engine.place_order(
+                BTC, "buy", SIZE * (1 + number), "limit", 30000 + 5 * number, "GTC")
         rig.sim.fault("cancel_refused", times=3, kind="LIMIT")
         rig.sim.fault("cancel_lost", times=2, kind="LIMIT")
         stubborn = rig.bot.engine.cancel_all()
@@ -723,15 +723,15 @@ def test_hundreds_of_orders_are_cancelled_by_hundreds_and_each_answer_is_read_d9
         agreed(rig)
 
 
-def test_a_hundred_that_fail_do_not_hold_up_the_others_d9(tmp_path, monkeypatch):
-    monkeypatch.setattr(risk_room, "ORDERS_PER_MINUTE_MAX", 1000)
+def test_a_hundred_that_fail_do_not_hold_up_the_others_d9(tmp_path):
     with LiveRig(tmp_path, {"cash": "100000000"}) as rig:
         rig.history([60000] * 60)
         rig.price(60000)
-        rig.start(max_position=Decimal(10_000_000))
+        rig.start(max_position=Decimal(10_000_000), **A_CROWD)
         rig.tick()
         for number in range(120):
-            rig.bot.engine.place_order(BTC, "buy", SIZE, "limit", 30000 + 5 * number, "GTC")
+            rig.bot.engine.place_order(
+                BTC, "buy", SIZE * (1 + number), "limit", 30000 + 5 * number, "GTC")
         rig.sim.network("status", status=500, match="POST /orders/batch_cancel", times=3)
         assert len(rig.bot.engine.cancel_all()) == len(resting(rig)) == 100
         assert rig.bot.engine.cancel_all() == []

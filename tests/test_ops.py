@@ -171,12 +171,12 @@ def test_the_success_rate_counts_todays_orders(desk, monkeypatch):
     desk.buy("0.01")
     desk.tick()
     assert desk.state()["order_success_rate"] == "1.0000"
-    resting = desk.bot.engine.place_order(BTC, "buy", Decimal("0.01"), "limit", Decimal(70000))
+    resting = desk.bot.engine.place_order(BTC, "buy", Decimal("0.02"), "limit", Decimal(70000))
     desk.bot.engine.cancel_order(resting.id)
     assert desk.tick().state()["order_success_rate"] == "1.0000"  # one order, two answers
     monkeypatch.setattr(desk.bot.venue, "place", refuse)
-    with pytest.raises(OrderRejected):
-        desk.buy("0.01")
+    with pytest.raises(OrderRejected, match="TRADING_DISABLED"):
+        desk.buy("0.03")
     sent = sum(event.type == "order.intended" for event in desk.bot.store.read())
     rate = Decimal(desk.tick().state()["order_success_rate"])
     assert rate == (1 - Decimal(1) / sent).quantize(Decimal("0.0001"))

@@ -147,6 +147,96 @@ def seen(run):
     return json.loads(run.stdout)
 
 
+def changed_byte(wheel):
+    body = bytearray(wheel.read_bytes())
+    body[len(body) // 2] ^= 1
+    wheel.write_bytes(body)
+
+
+def more_inside(wheel):
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("sitecustomize.py", "raise SystemExit('taken over')")
+
+
+def of_another_build(wheel):
+    wheel.rename(wheel.with_name("tiny-1.0-1-py3-none-any.whl"))
+    more_inside(wheel.with_name("tiny-1.0-1-py3-none-any.whl"))
+
+
+def newer(wheel):
+    wheel.rename(wheel.with_name("tiny-1.1-py3-none-any.whl"))
+
+
+def sources_only(wheel):
+    wheel.unlink()
+    wheel.with_name("tiny-1.0.tar.gz").write_bytes(b"setup.py would be run by whoever installs it")
+
+
+def wants_more(wheel):
+    """The same pin, made anew by its owner, with a dependency that no lock names."""
+    kept = {}
+    with zipfile.ZipFile(wheel) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist()}
+    kept["tiny-1.0.dist-info/METADATA"] += b"Requires-Dist: stranger\n"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, body in kept.items():
+            archive.writestr(name, body)
+    stranger = wheel.with_name("stranger-1.0-py3-none-any.whl")
+    with zipfile.ZipFile(stranger, "w") as archive:
+        archive.writestr("stranger.py", "")
+        for name in ("METADATA", "WHEEL", "RECORD"):
+            archive.writestr(f"stranger-1.0.dist-info/{name}", kept[
+                f"tiny-1.0.dist-info/{name}"].replace(b"tiny", b"stranger"))
+
+
+def installs(lock, served, into):
+    """Install as bin/venv.sh does, from a folder; None, or what pip said."""
+    flags = re.search(r'-m pip install (.+?) "\$@"', (ROOT / "bin/venv.sh").read_text(), re.S)
+    (into / "lock").write_text(lock)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *flags[1].replace("\\\n", " ").split(), "--target",
+         into / "site", "-r", into / "lock"], env=environment(served), text=True,
+        capture_output=True, timeout=PATIENCE_SECONDS, check=False)
+    return done.stderr if done.returncode else None
+
+
+def locked(wheel):
+    return f"tiny==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+
+
+@pytest.mark.parametrize("tamper, words", [
+    (lambda wheel: None, None),
+    (changed_byte,       "DO NOT MATCH THE HASHES"),
+    (more_inside,        "DO NOT MATCH THE HASHES"),
+    (of_another_build,   "DO NOT MATCH THE HASHES"),
+    (newer,              "No matching distribution found"),
+    (sources_only,       "No matching distribution found"),
+])
+def test_k1_what_is_not_what_the_lock_pins_is_not_installed(tamper, words, wheels, tmp_path):
+    """Something else is served under the name of the package."""
+    served = shutil.copytree(wheels, tmp_path / "served")
+    lock = locked(next(served.iterdir()))
+    tamper(next(served.iterdir()))
+    said = installs(lock, served, tmp_path)
+    assert (tmp_path / "site" / "tiny.py").exists() is (said is None)
+    assert said is None if words is None else words in said
+
+
+def test_k1_a_package_that_no_lock_names_is_not_brought_along(wheels, tmp_path):
+    served = shutil.copytree(wheels, tmp_path / "served")
+    wants_more(served / "tiny-1.0-py3-none-any.whl")
+    said = installs(locked(served / "tiny-1.0-py3-none-any.whl"), served, tmp_path)
+    assert "must have their versions pinned with ==" in said and "stranger" in said
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize("lock", ["tiny==1.0\n", "tiny\n", "tiny>=1.0 --hash=sha256:{digest}\n"])
+def test_k1_a_lock_without_versions_or_hashes_installs_nothing(lock, wheels, tmp_path):
+    digest = hashlib.sha256(next(wheels.iterdir()).read_bytes()).hexdigest()
+    assert "--require-hashes" in installs(lock.format(digest=digest), wheels, tmp_path)
+    assert not (tmp_path / "site").exists()
+
+
 def test_the_first_start_installs_and_says_so_in_one_line(started):
     place, first = started
     assert seen(first)[2] == "typed"
@@ -185,7 +275,7 @@ def test_the_program_replaces_the_launcher(started):
     place = started[0]
     with subprocess.Popen([place / "bin/perps-bot", "run"], env=environment(None), text=True,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as bot:
-        command = f"{place}/.venv/bin/python\0-P\0-m\0perps_bot\0run\0"
+        command = f"{place}/.venv/bin/python\0-I\0-m\0perps_bot\0run\0"
         assert eventually(lambda: Path(f"/proc/{bot.pid}/cmdline").read_text() == command)
         bot.send_signal(signal.SIGTERM)
         assert bot.wait(PATIENCE_SECONDS) == -signal.SIGTERM
@@ -260,9 +350,10 @@ def test_without_a_python_that_will_do_it_names_the_way_out(checkout, tmp_path, 
     assert not (checkout / ".venv").exists()
 
 
-def test_the_real_program_starts_without_a_network(tmp_path):
-    """With the packages of this test run standing in for an installed .venv."""
-    place = tmp_path / "bot"
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A checkout of the real program; this test run's packages stand in for an installed .venv."""
+    place = tmp_path_factory.mktemp("real") / "bot"
     for folder in ("bin", "perps_bot"):
         shutil.copytree(ROOT / folder, place / folder)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / ".venv"], check=True)
@@ -270,6 +361,36 @@ def test_the_real_program_starts_without_a_network(tmp_path):
         shutil.copy(ROOT / "requirements.lock", folder)
     (site,) = place.glob(".venv/lib/python3*/site-packages")
     (site / "packages.pth").write_text(sysconfig.get_path("purelib"))
-    run = start(place, None, "--version")
+    return place
+
+
+def test_the_real_program_starts_without_a_network(real):
+    run = start(real, None, "--version")
     assert (run.returncode, run.stderr) == (0, "")
     assert re.search(r"\d+\.\d+", run.stdout)
+
+
+PLANTED = ("requests", "jwt", "json", "decimal", "perps_bot", "usercustomize", "sitecustomize")
+
+
+@pytest.mark.parametrize("way", ["folder", "PYTHONPATH", "PYTHONUSERBASE", "PYTHONSTARTUP",
+                                 "PYTHONOPTIMIZE", "PYTHONHOME", "PYTHONPYCACHEPREFIX",
+                                 "PYTHONINSPECT", "PYTHONWARNINGS"])
+def test_k2_no_module_is_taken_from_where_it_is_started_or_from_the_environment(
+    way, real, tmp_path
+):
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    user_site = tmp_path / "lib" / version / "site-packages"
+    user_site.mkdir(parents=True)
+    for name in PLANTED:
+        for folder in (tmp_path, user_site):
+            (folder / f"{name}.py").write_text("import os; os._exit(66)")
+    (user_site / "planted.pth").write_text("import os; os._exit(66)")
+    variables = {"folder": {}, "PYTHONSTARTUP": {way: str(tmp_path / "json.py")},
+                 "PYTHONOPTIMIZE": {way: "2"}, "PYTHONINSPECT": {way: "1"},
+                 "PYTHONWARNINGS": {way: "error"}}.get(way, {way: str(tmp_path)})
+    run = subprocess.run([real / "bin/perps-bot", "--dev-fast"], cwd=tmp_path, text=True,
+                         env=environment(None, **variables), capture_output=True, input="",
+                         timeout=PATIENCE_SECONDS, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "one cycle done" in run.stdout

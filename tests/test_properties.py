@@ -188,7 +188,7 @@ near = decimals("50", "150", 2)  # prices that make small and large of what is d
 def quotes(draw, symbol):
     bid = draw(near)
     ask = bid + draw(decimals("0", "30", 2))
-    return Mark(symbol, (bid + ask) / 2, bid, ask, NOON)
+    return Mark(symbol, (bid + ask) / 2, bid, ask, NOON, Decimal(10_000), Decimal(10_000))
 
 
 @st.composite
@@ -291,6 +291,8 @@ def test_an_entry_of_the_size_that_there_is_room_for_always_passes(
     limit = (mark.bid if side is Side.BUY else mark.ask) if rests else None
     intent = replace(sized, quantity=quantity, limit_price=limit,
                      order_type=OrderType.LIMIT if rests else OrderType.MARKET)
+    # How many orders there are, and at which prices, is no matter of size.
+    config = replace(config, no_self_cross=False, max_open_orders=1000)
     verdict = LiveRiskManager(config).pre_trade(intent, account, product)
     assert verdict.approved, verdict.reason
     assert within(account, intent, product, config)

@@ -11,9 +11,10 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from perps_bot.cli import add_flags
 from perps_bot.errors import ConfigError
 from perps_bot.model import OrderType, TimeInForce
-from perps_bot.cli import add_flags, broker_kind
+from perps_bot.secret import revealed
 from perps_bot.settings import (
     CONFIG_BYTES_MAX,
     PROFILES,
@@ -23,6 +24,7 @@ from perps_bot.settings import (
     described,
     resolve,
 )
+from perps_bot.wiring import broker_kind
 
 ROWS = {row.name: row for row in SETTINGS}
 SECRETS = {
@@ -86,6 +88,24 @@ NAMES = [
     ("max_position_pct_per_symbol", None, None, Decimal("0.2")),
     ("max_exposure_pct", None, None, Decimal("0.8")),
     ("max_daily_loss_pct", None, None, Decimal("0.05")),
+    ("max_drawdown_pct", None, None, Decimal(1)),
+    ("max_losses_in_a_row", None, None, None),
+    ("max_order_qty", None, None, None),
+    ("max_order_notional", None, None, None),
+    ("price_collar_pct", None, None, Decimal("0.02")),
+    ("max_spread_pct", None, None, Decimal("0.005")),
+    ("max_top_of_book_pct", None, None, Decimal("0.5")),
+    ("max_mark_move_pct", None, None, Decimal("0.05")),
+    ("quote_staleness_seconds_max", None, None, 5),
+    ("duplicate_window_seconds", None, None, 10),
+    ("max_orders_per_minute_per_symbol", None, None, 6),
+    ("max_orders_per_minute", None, None, 20),
+    ("max_messages_per_second", None, None, 5),
+    ("max_entries_per_hour", None, None, 12),
+    ("max_open_orders", None, None, 4),
+    ("max_unknown_orders", None, None, 1),
+    ("no_self_cross", None, None, True),
+    ("max_daily_turnover", None, None, Decimal(200)),
     ("mark_staleness_seconds_max", None, None, 10),
     ("stop_move_min_pct", None, None, Decimal("0.002")),
     ("bracket_profit_pct", None, None, Decimal("0.20")),
@@ -161,6 +181,23 @@ RANGES = [
     ("max_position_pct_per_symbol", "0.000001 1",          "0 1.000001 20"),
     ("max_exposure_pct",            "0.000001 1",          "0 1.000001 80"),
     ("max_daily_loss_pct",          "0.000001 1",          "0 1.000001 5"),
+    ("max_drawdown_pct",            "0.000001 1",          "0 1.000001 15"),
+    ("max_losses_in_a_row",         "1 1000",              "0 1.5 1001"),
+    ("max_order_qty",               "0.000001 10000000",   "0 10000000.01"),
+    ("max_order_notional",          "0.000001 10000000",   "0 10000000.01"),
+    ("price_collar_pct",            "0.000001 1",          "0 1.000001"),
+    ("max_spread_pct",              "0.000001 1",          "0 1.000001"),
+    ("max_top_of_book_pct",         "0.000001 100",        "0 100.01"),
+    ("max_mark_move_pct",           "0.000001 1",          "0 1.000001"),
+    ("quote_staleness_seconds_max", "1 60",                "0 1.5 61"),
+    ("duplicate_window_seconds",    "1 3600",              "0 1.5 3601"),
+    ("max_orders_per_minute_per_symbol", "1 1000",         "0 1.5 1001"),
+    ("max_orders_per_minute",       "1 1000",              "0 1.5 1001"),
+    ("max_messages_per_second",     "1 1000",              "0 1.5 1001"),
+    ("max_entries_per_hour",        "1 1000",              "0 1.5 1001"),
+    ("max_open_orders",             "1 1000",              "0 1.5 1001"),
+    ("max_unknown_orders",          "1 1000",              "0 1.5 1001"),
+    ("max_daily_turnover",          "0.000001 10000",      "0 10000.01"),
     ("mark_staleness_seconds_max",  "1 60",                "0 1.5 61"),
     ("stop_move_min_pct",           "0 0.05",              "0.050001"),
     ("bracket_profit_pct",          "0.01 1",              "0.009 1.001"),
@@ -181,14 +218,21 @@ def test_every_number_has_its_range_tested():
 
 
 @pytest.mark.parametrize("unit, names", [
-    ("seconds", "interval bar entry_gtd_seconds mark_staleness_seconds_max"),
+    ("seconds", "interval bar entry_gtd_seconds quote_staleness_seconds_max "
+                "duplicate_window_seconds mark_staleness_seconds_max"),
+    ("a minute", "max_orders_per_minute_per_symbol max_orders_per_minute"),
+    ("orders", "max_open_orders max_unknown_orders"),
+    ("contracts", "max_order_qty"),
+    ("x max position", "max_daily_turnover"),
     ("bars", "short_ma_period long_ma_period"),
     ("x equity", "target_leverage max_leverage leverage_max_global"),
-    ("USD", "max_position paper_equity fee_per_contract"),
+    ("USD", "max_position max_order_notional paper_equity fee_per_contract"),
     ("basis points", "slippage_bps"),
     ("fraction of notional", "fee_rate"),
-    ("fraction of price", "trailing_stop_pct stop_move_min_pct bracket_profit_pct"),
-    ("fraction of equity", "max_position_pct_per_symbol max_exposure_pct"),
+    ("fraction of price", "trailing_stop_pct max_mark_move_pct stop_move_min_pct "
+                          "bracket_profit_pct"),
+    ("fraction of the mark", "price_collar_pct max_spread_pct"),
+    ("fraction of equity", "max_position_pct_per_symbol max_exposure_pct max_drawdown_pct"),
     ("fraction of day-start equity", "max_daily_loss_pct"),
 ])
 def test_a_number_says_its_unit(unit, names):
@@ -523,7 +567,7 @@ def test_numbers_in_the_file_keep_every_digit(config):
 def test_a_secret_is_never_shown(name):
     secret = "https://localhost/s3cr3t" if name.endswith("_url") else "s3cr3t"
     settings = resolve({}, {SECRETS[name]: secret})
-    assert getattr(settings, name) == secret
+    assert revealed(getattr(settings, name)) == secret
     assert "s3cr3t" not in repr(settings) + str(settings) + repr(list(described(settings)))
     rows = {row[0]: row[1:] for row in described(settings)}
     assert rows[name] == ("set", "", f"environment {SECRETS[name]}")
@@ -538,7 +582,7 @@ def test_a_refused_variable_is_named_and_its_content_is_not(row):
 
 def test_a_private_key_may_have_lines_and_a_key_name_may_not():
     pem = "-----BEGIN EC PRIVATE KEY-----\r\nAAAA\n-----END EC PRIVATE KEY-----\n"
-    assert chosen("api_secret", environ={"COINBASE_API_SECRET": pem})[0] == pem
+    assert chosen("api_secret", environ={"COINBASE_API_SECRET": pem})[0].reveal() == pem
     refusal({}, {"COINBASE_API_SECRET": "\n"})
     refusal({}, {"COINBASE_API_SECRET": "x" * 8193})
     for name in ("COINBASE_API_KEY", "COINBASE_PASSPHRASE"):

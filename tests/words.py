@@ -39,11 +39,11 @@ def a_product(symbol=BTC, **changes):
     return Product(symbol, product_id, **numbers, **flags)
 
 
-def a_mark(price, symbol=BTC, at=NOON):
-    """`100` has no spread; `99/101` is bid and ask around their middle."""
+def a_mark(price, symbol=BTC, at=NOON, sizes=(1000, 1000)):
+    """`100` has no spread; `99/101` is bid and ask around their middle; sizes at them."""
     bid, _, ask = price.partition("/")
     bid, ask = Decimal(bid), Decimal(ask or bid)
-    return Mark(symbol, (bid + ask) / 2, bid, ask, at)
+    return Mark(symbol, (bid + ask) / 2, bid, ask, at, *map(Decimal, sizes))
 
 
 def a_position(words, symbol=BTC, mark=None):

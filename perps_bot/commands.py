@@ -1,0 +1,216 @@
+"""Commands: what does each command do?
+
+One function for each: parsed arguments in, exit code out.  It asks the rooms that know and shows
+what they say; it decides nothing about trading and hides no error.  Arguments are not parsed here.
+Rooms that a command does not need are imported only when it runs.
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict, replace
+from decimal import Decimal
+
+from perps_bot.errors import ConfigError
+from perps_bot.process import answer, complain, say
+from perps_bot.wiring import (
+    alone_in, alone_on, bot_of, broker_kind, clock_of, inquirer, market_of, venue_of,
+)
+
+DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from perps_bot.clock import StopRequest
+    from perps_bot.loop import recover
+    from perps_bot.loop import run as run_bot
+    from perps_bot.ops import Surfaces, cycle_lines, log_to, start_lines, warn
+    from perps_bot.settings import data_folder, refuse_foreign_variables
+    from perps_bot.store import prepare_folder
+
+    settings, signals = _settings(arguments), StopRequest()
+    if broker_kind(settings) == "coinbase":
+        refuse_foreign_variables(settings, os.environ)
+    venue = venue_of(settings, signals)  # refuses before anything is written
+    folder = prepare_folder(data_folder(settings))
+    with alone_in(folder), alone_on(venue):
+        log_to(settings)
+        bot = bot_of(settings, venue, folder)
+        bot.surfaces = Surfaces(folder, say)
+        bot.store.subscribe(bot.surfaces.apply)
+        signals.install()
+        found = recover(bot)
+        for line in start_lines(bot, found):
+            say(line)
+        warn(settings, found)
+        bot.surfaces.is_live = True
+        code = run_bot(bot, clock_of(venue, signals), cycles=1 if settings.dev_fast else None)
+        for line in cycle_lines(bot) if settings.dev_fast else ():
+            say(line)
+        bot.store.close()
+        if bot.feed is not None:
+            bot.feed.stop()
+    return code
+
+
+def check(arguments: argparse.Namespace) -> int:
+    from perps_bot import checklist
+    from perps_bot.clock import SystemClock
+    from perps_bot.settings import data_folder
+
+    settings = _settings(arguments)
+    kind, sends = broker_kind(settings), arguments.send_test_alert
+    if kind == "paper-synthetic":
+        checks = list(checklist.check(settings, market_of(settings), SystemClock().now()))
+        checks += checklist.check_alerts(settings, sends) if sends else ()
+    else:
+        client, trouble = inquirer(settings)
+        checks = list(checklist.check_venue(checklist.Inquiry(
+            settings, client, data_folder(settings), os.environ, trouble, sends)))
+    is_well = all(row.ok is not False for row in checks)
+    text = (_json(checklist.check_values(settings, kind, checks)) if arguments.json else
+            checklist.check_text(settings, kind, checks))
+    return _answer(text, DONE if is_well else NO)
+
+
+def products(arguments: argparse.Namespace) -> int:
+    from perps_bot.checklist import in_columns, product_columns, product_rows
+
+    _, market, now = _opened(arguments)
+    rows = product_rows(market, now)
+    text = _json({"products": rows}) if arguments.json else in_columns(list(product_columns(rows)))
+    return _answer(text)
+
+
+def symbol(arguments: argparse.Namespace) -> int:
+    from perps_bot.checklist import in_columns, symbol_columns, symbol_report
+
+    settings, market, now = _opened(arguments)
+    try:
+        report = symbol_report(market, arguments.name, settings, now)
+    except ConfigError as unknown:
+        complain(str(unknown))
+        return NO
+    return _answer(_json(report) if arguments.json else in_columns(list(symbol_columns(report))))
+
+
+def validate(arguments: argparse.Namespace) -> int:
+    """One line for each step; the first that fails is the last."""
+    from perps_bot import validate as room
+
+    settings, what = _settings(arguments), arguments.what
+    if not settings.run_sandbox_validations:
+        raise ConfigError("validations run only where they are asked for: set "
+                          "RUN_SANDBOX_VALIDATIONS=1")
+    if settings.use_real_adapter and settings.sandbox:
+        steps = room.sandbox_steps(what, settings)
+    else:
+        venue, trouble = inquirer(settings) if settings.use_real_adapter else (
+            venue_of(replace(settings, force_mock=True)), "")
+        if trouble:
+            raise ConfigError(trouble)
+        steps = room.validate(what, settings, venue, clock_of(venue))
+    for step in steps:
+        if not answer(room.line(step)):
+            return NOT_VERIFIED
+        if step[1] is False:
+            return NO
+    return DONE
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    from perps_bot.clock import SystemClock
+    from perps_bot.loop import recover
+    from perps_bot.market import SyntheticMarket
+    from perps_bot.paper import PaperBroker
+    from perps_bot.settings import data_folder
+    from perps_bot.store import prepare_folder
+
+    settings, venue = _settings(arguments), PaperBroker(SyntheticMarket())  # it is not asked
+    folder = data_folder(settings)
+    if not arguments.reason.strip():
+        raise ConfigError("--reason is empty: say what was checked")
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted")
+    with alone_in(prepare_folder(folder)):
+        bot = bot_of(settings, venue, folder)
+        recover(bot)
+        bot.store.now = SystemClock().now()
+        lifted = bot.risk.resume(arguments.reason, bot.store.now.date(), arguments.clear_daily_loss)
+        bot.store.close()
+    if not bot.store.writable:
+        complain(f"not resumed: {bot.store.trouble}")
+        return NOT_VERIFIED
+    say(f"resumed: {', '.join(lifted) or 'nothing was held'}; state {bot.risk.state}")
+    return DONE
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    from perps_bot.clock import SystemClock
+    from perps_bot.ops import output_paths
+    from perps_bot.replay import replay as rehearse
+    from perps_bot.replay import report_lines
+
+    if arguments.symbol:
+        arguments.symbols = arguments.symbol
+    settings = _settings(arguments)
+    outputs, market = list(output_paths(arguments)), _recorded(arguments, settings)
+    is_watched, clock = sys.stderr is not None and sys.stderr.isatty(), SystemClock()
+    try:
+        result = rehearse(market, settings, *outputs, _progress if is_watched else None)
+    finally:
+        if is_watched:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    speed = (result.bars / clock.elapsed()).quantize(Decimal("0.1"))
+    if arguments.json:
+        row = {**asdict(result), "bars_per_second": speed}
+        return _answer(json.dumps(row, default=_plain))
+    return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
+
+
+def _settings(arguments: argparse.Namespace):
+    from perps_bot.settings import SETTINGS, resolve
+
+    names = {row.name for row in SETTINGS}
+    flags = {name: value for name, value in vars(arguments).items() if name in names}
+    return resolve(flags, os.environ, arguments.config)
+
+
+def _opened(arguments: argparse.Namespace) -> tuple:
+    """The settings, their market without a key, and its time."""
+    settings = _settings(arguments)
+    market = market_of(settings)
+    market.connect()
+    return settings, market, clock_of(market).now()
+
+
+def _recorded(arguments: argparse.Namespace, settings):
+    from perps_bot.market import RecordedMarket
+    from perps_bot.ops import time_given
+
+    # The parser keeps them under their flags' names, of which one is a keyword.
+    begin, end = (time_given(flag, vars(arguments)[flag[2:]]) for flag in ("--from", "--to"))
+    if begin and end and begin >= end:
+        raise ConfigError(f"--from {begin.isoformat()} is not before --to {end.isoformat()}")
+    # The profile's bar is for a living market; candles bring their own.
+    bar = None if settings.sources["bar"].startswith("profile") else settings.bar
+    return RecordedMarket(arguments.files, settings.symbols, arguments.funding, bar, begin, end,
+                          arguments.skip_bad_rows)
+
+
+def _answer(text: str, code: int = DONE) -> int:
+    """Print a command's whole answer; one that nobody could read is not verified."""
+    return code if answer(text) else NOT_VERIFIED
+
+
+def _progress(done: Decimal) -> None:
+    print(f"\r{done:.0%} read", end="", file=sys.stderr, flush=True)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, default=_plain)
+
+
+def _plain(value: object) -> str:
+    return f"{value:f}" if isinstance(value, Decimal) else value.isoformat()

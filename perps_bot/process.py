@@ -1,0 +1,157 @@
+"""Process: what does this process show, and what does it leave behind?
+
+What people read at the terminal and in the diary goes through here: one line is one line, no
+secret is in it, and where nothing can be written nothing else fails.  Nothing is decided here:
+the exit code says what was done, whether or not anybody could read about it.
+"""
+
+import logging
+import os
+import resource
+import select
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from types import TracebackType
+from typing import TextIO
+
+from perps_bot.secret import redacted
+
+LINE_LENGTH_MAX = 4000  # a pipe that takes anything takes so much at once
+# How long a terminal that takes nothing (Ctrl-S, a reader that sleeps) may hold up the bot.
+PATIENCE_MILLISECONDS = 100
+PR_SET_DUMPABLE = 4
+
+
+def begin() -> None:
+    """Make the process fit for secrets and for months; comes before everything else."""
+    # A file that is opened while one of the first three is closed would be taken for it.
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # print would take stdout for it
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # no text is refused for its letters
+    leave_no_core()
+    sys.excepthook = _tell_of_a_bug
+    threading.excepthook = lambda bug: _tell_of_a_bug(bug.exc_type, bug.exc_value,
+                                                      bug.exc_traceback)
+
+
+def end() -> None:
+    """Forget what nobody took, so that it cannot change the exit code when the process ends."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            _forget(stream)
+
+
+def leave_no_core() -> None:
+    """Keep memory, which holds the key, out of core files and from other processes."""
+    with suppress(OSError, ValueError):  # a sandbox may forbid it, and then has done it itself
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A core that is piped to a program heeds no limit.  Without ctypes the limit has to do.
+    with suppress(ImportError, OSError, AttributeError, MemoryError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def answer(text: str) -> bool:
+    """Print what was asked for; False, with the reason on stderr, where it could not be."""
+    failure = _put(sys.stdout, shown(text))
+    if failure and not isinstance(failure, BrokenPipeError):  # that reader went away himself
+        complain(f"the answer could not be written: {failure}")
+    return failure is None
+
+
+def say(text: str) -> None:
+    """Tell the operator one line, on stderr where stdout takes none; never waits or fails."""
+    for stream in (sys.stdout, sys.stderr):
+        if takes(stream) and _put(stream, one_line(text)) is None:
+            return
+
+
+def complain(text: str) -> None:
+    """One line on stderr, whatever text it repeats."""
+    _put(sys.stderr, f"perps-bot: {one_line(text)}")
+
+
+def one_line(text: str) -> str:
+    """Return foreign text, fit for one line of a terminal or a log, without secrets."""
+    return _printable(redacted(text))[:LINE_LENGTH_MAX]
+
+
+def shown(text: str) -> str:
+    """Return lines of ours, of any length, whatever stands in them."""
+    return "\n".join(map(_printable, redacted(text).split("\n")))
+
+
+def takes(stream: TextIO | None) -> bool:
+    """Whether the stream would take a line now."""
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), select.POLLOUT)
+    except (AttributeError, OSError, ValueError):  # no file behind it, as in a test
+        return stream is not None
+    return bool(poll.poll(PATIENCE_MILLISECONDS))
+
+
+class Line(logging.Formatter):
+    """A line of the diary.  A traceback has lines of its own, which look like no other."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei) -> str:
+        return _traceback(*ei)
+
+
+class Diary(logging.StreamHandler):
+    """The diary on stderr, which must not hold up the bot when nobody reads it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if takes(self.stream):
+            super().emit(record)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _tell_of_a_bug(kind: type, error: BaseException, trace: TracebackType | None) -> None:
+    if takes(sys.stderr):
+        _put(sys.stderr, _traceback(kind, error, trace))
+
+
+def _traceback(kind, error, trace) -> str:
+    text = "".join(traceback.format_exception(kind, error, trace))
+    return "\n".join(f"  | {one_line(line)}" for line in text.rstrip("\n").split("\n"))
+
+
+def _put(stream: TextIO | None, text: str) -> Exception | None:
+    """Write it all at once; return why it could not be, and then none of it comes later."""
+    if stream is None:
+        return OSError("the stream is closed")
+    try:
+        stream.write(f"{text}\n")
+        stream.flush()
+    except (OSError, ValueError) as failure:  # ValueError: it was closed under us
+        _forget(stream)
+        return failure
+    return None
+
+
+def _forget(stream: TextIO) -> None:
+    """Let go of what waits in the stream's buffer; the stream stays as it was."""
+    with suppress(OSError, ValueError):
+        number = stream.fileno()
+        kept, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        stream.flush()
+        os.dup2(kept, number)
+        os.close(kept)
+        os.close(nowhere)

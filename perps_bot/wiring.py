@@ -1,0 +1,163 @@
+"""Wiring: which parts, put together how?
+
+Settings in, parts out: which venue, asked with which key, over which files, and that nobody else
+does the same.  Nothing here trades, prints or reads arguments.  Rooms that a run does not need
+are imported only where they are used, so that `--help` starts at once.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from perps_bot.errors import ConfigError
+
+
+class InUse(ConfigError):
+    """Another instance works in this folder, or with this key."""
+
+
+def broker_kind(settings) -> str:
+    """Return "paper-synthetic", "paper-live" (real prices, cannot send) or "coinbase"."""
+    if settings.profile == "dev" or settings.force_mock:
+        return "paper-synthetic"
+    if settings.profile == "prod" and settings.sandbox:
+        raise ConfigError(
+            f"sandbox ({settings.sources['sandbox']}) with --profile prod: Coinbase's sandbox "
+            f"has no market; use --profile demo, or --dry-run without the sandbox"
+        )
+    return "paper-live" if settings.dry_run or settings.sandbox else "coinbase"
+
+
+def venue_of(settings, signals=None):
+    """The venue of a profile, on which nothing has happened yet.
+
+    signals  what a blocked call gives way to, and what the feed wakes; None for one question
+    """
+    from perps_bot.paper import PaperBroker
+
+    if broker_kind(settings) == "coinbase":
+        return _coinbase(settings, signals)
+    return PaperBroker(market_of(settings, signals), settings.paper_equity, settings.fee_rate,
+                       settings.fee_per_contract, settings.slippage_bps)
+
+
+def market_of(settings, signals=None):
+    """The market of a profile, asked without a key."""
+    from perps_bot.market import SyntheticMarket
+
+    if broker_kind(settings) != "paper-synthetic":
+        return _client(settings, None, signals, "--dry-run sends nothing")
+    market = SyntheticMarket(settings.seed)
+    known = {product.symbol for product in market.products()}
+    for symbol in settings.symbols:
+        if symbol not in known:
+            raise ConfigError(f"{symbol}: no such product; there are {' '.join(sorted(known))}")
+    return market
+
+
+def inquirer(settings):
+    """The client that asks with the key, where there is one, and sends nothing; the key's fault."""
+    from perps_bot.clock import StopRequest
+    from perps_bot.keys import load_credentials
+
+    signer, trouble = None, ""
+    try:
+        signer = load_credentials(settings, os.environ)
+    except ConfigError as refusal:
+        trouble = str(refusal)
+    return _client(settings, signer, StopRequest(), "only a run sends orders"), trouble
+
+
+def clock_of(venue, signals=None):
+    from perps_bot.clock import SystemClock
+
+    client = _client_of(venue)
+    return SystemClock(signals, client.rest.clock.now if client else None)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Be the only writer of `folder` for a while."""
+    from perps_bot.store import InstanceLock
+
+    lock = InstanceLock(folder / "lock")
+    try:
+        holder = lock.acquire()
+    except OSError as error:
+        raise ConfigError(f"{folder / 'lock'}: {error.strerror}: move it away") from error
+    if holder is not None:
+        raise InUse(f"{folder} is in use by pid {holder}; stop it first: kill -TERM {holder}")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def alone_on(venue) -> Iterator[None]:
+    """Be the only process of this host that trades with this API key."""
+    from perps_bot.store import account_lock
+
+    client = _client_of(venue)
+    if client is None or client.rest.signer is None:
+        yield
+        return
+    held = account_lock(client.rest.signer.name)
+    if held is None:
+        raise InUse("another process on this host trades with this API key: stop it first")
+    with held:
+        yield
+
+
+def bot_of(settings, venue, folder: Path):
+    """The parts, put together over the profile's events."""
+    from perps_bot.loop import assemble
+    from perps_bot.store import EventStore
+
+    kind = broker_kind(settings)
+    is_paper = settings.profile != "dev" and kind != "coinbase"
+    store = EventStore(folder / ("paper-events" if is_paper else "events"),
+                       profile=settings.profile)
+    bot, client = assemble(settings, venue, store, kind, folder), _client_of(venue)
+    bot.feed = client and client.feed
+    return bot
+
+
+def _coinbase(settings, signals):
+    """The client that can send, for a profile that may trade futures with a key."""
+    from perps_bot.keys import load_credentials
+
+    signer = load_credentials(settings, os.environ)
+    if signer is None:
+        raise ConfigError(
+            f"profile {settings.profile} needs an API key: set COINBASE_API_KEY and "
+            f"COINBASE_API_SECRET, or COINBASE_API_KEY_FILE; or use --dry-run, which needs none")
+    if not settings.enable_derivatives:
+        raise ConfigError(f"profile {settings.profile} trades futures: say so with "
+                          f"COINBASE_ENABLE_DERIVATIVES=1, or use --dry-run")
+    return _client(settings, signer, signals, "")
+
+
+def _client(settings, signer, signals, read_only: str):
+    """The client over REST and, where a loop can be woken, the feed.
+
+    read_only  why nothing may be sent, or ""
+    """
+    from perps_bot.client import CoinbasePerpetualsClient
+    from perps_bot.feed import MarkFeed
+    from perps_bot.rest import Rest, VenueClock
+
+    clock, feed = VenueClock(), None
+    rest = Rest(settings.api_url, signer, clock, signals.interrupts if signals else lambda: False,
+                read_only=read_only)
+    if signals is not None:
+        token = signer and (lambda: signer.websocket_token(clock.now()))
+        feed = MarkFeed(settings.ws_url, settings.ws_user_url, token, clock.now, signals.wake)
+    return CoinbasePerpetualsClient(rest, feed, settings.symbols)
+
+
+def _client_of(venue):
+    """The Coinbase client that stands behind a venue; None on a synthetic market."""
+    client = getattr(venue, "market", venue)
+    return client if hasattr(client, "rest") else None
