@@ -230,8 +230,10 @@ def attempt(bot: Bot, clock: SystemClock) -> datetime:
         tick(bot, now)
         bot.trouble = bot.store.trouble
     except (VenueUnavailable, StoreDamaged) as failure:
-        bot.trouble = f"{type(failure).__name__}: {failure}"
-        log.warning("tick failed: %s", bot.trouble)
+        trouble = f"{type(failure).__name__}: {failure}"
+        if trouble != bot.trouble:  # an outage is told once, not at every tick
+            log.warning("tick failed: %s", trouble)
+        bot.trouble = trouble
         _protect_all(bot)
     return now
 

@@ -1085,6 +1085,27 @@ def test_f2_a_feed_that_differs_from_rest_is_not_believed(make):
         assert rig.feed.marks([BTC])[BTC].bid == 62000 and rig.bot.engine.marks[BTC].bid == 60000
 
 
+@pytest.mark.parametrize("fault", ["ws_duplicate", "ws_reorder", "ws_gap", "ws_drop"])
+def test_d8_user_events_that_repeat_or_are_missing_change_no_books(make, fault):
+    """The user channel tells sums, not trades: it wakes, and the books come from the fills."""
+    rig = make(with_feed=True)
+    rig.rising()
+    rig.start()
+    for _ in range(3):
+        rig.sim.call("network", name=fault)
+        rig.tick()
+    follows(rig)
+    rig.ticks(2)
+    assert rig.held() == 6 and rig.bot.protector.is_protected(BTC)
+    for price in (59700, 59400):
+        rig.sim.call("network", name=fault)
+        rig.price(price)
+        rig.ticks(3)
+    assert rig.held() == 0
+    rig.ticks(2)
+    assert_books_agree(rig)
+
+
 def test_f3_gaps_repeats_and_rubbish_in_the_feed_leave_the_price_right(make):
     rig = make(with_feed=True)
     rig.rising()

@@ -584,6 +584,7 @@ def test_longer_bars_fill_from_finer_candles(tmp_path, bar, length, expected):
 
 @pytest.mark.parametrize("missed, bars", [(0, 3), (1, 4), (GAP_BARS_MAX, 5), (GAP_BARS_MAX + 1, 1)])
 def test_a_gap_of_more_than_two_bars_starts_the_window_anew(tmp_path, missed, bars):
+    """F8: what a gap has poisoned is worth nothing."""
     rig = a_rig(tmp_path, trends=([],))
     rig.tick(0)
     rig.tick(60)
