@@ -298,6 +298,7 @@ class ExecutionEngine:
         live = [o for o in orders if not self.order(o.id).status.is_terminal]
         if live:
             self._ask_to_cancel(live)
+        if orders:  # of one that is over, the fills may still be to come
             self.settle()
 
     def _ask_to_cancel(self, orders: list[Order]) -> None:
@@ -322,7 +323,7 @@ class ExecutionEngine:
                                       stop_price=order.intent.stop_price, client_order_id=order.id)
             elif fill.is_liquidation:
                 self._book_liquidation(fill)
-            else:
+            elif self.store.now - fill.at < READ_OVERLAP:
                 self.moved_by_others.add(fill.symbol)
         for payment in self.broker.funding_payments(begin):
             self.tracker.apply_funding(payment)
@@ -330,9 +331,11 @@ class ExecutionEngine:
 
     def _book_liquidation(self, fill: Fill) -> None:
         """Book as much of it as was ours; it is told all the same."""
+        if (held := self._held_against(fill)) <= 0 and self.store.now - fill.at >= READ_OVERLAP:
+            return  # told already, and resumed from perhaps
         said = f"the venue liquidated {fill.quantity:f} {fill.symbol} at {fill.price:f}"
         self.risk.hold("liquidation", TradingState.REDUCING, said)
-        if (held := self._held_against(fill)) > 0:
+        if held > 0:
             ours = replace(fill, quantity=min(fill.quantity, held))
             self.tracker.apply_fill(ours, Purpose.EXIT, "liquidated by the venue", None)
 
@@ -366,7 +369,11 @@ class ExecutionEngine:
             return True
         if missed_for < ABSENCE_PROOF or order.purpose is Purpose.ENTRY:
             return False
-        theirs = self.broker.positions().get(order.symbol) or Position(order.symbol)
+        try:
+            positions = self.broker.positions()
+        except VenueUnavailable:
+            return False  # the next look asks again, and nothing else has to wait for it
+        theirs = positions.get(order.symbol) or Position(order.symbol)
         return theirs.quantity == self.tracker.get_position(order.symbol).quantity
 
     def _is_missing(self, order: Order, known: set[str]) -> bool:

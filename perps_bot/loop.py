@@ -19,15 +19,13 @@ from typing import Any
 from perps_bot import __version__
 from perps_bot.catalog import ProductCatalog, floor_to, quantity_for
 from perps_bot.clock import SystemClock
-from perps_bot.errors import (
-    ConfigError, OrderRejected, PerpsBotError, StoreDamaged, VenueUnavailable,
-)
+from perps_bot.errors import ConfigError, OrderRejected, StoreDamaged, VenueUnavailable
 from perps_bot.execution import ExecutionConfig, ExecutionEngine
 from perps_bot.limits import largest_order
 from perps_bot.market import bar_closes, bar_start, cached_closes
 from perps_bot.model import (
-    ZERO, Account, Action, Decision, Event, Mark, Order, OrderIntent, OrderStatus, OrderType,
-    Purpose, Side, TradingState,
+    ZERO, Account, Action, Decision, Event, Mark, OrderIntent, OrderStatus, OrderType, Side,
+    TradingState,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.protection import Protector
@@ -36,6 +34,7 @@ from perps_bot.risk import (
     RISK_KINDS, LiveRiskManager, Remedy, RiskConfig, headroom, reduction, remedy, worst_price,
 )
 from perps_bot.settings import Settings, described
+from perps_bot.shutdown import record_end, stop
 from perps_bot.store import EPOCH, EventStore, Recovery, read_state
 from perps_bot.strategy import (
     CROSS_AGE_BARS_MAX, STOP_CROSSED, BaselinePerpsStrategy, StrategyConfig,
@@ -52,10 +51,6 @@ PRODUCTS_AGE_MAX = timedelta(seconds=60)
 EXPIRES_SOON = timedelta(days=1)
 # While an order's outcome is awaited the venue is asked this often, and for so long at most.
 AWAIT_SECONDS, AWAIT_FOR = Decimal(1), timedelta(seconds=30)
-# How often, and how many times, a shutdown looks whether its cancels are confirmed.
-LOOK_EVERY_SECONDS, STOP_LOOKS_MAX = Decimal("0.5"), 40
-# Three interrupts within so many looks end the process at once.
-IMPATIENT_LOOKS_MAX = 20
 
 
 @dataclass
@@ -116,6 +111,26 @@ class Bot:
         self._last_event_at = event.at
         if event.data.get("code") and remedy(event.data["code"]) is Remedy.REFRESH:
             self._products_at = EPOCH  # sizes or steps are not what they were
+
+    def work(self, symbols: Iterable[str]) -> list[VenueUnavailable]:
+        """Exits and stops, each one step further; return the failures, which hold up no other."""
+        failures = []
+        for symbol in symbols:
+            if symbol not in self.untraded and not self._observes:
+                position = self.tracker.get_position(symbol)
+                try:
+                    self.protector.work(symbol, self.strategy.trailing_stop(position))
+                except VenueUnavailable as failure:
+                    failures.append(failure)
+        return failures
+
+    def say(self, text: str) -> None:
+        if self.surfaces is not None:
+            self.surfaces.say(text)
+
+    def publish(self, now: datetime, error: str = "") -> None:
+        if self.surfaces is not None:
+            self.surfaces.publish(self, now, error)
 
     def snapshot(self) -> dict[str, object]:
         """Everything that a restart must know, by part; each part reads its own back."""
@@ -180,7 +195,7 @@ def run(bot: Bot, clock: SystemClock, cycles: int | None = None) -> int:
         return code
     except ConfigError as refusal:
         is_clean = True
-        _publish(bot, clock.now(), str(refusal))
+        bot.publish(clock.now(), str(refusal))
         raise
     finally:
         if not is_clean:
@@ -191,12 +206,12 @@ def _run(bot: Bot, clock: SystemClock, cycles: int | None) -> int:
     done = 0
     while not clock.is_over():
         now = attempt(bot, clock)
-        _publish(bot, now)
+        bot.publish(now)
         _listen(bot)
         done += 1
         if done == cycles:
             code = 1 if bot.trouble else 0
-            _record_end(bot, "cycles done", code, [])
+            record_end(bot, "cycles done", code, [])
             return code
         number = clock.wait(_pause(bot, now))
         if number == signal.SIGUSR1:
@@ -216,8 +231,10 @@ def attempt(bot: Bot, clock: SystemClock) -> datetime:
         tick(bot, now)
         bot.trouble = bot.store.trouble
     except (VenueUnavailable, StoreDamaged) as failure:
-        bot.trouble = f"{type(failure).__name__}: {failure}"
-        log.warning("tick failed: %s", bot.trouble)
+        trouble = f"{type(failure).__name__}: {failure}"
+        if trouble != bot.trouble:  # an outage is told once, not at every tick
+            log.warning("tick failed: %s", trouble)
+        bot.trouble = trouble
         _protect_all(bot)
     return now
 
@@ -228,7 +245,7 @@ def _protect_all(bot: Bot) -> None:
     if bot.is_started and bare:
         with suppress(VenueUnavailable, StoreDamaged):
             bot.engine.settle()
-            _work(bot, bare)
+            bot.work(bare)
 
 
 def tick(bot: Bot, now: datetime) -> None:
@@ -247,34 +264,11 @@ def tick(bot: Bot, now: datetime) -> None:
     bot.risk.post_trade(account)
     _shrink(bot, account)
     wanted, failures = _decide_all(bot, marks, account, paused)
-    failures += _work(bot, bot.symbols)
+    failures += bot.work(bot.symbols)
     bot.message = "; ".join(text for symbol in bot.symbols for text in obstacles(bot, symbol))
     if failures:
         raise failures[0]
     _enter_one(bot, wanted)
-
-
-def stop(bot: Bot, clock: SystemClock, number: int | None) -> int:
-    """End in good order: entries cancelled and confirmed, stops left, the truth reported."""
-    name, interrupts = signal.Signals(number).name, 0
-    clock.heed()
-    _say(bot, f"{name}: cancelling entries, keeping protective stops")
-    for look in range(STOP_LOOKS_MAX):
-        bot.store.now = clock.now()
-        if number == signal.SIGINT:
-            interrupts += 1
-            if bot.settings.profile != "dev":
-                bot.risk.hold("signal", TradingState.HALTED, "kill -INT")
-        left, bare = _wind_down(bot)
-        if not (left or bare) or (interrupts >= 3 and look < IMPATIENT_LOOKS_MAX):
-            break
-        number = clock.wait(LOOK_EVERY_SECONDS)
-    code = 3 if left or bare else 0
-    _record_end(bot, name, code, left)
-    _report_stop(bot, left, bare, code)
-    bot.message, bot.is_over = f"stopped by {name}", True
-    _publish(bot, bot.store.now)
-    return code
 
 
 def _open_day(bot: Bot, now: datetime) -> None:
@@ -472,19 +466,6 @@ def _close(bot: Bot, decision: Decision) -> None:
         bot.protector.exit(decision.symbol, decision.reason, leaves_it_to_the_stop=at_stop)
 
 
-def _work(bot: Bot, symbols: Iterable[str]) -> list[VenueUnavailable]:
-    """Exits and stops, each one step further; return the failures, which hold up no other."""
-    failures = []
-    for symbol in symbols:
-        if symbol not in bot.untraded:
-            position = bot.tracker.get_position(symbol)
-            try:
-                bot.protector.work(symbol, bot.strategy.trailing_stop(position))
-            except VenueUnavailable as failure:
-                failures.append(failure)
-    return failures
-
-
 def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
     """At most one entry a tick: the first that is neither blocked nor refused."""
     if bot.store.now - bot._products_at >= PRODUCTS_AGE_MAX:
@@ -500,7 +481,7 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
             bot._refused[symbol] = str(refusal)
             bot.message = "; ".join(filter(None, (bot.message, str(refusal))))
             continue
-        failures = _work(bot, [symbol])
+        failures = bot.work([symbol])
         if failures:
             raise failures[0]
         return
@@ -517,48 +498,6 @@ def _entry_quantity(bot: Bot, symbol: str, side: Side) -> Decimal:
     price = worst_price(entry, mark)
     wanted = quantity_for(product, room, price) or room / price
     return min(wanted, max(largest_order(entry, mark, product, limits), product.min_quantity))
-
-
-def _wind_down(bot: Bot) -> tuple[list[Order], list[str]]:
-    """Cancel entries, finish exits and stops; return the orders and the symbols not done with."""
-    engine, traded = bot.engine, [s for s in bot.symbols if s not in bot.untraded]
-    try:
-        engine.settle()
-        engine.cancel_all()
-        if bot.is_started and (failures := _work(bot, bot.symbols)):
-            raise failures[0]
-    except PerpsBotError as failure:
-        bot.trouble = str(failure)
-        return list(engine.outstanding()), traded
-    left = [o for o in engine.outstanding() if _is_unfinished(o, traded)]
-    return left, [s for s in traded if not bot.protector.is_protected(s)]
-
-
-def _is_unfinished(order: Order, traded: list[str]) -> bool:
-    """Whether a stop of the process must wait for `order`: entries of any symbol count."""
-    rests_as_it_should = order.purpose is Purpose.STOP and order.status is OrderStatus.OPEN
-    return order.purpose is Purpose.ENTRY or order.symbol in traded and not rests_as_it_should
-
-
-def _record_end(bot: Bot, reason: str, code: int, left: list[Order]) -> None:
-    if bot.is_started:
-        positions = {s: p.quantity for s, p in bot.tracker.positions().items()}
-        bot.store.append(
-            "bot.stopped", reason=reason, exit_code=code, orders_left=[o.id for o in left],
-            positions=positions, stops={s: bot.protector.stop_price(s) for s in positions})
-
-
-def _report_stop(bot: Bot, left: list[Order], bare: list[str], code: int) -> None:
-    for order in left:
-        _say(bot, f"NOT confirmed: {order.id} {order.symbol} {order.purpose} is {order.status}")
-    for symbol in bare:
-        _say(bot, f"NOT confirmed: a stop at the venue for {symbol}")
-    for symbol, position in bot.tracker.positions().items():
-        stop_price = bot.protector.stop_price(symbol) or "NONE"
-        _say(bot, f"position kept: {symbol} {position.quantity:f}, stop at {stop_price}")
-    if bot.risk.state is TradingState.HALTED:
-        _say(bot, f"HALTED until: perps-bot resume --profile {bot.settings.profile} --reason '...'")
-    _say(bot, "stopped: " + ("every entry confirmed gone" if code == 0 else "NOT verified"))
 
 
 def _listen(bot: Bot) -> None:
@@ -582,19 +521,9 @@ def _pause(bot: Bot, now: datetime) -> Decimal:
     return min(bot.settings.interval, AWAIT_SECONDS) if awaited else bot.settings.interval
 
 
-def _say(bot: Bot, text: str) -> None:
-    if bot.surfaces is not None:
-        bot.surfaces.say(text)
-
-
-def _publish(bot: Bot, now: datetime, error: str = "") -> None:
-    if bot.surfaces is not None:
-        bot.surfaces.publish(bot, now, error)
-
-
 def _record_bug(bot: Bot, now: datetime) -> None:
     """Leave the traceback in the log and `ok: false` behind; the exception goes on."""
     kind, error, _ = sys.exc_info()
     name = kind.__name__ if kind else "exit"
     log.critical("a bug ended the process: %s: %s", name, error, exc_info=True)
-    _publish(bot, now, f"bug: {name}: {error}")
+    bot.publish(now, f"bug: {name}: {error}")

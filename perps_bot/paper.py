@@ -86,7 +86,7 @@ class PaperBroker:
     # The market, and the passing of its time.
 
     def connect(self, traded: Iterable[str] = ()) -> str:
-        self.market.connect(traded)  # that it cannot send matters to nobody: this venue takes orders
+        self.market.connect(traded)  # that it cannot send matters not: this venue takes orders
         return ""
 
     def products(self) -> Sequence[Product]:

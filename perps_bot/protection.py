@@ -35,12 +35,14 @@ TAKEN_BACK = (OrderStatus.CANCELLED, OrderStatus.EXPIRED, OrderStatus.REJECTED)
 class _Exit:
     """A position that shall be closed, over as many steps as it takes; until then, protected.
 
-    keep  base units that shall stay
+    keep   base units that shall stay
+    tried  the position when the last closing order was sent, signed base units
     """
 
     reason: str
     not_before: datetime
     keep: Decimal = ZERO
+    tried: Decimal = ZERO
 
 
 class Protector:
@@ -139,10 +141,7 @@ class Protector:
             del self._taken_back[data["symbol"]]
 
     def _fold_update(self, event: Event) -> None:
-        """A stop that was accepted and taken back: once more at once, then plain and with patience.
-
-        A plain stop on nothing could open: until then the venue's positions have told.
-        """
+        """A stop accepted and taken back: once more at once, then plain and with patience."""
         data, symbol = event.data, event.data["symbol"]
         is_stop = data["purpose"] == Purpose.STOP and not data["code"]
         if (is_stop and data["status"] in TAKEN_BACK
@@ -170,11 +169,18 @@ class Protector:
     def _resting_stops(self, symbol: str) -> list[Order]:
         return [o for o in self.engine.outstanding(symbol) if o.purpose is Purpose.STOP]
 
+    def _closing(self, symbol: str) -> list[Order]:
+        return [o for o in self.engine.outstanding(symbol) if o.purpose is Purpose.EXIT]
+
     def _leave(self, symbol: str) -> None:
-        """Flat: nothing of ours that could open the other way stays behind."""
+        """Flat: nothing of ours that could open the other way stays behind.
+
+        A stop that came with an entry stays where only the entry's fill is not told yet.
+        """
         self._exits.pop(symbol, None)
         self._unprotected_since.pop(symbol, None)
-        self.engine.cancel(self._resting_stops(symbol))
+        if not self.engine.orders.awaits_fills(symbol):
+            self.engine.cancel(self._resting_stops(symbol))
 
     def _protect(self, position: Position, trail_to: Decimal | None) -> None:
         """Bring the stops to the position's size: replace what is too much, add what is missing."""
@@ -212,7 +218,7 @@ class Protector:
         bracket_refused = self._taken_back[symbol] > 1
         for intent in protective_orders(
                 position, quantity, level, self.engine.config.bracket_profit_pct):
-            if bracket_refused and intent.order_type is OrderType.BRACKET:
+            if not self._is_to_try(intent, position, bracket_refused):
                 continue
             try:
                 order = self.engine.send(intent)
@@ -235,6 +241,12 @@ class Protector:
         # Every form of it was refused: asking at every tick would only get the account throttled.
         self._stop_not_before[symbol] = self.store.now + self._patience
 
+    def _is_to_try(self, intent: OrderIntent, position: Position, bracket_refused: bool) -> bool:
+        if intent.order_type is OrderType.BRACKET:
+            return not bracket_refused
+        # A plain stop on what the venue does not show could open.
+        return self._closable(position) >= intent.quantity
+
     def _say_stop(self, type: str, order: Order) -> None:
         bare_since = self._unprotected_since.pop(order.symbol, self.store.now)
         self.store.append(
@@ -244,29 +256,40 @@ class Protector:
         )
 
     def _advance_exit(self, position: Position, plan: _Exit, trail_to: Decimal | None) -> None:
-        """Cancel what reserves the position, see it gone, close; unfilled, the stop goes back."""
+        """Close once that can be tried; until then, and where it came to nothing, protect."""
         now, symbol = self.store.now, position.symbol
-        if now < plan.not_before <= now + self._patience:  # beyond it, the clock was set back
-            self._protect(position, trail_to)
-            return
-        in_the_way = [o for o in self.engine.outstanding(symbol)
-                      if o.purpose is not Purpose.EXIT or now - o.created_at >= self._patience]
+        waits = now < plan.not_before <= now + self._patience  # beyond it, the clock was set back
+        if plan.tried == position.quantity and not self._closing(symbol):
+            plan.tried, plan.not_before, waits = ZERO, now + self._patience, True
         try:
-            closable = self._closable(position) - plan.keep
+            closable = ZERO if waits else self._closable(position) - plan.keep
         except VenueUnavailable:
             self._protect(position, trail_to)
             raise
-        if closable <= 0:  # no stop is taken away for a close of nothing
+        if closable > 0:
+            self._clear_and_close(position, plan, trail_to, closable)
+        else:  # no stop is taken away for a close of nothing
             self._protect(position, trail_to)
+
+    def _clear_and_close(
+        self, position: Position, plan: _Exit, trail_to: Decimal | None, closable: Decimal
+    ) -> None:
+        """Cancel what reserves the position, see it gone, close; unfilled, the stop goes back."""
+        now, symbol = self.store.now, position.symbol
+        if self.engine.cancel_all(symbol):  # an entry may still fill, and needs the stop
+            self._protect(self.tracker.get_position(symbol), trail_to)
             return
+        late = [o for o in self._closing(symbol) if now - o.created_at >= self._patience]
+        in_the_way = late + [o for o in self.engine.outstanding(symbol)
+                             if o.purpose is not Purpose.EXIT]
         if in_the_way:
             self._stop_not_before.pop(symbol, None)
             self.engine.cancel(in_the_way)
         position = self.tracker.get_position(symbol)
         if not position.quantity:
             self._leave(symbol)
-        elif any(o.purpose is Purpose.EXIT for o in in_the_way):
-            plan.not_before = now + self._patience
+        elif late:
+            plan.tried, plan.not_before = ZERO, now + self._patience
             self._protect(position, trail_to)
         elif not self.engine.outstanding(symbol):
             self._close(position, min(abs(position.quantity) - plan.keep, closable), plan)
@@ -285,6 +308,7 @@ class Protector:
         """Send the closing order; where it changes nothing, the stop goes back meanwhile."""
         symbol = position.symbol
         if quantity > 0:
+            plan.tried = position.quantity
             with suppress(OrderRejected):  # the order.updated event has the venue's reason
                 self.engine.send(OrderIntent(
                     symbol, position.side.opposite, quantity, OrderType.MARKET, Purpose.EXIT,
@@ -293,7 +317,7 @@ class Protector:
         if not left:
             self._leave(symbol)
         elif left == position.quantity and not self.engine.outstanding(symbol):
-            plan.not_before = self.store.now + self._patience
+            plan.tried, plan.not_before = ZERO, self.store.now + self._patience
 
 
 _FOLDS: Mapping[str, Callable[[Protector, Event], None]] = {

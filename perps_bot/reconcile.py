@@ -154,7 +154,8 @@ class Reconciler:
 
     def _wait_for_an_explanation(self, symbol: str, position: Position) -> None:
         """What was there before us and stays unexplained is not ours to touch."""
-        if self.store.now - self._unexplained[symbol] >= READS_LAG_MAX:
+        stands_for = READS_LAG_MAX if position.quantity else GONE_UNEXPLAINED
+        if self.store.now - self._unexplained[symbol] >= stands_for:
             ours = self.engine.tracker.get_position(symbol).quantity
             self._leave_alone(symbol, f"the venue holds {position.quantity:f}, our events explain "
                                       f"{ours:f}")
@@ -182,8 +183,7 @@ def obstacles(bot: Any, symbol: str) -> Iterator[str]:
         yield bot._refused[symbol]
     if symbol in bot.untraded:
         yield f"{symbol} is left alone, with or without a stop: see the log, and --adopt {symbol}"
-    elif any(t.order.symbol == symbol and t.recorded < t.order.filled_quantity
-             for t in bot.engine.orders.tickets.values()):
+    elif bot.engine.orders.awaits_fills(symbol):
         yield f"{symbol}: the venue has not told all fills of an order yet"
     if not bot.protector.is_protected(symbol):
         yield f"{symbol} has no stop at the venue: see order.updated for the venue's reason"

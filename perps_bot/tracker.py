@@ -319,6 +319,11 @@ class OrderTracker:
         return [t.booked() for t in self.tickets.values() if t.order.venue_order_id
                 and not t.order.status.is_terminal and t.recorded < t.order.quantity]
 
+    def awaits_fills(self, symbol: str) -> bool:
+        """Whether the venue says that more was filled than our books were told."""
+        return any(t.order.symbol == symbol and t.recorded < t.order.filled_quantity
+                   for t in self.tickets.values())
+
     def are_told(self, symbol: str) -> bool:
         """Whether all orders of `symbol` are open, and all of their fills in our books."""
         return all(

@@ -1,18 +1,20 @@
 """What an owner's hand, a full disk, a lagging read or one dead endpoint must not do to the bot."""
 
 import errno
+import signal
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from helpers import BTC, ETH, FALLING, RISING, Desk, Rig, ScriptedVenue
+from helpers import BTC, ETH, FALLING, RISING, Desk, Rig, ScriptedVenue, VirtualClock
 
 from perps_bot import store as disk
 from perps_bot.errors import ConfigError, VenueUnavailable
+from perps_bot.loop import run
 from perps_bot.model import (
-    Fill, Order, OrderIntent, OrderStatus, OrderType, Purpose, Side, TimeInForce,
+    Fill, Order, OrderIntent, OrderStatus, OrderType, Purpose, Side, TimeInForce, TradingState,
 )
 
 
@@ -275,3 +277,148 @@ def test_a_stop_that_the_venue_accepts_and_takes_back_is_replaced_by_a_plain_one
     assert forms == [OrderType.BRACKET, OrderType.BRACKET, OrderType.STOP_LIMIT,
                      OrderType.STOP_LIMIT]
     assert len(desk.venue.sent) == 1 + 5
+
+
+def test_an_exit_that_the_venue_takes_and_ends_unfilled_lets_the_stop_go_back():
+    desk, bare = Desk().hold(), 0
+    desk.protector.exit(BTC, "enough")
+    for _ in range(20):
+        desk.venue.answers.append("rest")
+        desk.tick(2)
+        for order in desk.venue.live():
+            if order.purpose is Purpose.EXIT:
+                desk.venue.end(order.id)
+        desk.venue.answers.clear()
+        bare += not desk.stops()
+    exits = [order for order in desk.venue.sent if order.purpose is Purpose.EXIT]
+    assert 2 <= len(exits) <= 5 and bare <= len(exits)
+
+
+def test_the_stop_that_came_with_an_entry_stays_while_the_fill_is_not_told_yet():
+    desk = Desk(order_type=OrderType.LIMIT)
+    desk.tick(0)
+    entry = desk.engine.enter(BTC, Side.BUY, Decimal(1), "a cross")
+    desk.trail_to = {BTC: Decimal(99)}
+    desk.venue.fill(entry.id)
+    desk.venue.fill_lag = 3
+    for _ in range(5):
+        desk.tick(2)
+    assert desk.venue.cancelled == [] and len(desk.venue.live()) == 1
+    assert desk.protector.is_protected(BTC)
+
+
+@pytest.mark.parametrize("order_type", [OrderType.MARKET, OrderType.LIMIT])
+def test_a_stop_of_the_process_looks_for_the_fills_of_an_entry_that_is_over(order_type):
+    rig = a_rig(order_type=order_type)
+    rig.tick()
+    clock = VirtualClock(rig.now, signals={1: signal.SIGTERM})
+    clock._on_wait = lambda _: setattr(rig.venue, "now", clock.now())
+    if order_type is OrderType.LIMIT:
+        rig.venue.fill_lag = 4
+        rig.venue.fill(rig.bot.engine.entries()[0].id)
+    else:
+        rig = a_rig()
+        rig.venue.fill_lag = 4
+        clock._now = rig.now
+    assert run(rig.bot, clock) == 0
+    assert rig.held() == rig.venue.held() > 0
+    assert [o.purpose for o in rig.venue.live()] == [Purpose.STOP]
+
+
+def test_no_plain_stop_is_placed_on_a_position_that_the_venue_does_not_show():
+    rig = a_rig()
+    rig.tick()
+    rig.tick()
+    told = rig.venue.fills
+    rig.venue.fills = lambda since: [f for f in told(since) if not f.fill_id.startswith("hand")]
+    rig.venue.trade_by_hand(-rig.venue.held())
+    rig.venue._refuse = lambda order: None  # a bracket is accepted, and taken back
+    for _ in range(30):
+        for order in rig.venue.live():
+            if order.intent.order_type is OrderType.BRACKET:
+                rig.venue.end(order.id)
+        rig.tick(3)
+        assert not [o for o in rig.venue.live() if o.intent.order_type is OrderType.STOP_LIMIT]
+
+
+def test_an_exit_leaves_the_stop_while_an_entry_may_still_fill():
+    desk = Desk()
+    desk.trail_to[BTC] = Decimal(99)
+    desk.tick(0)
+    listed = desk.venue.orders
+    desk.venue.answers.append("unknown")
+    entry = desk.engine.enter(BTC, Side.BUY, Decimal(1), "x")
+    desk.venue.orders = lambda since: [o for o in listed(since) if o.id != entry.id]
+    desk.tick(2)
+    desk.protector.exit(BTC, "enough")
+    bare = 0
+    for _ in range(40):
+        desk.tick(2)
+        bare += bool(desk.venue.held()) and not desk.stops()
+    assert desk.held() == desk.venue.held() == 0 and bare <= 5
+
+
+def test_a_liquidation_of_what_is_not_ours_can_be_resumed_from():
+    rig = a_rig()
+    rig.tick()
+    rig.tick()
+    rig.venue.fill(rig.venue.live()[0].id)
+    rig.tick()
+    for side in (Side.SELL, Side.BUY):
+        rig.venue._fills.append(Fill(f"liq-{side}", "", BTC, side, Decimal(3), Decimal(100),
+                                     Decimal(0), rig.now, is_liquidation=side is Side.SELL))
+    rig.bot.risk.hold("operator", TradingState.REDUCING, "nothing is opened meanwhile")
+    rig.tick()
+    assert "liquidation" in rig.bot.risk.holds
+    rig.tick(3600)
+    rig.bot.risk.resume("looked", rig.now.date())
+    rig.tick()
+    assert not rig.bot.risk.holds
+
+
+def test_an_old_trade_by_hand_does_not_explain_a_row_that_is_missing_now():
+    rig = a_rig(trends=(RISING, RISING))
+    rig.tick()
+    rig.tick()
+    rig.venue.trade_by_hand("1", ETH)
+    rig.venue.trade_by_hand("-1", ETH)
+    for _ in range(30):
+        rig.tick(60)
+    stops, theirs = rig.venue.live(ETH), rig.venue.positions
+    rig.venue.positions = lambda: {s: p for s, p in theirs().items() if s != ETH}
+    for _ in range(6):
+        rig.tick(5)
+    rig.venue.positions = theirs
+    rig.tick(5)
+    assert rig.held(ETH) > 0 and rig.venue.live(ETH) == stops
+
+
+def test_a_row_that_is_missing_at_a_start_for_some_seconds_leaves_nothing_alone(tmp_path):
+    rig = a_rig(tmp_path)
+    rig.tick()
+    rig.tick()
+    rig.venue.end(rig.venue.live()[0].id)
+    theirs = rig.venue.positions
+    rig.venue.positions = lambda: {}
+    rig.restart()
+    for _ in range(4):
+        rig.tick(5)
+    rig.venue.positions = theirs
+    rig.tick(5)
+    assert rig.bot.untraded == set() and purposes(rig) == [Purpose.STOP]
+
+
+def test_positions_that_cannot_be_read_hold_up_the_stop_of_no_other_symbol():
+    rig = a_rig(trends=(RISING, RISING))
+    rig.tick()
+    rig.tick()
+    rig.venue.end(rig.venue.live(BTC)[0].id)
+    rig.venue.answers.append("lost")
+    rig.tick()  # the new stop of BTC has an unknown outcome
+    rig.tick(9)
+    rig.venue.down.add("positions")
+    rig.tick(11)  # now its absence would be proved by the positions
+    rig.venue.end(rig.venue.live(ETH)[0].id)
+    for _ in range(4):
+        rig.tick(2)
+    assert [o.purpose for o in rig.venue.live(ETH)] == [Purpose.STOP]

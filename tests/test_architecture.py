@@ -24,7 +24,7 @@ FLOORS = {
         6  commands
         5  replay    ops    report    validate    checklist    wiring
         4  loop
-        3  execution protection reconcile clock
+        3  execution protection reconcile clock shutdown
         2  settings  store  client  rest  transport  keys  feed  market  paper    process
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire
         0  model     errors    broker  secret
@@ -295,7 +295,7 @@ def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
     assert sum(lines[room] for room in CORE if room not in EDGE) <= 4900
     assert sum(lines[room] for room in EDGE) <= 2400
-    assert sum(lines.values()) <= 10_350
+    assert sum(lines.values()) <= 11_300
 
 
 def test_third_party_packages_are_declared():

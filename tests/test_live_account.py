@@ -14,12 +14,12 @@ from exchange.harness import wait_until
 from exchange.products import default_products
 
 from live import BTC, ETH, IDS, SOL, TICKS, XRP, LiveRig, at_once
-from perps_bot import loop
 from perps_bot import rest as rest_room
+from perps_bot import shutdown
 from perps_bot.errors import ConfigError
-from perps_bot.loop import stop
 from perps_bot.model import TradingState
 from perps_bot.ops import health
+from perps_bot.shutdown import stop
 
 FRIDAY = datetime(2026, 11, 27, 21, tzinfo=UTC)  # an hour before the weekly close
 CENT = Decimal("0.005")
@@ -707,7 +707,7 @@ def test_e9_a_stop_in_a_closed_market_keeps_trying_and_never_claims_success(make
     (entry,) = rig.bot.engine.entries()
     rig.tick(61 * 60)  # 22:01, closed
     asked = len(cancelled(rig))
-    monkeypatch.setattr(loop, "STOP_LOOKS_MAX", 6)
+    monkeypatch.setattr(shutdown, "STOP_LOOKS_MAX", 6)
     assert stopped(rig) == 3
     assert len(cancelled(rig)) > asked
     assert any(f"NOT confirmed: {entry.id}" in line for line in rig.said)
@@ -770,7 +770,7 @@ def test_e9_a_stop_that_meets_a_dead_venue_does_not_claim_success(make, monkeypa
     rig.start(order_type="limit", time_in_force="GTC").ticks(2)
     assert rig.bot.engine.entries()
     rig.sim.call("network", name="status", status=503, match="/orders", times=None)
-    monkeypatch.setattr(loop, "STOP_LOOKS_MAX", 6)
+    monkeypatch.setattr(shutdown, "STOP_LOOKS_MAX", 6)
     assert stopped(rig) == 3 and rig.said[-1] == "stopped: NOT verified"
 
 
@@ -1083,6 +1083,27 @@ def test_f2_a_feed_that_differs_from_rest_is_not_believed(make):
     for seconds in (0, 1, 1):  # the first of them compares; the others remember
         rig.tick(seconds)
         assert rig.feed.marks([BTC])[BTC].bid == 62000 and rig.bot.engine.marks[BTC].bid == 60000
+
+
+@pytest.mark.parametrize("fault", ["ws_duplicate", "ws_reorder", "ws_gap", "ws_drop"])
+def test_d8_user_events_that_repeat_or_are_missing_change_no_books(make, fault):
+    """The user channel tells sums, not trades: it wakes, and the books come from the fills."""
+    rig = make(with_feed=True)
+    rig.rising()
+    rig.start()
+    for _ in range(3):
+        rig.sim.call("network", name=fault)
+        rig.tick()
+    follows(rig)
+    rig.ticks(2)
+    assert rig.held() == 6 and rig.bot.protector.is_protected(BTC)
+    for price in (59700, 59400):
+        rig.sim.call("network", name=fault)
+        rig.price(price)
+        rig.ticks(3)
+    assert rig.held() == 0
+    rig.ticks(2)
+    assert_books_agree(rig)
 
 
 def test_f3_gaps_repeats_and_rubbish_in_the_feed_leave_the_price_right(make):

@@ -1027,11 +1027,11 @@ def at_request(number, before):
         count = iter(range(1, 1000))
 
         def dying(really):
-            def request(*arguments):
+            def request(*arguments, **named):
                 mine = next(count) == number
                 if mine and before:
                     raise Died
-                answer = really(*arguments)
+                answer = really(*arguments, **named)
                 if mine:
                     raise Died
                 return answer

@@ -493,6 +493,25 @@ def test_kill_int_is_obeyed_while_a_request_hangs(live):
     bot.balanced()
 
 
+@pytest.mark.parametrize(("fault", "code", "held"), [
+    ("timeout_after_accept", 0, 6),  # it is found, and what it opened is protected
+    ("hang", 3, 0),                  # that it never arrived is not proved so soon
+])
+def test_kill_int_while_an_entry_hangs_sends_no_second_one_and_says_what_it_knows(
+    live, fault, code, held
+):
+    bot = live().market(2)
+    bot.sim.network(fault, match="POST /orders$", times=1)
+    bot.start()
+    wait_until(lambda: bot.sim.requests("POST", "/orders"), "the entry")
+    assert bot.end(signal.SIGINT) == code
+    entries = [body for path, body in bot.posts() if path == "orders" and body["side"] == "BUY"]
+    assert len(entries) == 1 and bot.held() == held
+    assert bool(bot.protected()) == bool(held)
+    assert ("NOT confirmed: pb-" in bot.said()) == (code == 3)
+    bot.balanced()
+
+
 # Secrets.
 
 
