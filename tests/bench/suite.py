@@ -1,0 +1,344 @@
+"""Suite: how fast is it, beside the least that plain Python can do in the same run?
+
+Every figure is a median of several rounds in which the bot and its reference take turns, and is
+judged as a ratio: a slow or busy machine moves both.  One function a bench, all in BENCHES; a
+bench that cannot run says why and holds up no other, and what was not measured is not printed.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter, sleep
+
+from bench import inputs, peers, ticks
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / "build" / "bench"
+PROGRAM = ROOT / "bin" / "perps-bot"
+BARE = "import json, decimal, argparse"
+RUN_SECONDS_MAX = 900
+# How a size is made: bars of the replay, events of the history, ticks of the long run.
+SIZES = {"smoke": (2_000, 20_000, 400), "quick": (50_000, 100_000, 20_000),
+         "full": (1_000_000, 1_000_000, 1_000_000)}
+REASON_LENGTH_MAX = 300
+LINEAR_FACTOR = 10
+START_ROUNDS_EACH = 5  # a start is short, so there are more of them
+FORM = "{:<24} {:>13} {:>13} {:>10}  {:<12} {:<4} {}"
+
+
+class NotRun(Exception):
+    """This bench cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measurement.
+
+    value, reference  in `unit`; a reference of None is a bound that needs none
+    ratio             of the two, as `goal` means it; None where the bound is on the value itself
+    goal              "<= 1.6" or ">= 0.17": of the ratio, else of the value; "" for none yet
+    """
+
+    name: str
+    value: float
+    unit: str
+    reference: float | None = None
+    ratio: float | None = None
+    goal: str = ""
+    note: str = ""
+
+    @property
+    def is_met(self) -> bool | None:
+        if not self.goal:
+            return None
+        relation, bound = self.goal.split()
+        judged = self.value if self.ratio is None else self.ratio
+        return judged <= float(bound) if relation == "<=" else judged >= float(bound)
+
+
+class Bench:
+    """What every bench is handed: sizes, rounds, a folder, and how to run a job."""
+
+    def __init__(self, size="quick", rounds=3, cache=CACHE, peer_names=()):
+        self.bars, self.events, self.ticks = SIZES[size]
+        self.size, self.rounds, self.cache, self.peers = size, rounds, Path(cache), peer_names
+        self.cache.mkdir(parents=True, exist_ok=True)
+
+    def job(self, name, *arguments, python=sys.executable):
+        """Run one job in a process of its own and return what it said."""
+        done = subprocess.run(
+            [str(each) for each in (python, "-P", "-m", "bench.jobs", name, *arguments)],
+            env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"},
+            capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False)
+        if done.returncode:
+            raise NotRun(f"{name} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+        return json.loads(done.stdout)
+
+    def in_turn(self, *runs):
+        """Run each in turn, round by round; return one list of answers for each."""
+        rounds = [[run() for run in runs] for _ in range(self.rounds)]
+        return [list(column) for column in zip(*rounds)]
+
+    def scratch(self):
+        return tempfile.TemporaryDirectory(dir=self.cache)
+
+
+def of(rows, name):
+    """The median of one value of many answers."""
+    return median(row[name] for row in rows)
+
+
+def run_benches(bench, names=(), out=print):
+    """Run the named benches, or all; return the figures, told one by one as they come."""
+    figures = []
+    out(FORM.format("figure", "measured", "reference", "ratio", "goal", "met", "note"))
+    for name in names or BENCHES:
+        try:
+            for found in BENCHES[name](bench):
+                figures += [found] if isinstance(found, Figure) else []
+                out(line(found) if isinstance(found, Figure) else found)
+        except (NotRun, inputs.Missing) as reason:
+            out(not_run(name, reason))
+        except Exception as failure:  # whatever it is, the others are still worth measuring
+            out(not_run(name, f"{type(failure).__name__}: {failure}"))
+    return figures
+
+
+def not_run(name, reason):
+    """The row of what was not measured, in one line."""
+    return f"{name:<24} not run: {' '.join(str(reason).split())[:REASON_LENGTH_MAX]}"
+
+
+def line(figure):
+    """One row of the table."""
+    number = "{:,.0f}".format if figure.value >= 1000 else "{:.3g}".format
+    return FORM.format(
+        figure.name, f"{number(figure.value)} {figure.unit}",
+        "" if figure.reference is None else f"{number(figure.reference)} {figure.unit}",
+        "" if figure.ratio is None else f"{figure.ratio:.3f}", figure.goal,
+        {None: "", True: "yes", False: "NO"}[figure.is_met], figure.note).rstrip()
+
+
+def as_json(bench, figures):
+    """All of it, for machines."""
+    return json.dumps({
+        "size": bench.size, "rounds": bench.rounds, "machine": machine(),
+        "figures": [{**asdict(figure), "is_met": figure.is_met} for figure in figures],
+    }, indent=2) + "\n"
+
+
+def machine():
+    uname = os.uname()
+    return {"cpus": os.cpu_count(), "system": f"{uname.sysname} {uname.release}",
+            "architecture": uname.machine, "python": sys.version.split()[0],
+            "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+            "load": os.getloadavg()[0]}
+
+
+# Replay
+
+
+def replay(bench):
+    """Bars a second of processor time, as a share of the plain streaming Decimal loop's."""
+    path = inputs.bars(bench.cache, bench.bars)
+    ours, limit = bench.in_turn(lambda: bench.job("replay", path),
+                                lambda: bench.job("stream_limit", path))
+    speed, most = (bench.bars / of(rows, "cpu") for rows in (ours, limit))
+    said = f"{bench.bars:,} bars, {ours[0]['trades']:,} round trips (plain {limit[0]['trades']:,})"
+    yield Figure("replay", speed, "bars/s", most, speed / most, ">= 0.17", said)
+    yield Figure("replay_memory", of(ours, "peak_mib"), "MiB", of(limit, "peak_mib"),
+                 goal="<= 45", note="peak, and the plain loop's")
+    for name in bench.peers:
+        yield peer(bench, name, path, speed)
+
+
+def peer(bench, name, path, ours):
+    """The same job by another engine; ratio: how many times faster we are."""
+    try:
+        rows = [peers.run(name, bench.cache, path) for _ in range(bench.rounds)]
+    except peers.Unavailable as reason:
+        return not_run(f"replay_{name}", reason)
+    theirs = bench.bars / of(rows, "cpu")
+    return Figure(f"replay_{name}", ours, "bars/s", theirs, ours / theirs, ">= 1",
+                  f"{rows[0]['trades']:,} round trips there, {of(rows, 'peak_mib'):.0f} MiB")
+
+
+def linear(bench):
+    """The time of ten times the bars over the time of one time."""
+    few, many = (inputs.bars(bench.cache, count)
+                 for count in (bench.bars // LINEAR_FACTOR, bench.bars))
+    short, long = bench.in_turn(lambda: bench.job("replay", few),
+                                lambda: bench.job("replay", many))
+    yield Figure("replay_linear", of(long, "cpu"), "s", of(short, "cpu"),
+                 of(long, "cpu") / of(short, "cpu"), "<= 10.5", f"{LINEAR_FACTOR} times the bars")
+
+
+def symbols(bench):
+    """The time of four symbols on one clock over the time of one."""
+    paths = inputs.four_symbols(bench.cache, bench.bars // 4)
+    four, one = bench.in_turn(lambda: bench.job("replay", *paths),
+                              lambda: bench.job("replay", paths[0]))
+    yield Figure("replay_symbols", of(four, "cpu"), "s", of(one, "cpu"),
+                 of(four, "cpu") / of(one, "cpu"), "<= 4.4", "four symbols and one")
+
+
+# Events
+
+
+def recovery(bench):
+    """What a start needs to read its newest day, however long the history."""
+    with bench.scratch() as folder:
+        days = inputs.history(bench, Path(folder), bench.events)
+        ours, limit = bench.in_turn(lambda: bench.job("recover", folder),
+                                    lambda: bench.job("recover_limit", folder))
+        said = f"{bench.events:,} events in {days} days; reads {ours[0]['events']:,}"
+        yield Figure("recovery", of(ours, "wall"), "s", of(limit, "wall"), goal="<= 1", note=said)
+        every, plain = bench.in_turn(lambda: bench.job("read_all", folder),
+                                     lambda: bench.job("read_all_limit", folder))
+        speed, most = (rows[0]["events"] / of(rows, "wall") for rows in (every, plain))
+        yield Figure("read_events", speed, "events/s", most, goal=">= 200000",
+                     note="all of them, verified; beside json.loads of each line")
+
+
+# Start
+
+
+def start(bench):
+    """From the shell to the answer, beside a bare Python that imports three modules."""
+    with bench.scratch() as folder:
+        bare = [sys.executable, "-P", "-c", BARE]
+        commands = {
+            # name                 arguments                   goal      of what
+            "start_version":      (("--version",),             "<= 1.6", "ratio"),
+            "start_status":       (("status",),                "<= 1.6", "ratio"),
+            "start_health":       (("health",),                "<= 1.6", "ratio"),
+            "start_first_tick":   (("--profile", "dev", "--dev-fast"), "<= 0.5", "seconds"),
+        }
+        for name, (arguments, goal, judged) in commands.items():
+            if wrong := _refused(folder, arguments):
+                yield not_run(name, wrong)
+                continue
+            ours, plain = map(median, zip(*(
+                (_timed([PROGRAM, *arguments], folder), _timed(bare, folder))
+                for _ in range(START_ROUNDS_EACH * bench.rounds))))
+            yield Figure(name, ours, "s", plain, ours / plain if judged == "ratio" else None, goal,
+                         "wall; beside python -c 'import json, decimal, argparse'")
+
+
+def _refused(folder, arguments):
+    """Why a command cannot be measured, or nothing; the first run also warms the page cache."""
+    done = _ran([PROGRAM, *arguments], folder)
+    if done.returncode not in (0, 1):
+        return (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    return ""
+
+
+def _timed(argv, folder):
+    begun = perf_counter()
+    _ran(argv, folder)
+    return perf_counter() - begun
+
+
+def _ran(argv, folder):
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith(("PERPS_", "COINBASE_", "EVENT_STORE", "LOG_LEVEL", "PYTHON"))}
+    return subprocess.run([str(each) for each in argv], cwd=folder, env=kept, capture_output=True,
+                          text=True, timeout=RUN_SECONDS_MAX, check=False)
+
+
+def idle_memory(bench):
+    """What a dev bot has needed after some ticks."""
+    from bench.jobs import memory_mib
+
+    with bench.scratch() as folder:
+        bot = subprocess.Popen([str(PROGRAM), "--profile", "dev", "--interval", "1"], cwd=folder,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            said = bot.stdout.readline()
+            sleep(3)
+            if bot.poll() is not None:
+                raise NotRun(f"the bot ended: {said}")
+            peak = memory_mib(pid=bot.pid)
+        finally:
+            bot.send_signal(signal.SIGTERM)
+            bot.communicate(timeout=60)
+    yield Figure("idle_memory", peak, "MiB", goal="<= 40", note="peak of a dev bot after 3 ticks")
+
+
+def size(bench):
+    """What the runtime packages take on the disk, beside pip itself."""
+    site = next((ROOT / ".venv").glob("lib/python3*/site-packages"), None)
+    if site is None:
+        raise NotRun("there is no .venv: start bin/perps-bot once")
+    tools = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence")
+    found = sum(path.stat().st_size for top in site.iterdir() if not top.name.startswith(tools)
+                for path in (top.rglob("*") if top.is_dir() else [top])
+                if path.is_file() and path.suffix != ".pyc")
+    yield Figure("installed_size", found / 1e6, "MB", goal="<= 30", note="beyond pip")
+
+
+# Ticks, in this process
+
+
+def idle_ticks(bench):
+    """Processor time of a tick with nothing to do."""
+    for count, goal in ((4, "<= 1"), (50, "<= 5")):
+        desk = ticks.idle_desk(count)
+        took = ticks.milliseconds_each(desk.tick, bench.rounds)
+        yield Figure(f"idle_tick_{count}", took, "ms", goal=goal,
+                     note=f"{count} symbols, an instant venue")
+
+
+def hold(bench):
+    """From a frame's bytes to the decision "hold", beside the same chain in straight lines."""
+    desk, plain = ticks.HoldDesk(), ticks.PlainHold()
+    ours, most = bench.in_turn(lambda: ticks.milliseconds_each(desk.step, 1),
+                               lambda: ticks.milliseconds_each(plain.step, 1))
+    yield Figure("frame_to_hold", median(ours) * 1000, "us", median(most) * 1000,
+                 median(ours) / median(most), "<= 1.5", "an instant venue; the socket left out")
+
+
+def order(bench):
+    """From the tick's begin to the order's first byte, beside the parts that nobody can avoid."""
+    with bench.scratch() as folder:
+        found = ticks.order_path(Path(folder))
+    if not found.cpu:
+        raise NotRun("no entry was sent in the hours that were played")
+    ours, parts = median(found.cpu), found.parts
+    yield Figure("tick_to_order_cpu", ours * 1e6, "us", parts * 1e6, ours / parts, "<= 1.5",
+                 f"{len(found.cpu)} entries; all threads of the bot")
+    yield Figure("tick_to_order_wall", median(found.wall) * 1e6, "us",
+                 note="with the reads that an increase needs, on loopback")
+
+
+def growth(bench):
+    """Whether the last ticks of a long run cost more than the first, and what stays behind."""
+    with bench.scratch() as folder:
+        found = ticks.long_run(Path(folder), bench.ticks)
+    said = f"{bench.ticks:,} ticks of dev"
+    yield Figure("growth_cost", found.last * 1e6, "us", found.first * 1e6,
+                 found.last / found.first, "<= 1.1", f"{said}: the last fifth, the second fifth")
+    yield Figure("growth_memory", found.grown_mib, "MiB", goal="<= 2", note="from a fifth on")
+    yield Figure("growth_files", found.opened, "files", goal="<= 0", note="open at the end")
+
+
+BENCHES = {
+    # name          what is asked                                  issue's own bound
+    "replay":      replay,       # bars a second, peak memory      0.12 counts, 0.17 is the goal
+    "linear":      linear,       # ten times the bars              10.5 times the time
+    "symbols":     symbols,      # four symbols                    4.4 times one
+    "start":       start,        # --version, status, first tick   1.6 times bare Python; 0.5 s
+    "recovery":    recovery,     # a long history                  1 s; 200,000 events a second
+    "hold":        hold,         # a frame that changes nothing    1.5 times straight lines
+    "order":       order,        # a frame that sends an order     1.5 times its parts
+    "idle_ticks":  idle_ticks,   # nothing to do                   1 ms, 5 ms
+    "growth":      growth,       # nothing grows                   the same cost at the end
+    "idle_memory": idle_memory,  # a running bot                   40 MiB
+    "size":        size,         # installed packages              30 MB
+}  # fmt: skip
