@@ -65,8 +65,8 @@ class Flow:
     def see(self, marks: Iterable[Mark]) -> None:
         """Note how far each mark has moved within a minute; a candle says nothing of that."""
         for mark in marks:
-            if mark.candle is None:
-                window = self._marks.setdefault(mark.symbol, _Window())
+            window = self._marks.setdefault(mark.symbol, _Window())
+            if mark.candle is None and mark is not window.newest:
                 lowest, highest = window.take(mark)
                 if highest > lowest * (1 + self._limits.max_mark_move_pct):
                     self._moved[mark.symbol] = highest / lowest - 1, mark.at
@@ -194,10 +194,12 @@ class _Window:
     """The lowest and the highest mark of the last minute, each new one at constant cost."""
 
     def __init__(self) -> None:
+        self.newest: Mark | None = None
         self._falling: deque[Mark] = deque(maxlen=KEPT_MAX)  # the highest first
         self._rising: deque[Mark] = deque(maxlen=KEPT_MAX)  # the lowest first
 
     def take(self, mark: Mark) -> tuple[Decimal, Decimal]:
+        self.newest = mark
         for kept, sign in ((self._rising, 1), (self._falling, -1)):
             while kept and (kept[-1].price - mark.price) * sign >= 0:
                 kept.pop()

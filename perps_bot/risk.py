@@ -200,6 +200,7 @@ class LiveRiskManager:
         """Say whether `intent` may be sent, naming every limit that it would break."""
         if account.reduces(intent):
             return RiskVerdict(intent)  # getting out must always be possible
+        self._flow.see(account.marks.values())
         rows = (*self._standing_rows(intent, account), *_order_rows(intent, account, self.config),
                 *_market_rows(intent, account, product, self.config),
                 *self._flow_rows(intent, account))

@@ -28,7 +28,7 @@ from perps_bot.model import Purpose
 from perps_bot.rest import Rest
 from perps_bot.risk import LiveRiskManager
 
-SEEDS = int(os.environ.get("PERPS_SIM_SEEDS", "400"))
+SEEDS = int(os.environ.get("PERPS_SIM_SEEDS", "360"))
 SAME_SEEDS, SAME_SEEDS_FROM = 20, 40_000
 TESTS = Path(__file__).parent
 ROW = re.compile(r"[A-L][0-9]{1,2}|I-[0-9]{1,2}")

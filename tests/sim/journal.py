@@ -37,7 +37,7 @@ class Journal:
         self.seq, self._crc, self._path, self._offset = 0, None, None, 0
         self.intents, self.status, self.filled, self.holds = {}, {}, {}, {}
         self.fills, self.days, self.news = {}, {}, []
-        self.kinds = {}
+        self.kinds, self.changed_at = {}, ""
 
     def follow(self):
         """Read what was added; the new events are also kept in `news`."""
@@ -120,6 +120,7 @@ class Journal:
         self.fills[event["fill_id"]] = self.fills.get(event["fill_id"], 0) + 1
 
     def _changed(self, event):
+        self.changed_at = event["ts"]
         if event["state"] == "TRADING":
             self.holds.pop(event["kind"], None)
         else:
