@@ -3,6 +3,8 @@
 import socket
 from ipaddress import ip_address
 
+import pytest
+
 _connect, _resolve = socket.socket.connect, socket.getaddrinfo
 
 
@@ -26,3 +28,11 @@ def resolve_here(host, *arguments, **more):
 
 
 socket.socket.connect, socket.getaddrinfo = connect_here, resolve_here
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport():
+    """What a test logged travels from its process to ours as UTF-8, half a character too."""
+    report = (yield).get_result()
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode())
+                       for name, text in report.sections]

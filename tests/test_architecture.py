@@ -369,7 +369,7 @@ def lines_of(count):
     *((broad_excepts, "client",     f"try: f()\nexcept{what}: pass") for what in (
         "", " Exception", " BaseException as error", " (KeyError, Exception)")),
     (broad_excepts,   "client",     "import contextlib\nwith contextlib.suppress(Exception): f()"),
-    *((forbidden_calls, "ops",      f"{name}('1')") for name in NEVER_CALLED),
+    *((forbidden_calls, "ops",      f"{name}('1')") for name in sorted(NEVER_CALLED)),
     (forbidden_calls, "loop",       "print('1')"),
     (no_question,     "risk",       ""),
     (no_question,     "risk",       '"""Risk: may it be sent?"""'),

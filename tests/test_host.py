@@ -180,7 +180,7 @@ TOKEN = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
 @pytest.mark.parametrize("text", [
     CANARY, f"Authorization: Bearer {TOKEN}", f"Bearer {TOKEN[:20]}", pem(EC_KEY),
     pem(EC_KEY).replace("\n", "\\n"), pem(EC_KEY).splitlines()[1], NAME,
-])
+], ids=["canary", "header", "part of a token", "PEM", "PEM in one line", "its first line", "name"])
 def test_i1_what_slipped_into_a_text_is_taken_out_of_it(text):
     Secret(CANARY), Secret(pem(EC_KEY).replace("\n", "\\n")), Secret(NAME)
     left = redacted(f"it failed: {text}: try again")
