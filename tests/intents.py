@@ -98,6 +98,11 @@ class Counts:
     edges: Counter = field(default_factory=Counter)
     wrong: list = field(default_factory=list)
 
+    def take(self, other: "Counts"):
+        """Add what came of others."""
+        for name in ("intents", "passed", "reductions", "refused", "edges", "wrong"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def __str__(self):
         said = [f"{self.intents} intents: {self.passed} passed, {self.reductions} reductions, "
                 f"{len(self.wrong)} judged wrongly"]
@@ -186,9 +191,10 @@ class _Books:
         self.gate = self.new_gate()
         self.start = dice.choice([500_000, 1_000_000, 10_000_000])  # cents
         self.equity = self.start * dice.choice([1, 1, 2])
-        self.loss, self.base, self.level = 0, Fraction(1), Fraction(1)
-        self.peak, self.streak = Fraction(1), 0
+        self.loss, self.base, self.level, self.peak = 0, Fraction(1), Fraction(1), Fraction(1)
+        self.streak, self.drawdown_step = 0, -SHARE
         self.margin = dice.choice([None, None, (0, 10**9), (self.start // 10, self.start // 2)])
+        self.most_at_stop = {side: self.before_liquidation(side) for side in Side}
         self.held, self.trips = dict.fromkeys(SYMBOLS, 0), dict.fromkeys(SYMBOLS, 0)
         self.traded = dict.fromkeys(SYMBOLS, 0)
         self.entries, self.messages = [], []
@@ -337,10 +343,13 @@ class _Books:
         self.loss = min(loss, self.start * 9 // 10)  # something is left
         self.level = self.base * (1 - Fraction(self.loss, self.start))
         self.peak = max(self.peak, self.level)
+        # A step of the drawdown is a cent of today's equity.
+        lost = (self.peak - self.level) * SHARE - limits["max_drawdown_pct"] * self.peak
+        self.drawdown_step = _reached(lost, SHARE * self.base / self.start)
         self.tell("strategy.signal", daily_loss=Decimal(self.loss) / 100)
 
     def midnight(self):
-        self.now += DAY
+        self.now += self.dice.choice([0, 40 * SECOND, DAY])
         self.base, self.loss = self.level, 0
         self.traded = dict.fromkeys(SYMBOLS, 0)
         snapshot = {"risk": self.gate.snapshot()}
@@ -351,6 +360,7 @@ class _Books:
 
     def restart(self):
         """A new process reads the day's events; of marks it knows what a refusal has told."""
+        self.now += SECOND
         self.gate = self.new_gate()
         for event in self.events:
             self.gate.apply(event)
@@ -472,12 +482,16 @@ class _Books:
         if limits["max_position"]:
             allowed["POSITION_VALUE_EXCEEDED"] = limits["max_position"] * CENT
         if self.margin:
-            initial, available = self.margin
-            stop = Fraction(limits["trailing_stop_pct"], SHARE)
-            at_stop = Fraction(RATES[side], SHARE) * (1 - stop * side.sign)
-            left = min(self.equity, available) - Fraction(3, 2) * initial
-            allowed["STOP_BEYOND_LIQUIDATION"] = left * CENT / (stop + Fraction(3, 2) * at_stop)
+            allowed["STOP_BEYOND_LIQUIDATION"] = self.most_at_stop[side]
         return allowed
+
+    def before_liquidation(self, side):
+        """Money that a symbol may come to and still leave 1.5 times the margin at its stop."""
+        initial, available = self.margin or (0, 0)
+        stop = Fraction(self.limits["trailing_stop_pct"], SHARE)
+        at_stop = Fraction(RATES[side], SHARE) * (1 - stop * side.sign)
+        left = min(self.equity, available) - Fraction(3, 2) * initial
+        return left * CENT // (stop + Fraction(3, 2) * at_stop)
 
     def allowed_of_all(self, side):
         """Money that all symbols may come to, by code."""
@@ -561,8 +575,7 @@ class _Books:
         limits = self.limits
         loss = self.loss * SHARE - limits["max_daily_loss_pct"] * self.start
         yield "DAILY_LOSS_EXCEEDED", _reached(loss, SHARE)
-        lost = (self.peak - self.level) * SHARE - limits["max_drawdown_pct"] * self.peak
-        yield "DRAWDOWN_EXCEEDED", _reached(lost, SHARE * self.base / self.start)
+        yield "DRAWDOWN_EXCEEDED", self.drawdown_step
         if limits["max_losses_in_a_row"]:
             yield "LOSING_STREAK", _reached(self.streak - limits["max_losses_in_a_row"], 1)
 

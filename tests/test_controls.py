@@ -274,6 +274,13 @@ def test_entries_of_which_nothing_came_do_not_count_for_the_hour(desk):
     assert asked(desk) == []
 
 
+def test_what_no_limit_asks_for_any_more_is_forgotten(desk):
+    for number in range(5):
+        desk.send(words=f"BUY 2.{number}").wait(1800)
+    kept = desk.restart().risk.snapshot()["flow"]["entries"][BTC]
+    assert [row["quantity"] for row in kept] == [Decimal("2.3"), Decimal("2.4")]
+
+
 def test_the_hours_entries_are_kept_over_midnight_and_restart(desk):
     desk.store.now = NOON.replace(hour=23, minute=30)
     for number in range(12):

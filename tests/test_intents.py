@@ -10,7 +10,7 @@ import intents
 from test_controls import GATE
 
 PACKAGE = Path(__file__).resolve().parent.parent / "perps_bot"
-INTENTS, PARTS = 100_000, 4
+INTENTS = 100_000
 EDGE_MIN = 20  # how often each step beside each limit is met, at least
 # What is no limit on a number, and what only the account as a whole can be past.
 ELSEWHERE = {"ACCOUNT_REFUSED", "EQUITY_NOT_POSITIVE", "LIQUIDATION_NEAR", "NOT_REDUCING",
@@ -39,7 +39,7 @@ CAPS = ("POSITION_VALUE_EXCEEDED ORDER_VALUE_EXCEEDED POSITION_SHARE_EXCEEDED EX
 MUTANTS = [
     # room, what stands there, what is planted, the code whose limit it is
     ("risk", "in_symbol, in_all = (flow.orders_in_minute(now, s) + 1 ",
-     "in_symbol, in_all = (flow.orders_in_minute(now, s) ", "ORDER_THROTTLED"),
+     "in_symbol, in_all = (flow.orders_in_minute(now, s) ", "ORDER_THROTTLED ORDERS_THROTTLED"),
     ("risk", "(in_symbol > minute,", "(in_symbol >= minute,", "ORDER_THROTTLED"),
     ("risk", "(in_all > limits.max_orders_per_minute,", "(in_all >= limits.max_orders_per_minute,",
      "ORDERS_THROTTLED"),
@@ -94,18 +94,25 @@ MUTANTS = [
     ("flow", "abs(now - entry.at) < span", "abs(now - entry.at) <= span",
      "ORDER_THROTTLED ORDERS_THROTTLED"),
     ("flow", "and not entry.is_over", "", "DUPLICATE_ORDER"),
+    ("flow", '"entries": entries, ', '"entries": {}, ', "DUPLICATE_ORDER ENTRIES_EXCEEDED"),
+    ("flow", '"order.intended": Flow._fold_intent,', "", "ORDER_THROTTLED MESSAGES_THROTTLED"),
+    ("flow", '"risk.rejected": Flow._fold_refusal,', "", "MARK_MOVED"),
+    ("flow", '"strategy.signal": Flow._fold_signal,', "", "DRAWDOWN_EXCEEDED"),
+    ("flow", 'Decimal(data["level"])', "Decimal(1)", "DRAWDOWN_EXCEEDED"),
+    ("flow", 'self.runaway, self.losses = data["runaway"], data["losses"]',
+     'self.runaway, self.losses = data["runaway"], 0', "LOSING_STREAK"),
     ("flow", "self._trips.pop(symbol) < 0", "self._trips.pop(symbol) <= 0", "LOSING_STREAK"),
     ("flow", "self._traded = {}\n        equity", "equity", "TURNOVER_EXCEEDED"),
     ("flow", "self._base, self._loss, self._start = self.level, ZERO, start",
      "self._base, self._loss, self._start = Decimal(1), ZERO, start", "DRAWDOWN_EXCEEDED"),
 ]
-# So many accounts are asked at most until a planted mistake must have been found.
+# So many intents are asked about at most until a planted mistake must have been found.
 MUTANT_INTENTS = 25_000
 
 
 @pytest.mark.parametrize("room, old, new, codes", MUTANTS)
 def test_a_limit_that_is_off_by_one_is_found(room, old, new, codes):
-    counts = intents.hold(MUTANT_INTENTS, 2, mutated(room, old, new))
+    counts = intents.hold(MUTANT_INTENTS, 3, mutated(room, old, new))
     assert counts.wrong, f"{counts.intents} intents found nothing"
     assert any(code in line for line in counts.wrong for code in codes.split())
 
