@@ -23,8 +23,9 @@ LISTING = "GET /orders/historical/batch"
 SIZE = Decimal("0.01")  # base units a contract
 LIVE = ("PENDING", "OPEN", "QUEUED", "CANCEL_QUEUED")
 # So many orders at once are no ordinary trading.
-A_CROWD = dict.fromkeys(("max_orders_per_minute_per_symbol", "max_orders_per_minute",
-                         "max_messages_per_second", "max_entries_per_hour", "max_open_orders"), 1000)
+A_CROWD = dict.fromkeys((
+    "max_orders_per_minute_per_symbol", "max_orders_per_minute", "max_messages_per_second",
+    "max_entries_per_hour", "max_open_orders"), 1000)
 
 
 @pytest.fixture(autouse=True)
