@@ -11,12 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from perps_bot import __version__
 from perps_bot.checklist import check, settings_text
 from perps_bot.errors import OrderRejected, VenueUnavailable
 from perps_bot.loop import assemble, attempt, recover
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import Side, TradingState
-from perps_bot.ops import HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, diary_line, health
+from perps_bot.ops import (
+    HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, diary_line, health, settings_hash,
+)
 from perps_bot.paper import PaperBroker
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore
@@ -84,7 +87,8 @@ def test_health_has_the_promised_fields_in_their_order(desk):
         "last_decisions": {BTC: "hold", ETH: "hold"}, "message": "", "error": "",
         "valid_until": (desk.now + timedelta(seconds=15)).isoformat(), "pid": os.getpid(),
         "broker": "paper-synthetic", "trading_state": "TRADING", "liquidation_guard": "armed",
-        "feed": None,
+        "feed": None, "version": __version__, "settings_hash": settings_hash(desk.settings),
+        "alerts": [], "delivery": None,
     }
     assert list(desk.health())[:7] == ["timestamp", "ok", "profile", "symbols", "last_decisions",
                                        "message", "error"]
@@ -252,7 +256,7 @@ def test_a_file_that_cannot_be_written_is_said_once_and_stops_nothing(desk, capl
 def test_risk_events_are_an_array_with_the_newest_last_and_bounded(desk):
     assert desk.risk_events() == []
     for number in range(RISK_EVENTS_MAX + 5):
-        desk.bot.store.append("alert", text=f"number {number}")
+        desk.bot.store.append("feed.stale", text=f"number {number}")
     rows = desk.tick().risk_events()
     assert len(rows) == RISK_EVENTS_MAX
     assert rows[-1]["text"] == f"number {RISK_EVENTS_MAX + 4}"
@@ -261,7 +265,7 @@ def test_risk_events_are_an_array_with_the_newest_last_and_bounded(desk):
 
 
 def test_risk_events_outlive_the_day_and_the_process(desk):
-    desk.bot.store.append("alert", text="yesterday")
+    desk.bot.store.append("feed.stale", text="yesterday")
     desk.tick(timedelta(days=1))
     again = ADesk(desk.folder, symbols=[BTC, ETH])
     again.now = desk.now
