@@ -13,7 +13,7 @@ import pytest
 
 from perps_bot import __version__
 from perps_bot.checklist import check, settings_text
-from perps_bot.errors import OrderRejected, VenueUnavailable
+from perps_bot.errors import OrderRejected, StoreDamaged, VenueUnavailable
 from perps_bot.loop import assemble, attempt, recover
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import Side, TradingState
@@ -22,7 +22,7 @@ from perps_bot.ops import (
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.settings import resolve
-from perps_bot.store import EventStore
+from perps_bot.store import EventStore, read_events
 
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -143,6 +143,35 @@ def test_a_symbol_without_a_mark_is_named(desk):
     said = desk.tick().health()
     assert not said["ok"]
     assert "No mark price for symbol ETH-PERP" in said["message"]
+
+
+@pytest.mark.parametrize("moved", [".", "events"])
+def test_a_folder_that_is_moved_away_under_a_bot_ends_its_entries_and_not_its_exits_A13(
+        desk, moved, caplog):
+    """Nothing fails by itself: the open file goes with its folder, and takes every line."""
+    desk.buy("0.01")
+    desk.tick()
+    folder = desk.folder if moved == "." else desk.folder / moved
+    elsewhere = folder.rename(folder.with_name("elsewhere"))
+    with caplog.at_level(logging.ERROR, "perps_bot"):
+        desk.tick()
+    assert "was moved away while in use" in desk.bot.store.trouble
+    assert "alert code=EVENTS_NOT_WRITTEN" in caplog.text
+    assert not health(desk.bot, desk.now)["ok"]
+    with pytest.raises((OrderRejected, StoreDamaged)):
+        desk.buy("0.02")
+    desk.bot.protector.exit(BTC, "out")
+    desk.tick().tick()
+    assert desk.bot.tracker.get_position(BTC).quantity == 0
+    kept = elsewhere if moved == "events" else elsewhere / "events"
+    assert [e.type for e in read_events(kept)].count("trade.executed") == 2
+
+
+def test_health_names_the_version_and_the_settings_K5(tmp_path):
+    one, same, other = (ADesk(tmp_path / name, interval=interval).tick().health()
+                        for name, interval in (("a", "5"), ("b", "5"), ("c", "6")))
+    assert one["version"] == __version__ and len(one["settings_hash"]) == 12
+    assert one["settings_hash"] == same["settings_hash"] != other["settings_hash"]
 
 
 # last_state.json
