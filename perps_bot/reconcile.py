@@ -109,7 +109,7 @@ class Reconciler:
             "account.tied_out", venue_change=change, ledger_change=ledger, difference=difference,
             unbooked_funding=unbooked, tolerance=tolerance, explained=is_explained)
         if not is_explained:
-            self.store.append("alert", code="TIE_OUT", message=(
+            self.store.append("alert", code="TIE_OUT", about="", message=(
                 f"the account changed by {change:.2f} USD, our ledger by {ledger:.2f}: a transfer, "
                 f"or something that we do not know of: see 'The daily tie-out' in the runbook"))
 

@@ -70,7 +70,8 @@ class EventStore:
     profile   whose events these are; a file that says another is refused.  Empty: not asked
     day       the day that is open; None before the first
     trouble   why a line is not safely on disk, in one line; empty while all are
-    poisoned  an fsync failed or lines were lost: in this process no required append succeeds again
+    poisoned  an fsync failed, lines were lost or the file is not where it was: in this process no
+              required append succeeds again
     """
 
     def __init__(self, folder: str | Path | None = None, now: datetime = EPOCH, sync: bool = True,
@@ -142,6 +143,23 @@ class EventStore:
     def read(self, day: date | None = None) -> Iterator[Event]:
         """See `read_events`."""
         return read_events(self._folder, day)
+
+    def look_for_the_file(self) -> None:
+        """Notice that the file, or a folder above it, was renamed: who starts next finds nothing.
+
+        What happens is still written, to where the file went; nothing is increased any more.
+        """
+        if self._fd < 0 or self.poisoned:
+            return
+        try:
+            is_there = os.path.samestat(os.stat(self._path), _stat(self._fd))
+        except (FileNotFoundError, NotADirectoryError):
+            is_there = False
+        except OSError:  # the next line that is written will say it
+            return
+        if not is_there:
+            self.poisoned = True
+            self.trouble = f"{self._path}: was moved away while in use: put it back and restart"
 
     def close(self) -> None:
         if self._fd >= 0:
