@@ -5,7 +5,7 @@ sent once and then looked up; it is finished when its recorded fills add up to w
 says was filled.  This room never decides what to hold, never reads a clock and never waits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -207,9 +207,12 @@ class ExecutionEngine:
                 self._take_in(order)
         self.foreign = tuple(order for order in listed.values()
                              if not order.status.is_terminal and not orders.knows(order.id))
-        self._book_fills(since)
-        for ticket in tuple(orders.tickets.values()):
-            self._learn(ticket, listed.get(ticket.order.id))
+        try:
+            self._book_fills(since)
+        except VenueUnavailable:  # what is listed holds all the same; an absence proves nothing
+            self._learn_all(listed, listed.keys() & orders.tickets.keys())
+            raise
+        self._learn_all(listed, tuple(orders.tickets))
         self._asked &= orders.tickets.keys()
 
     def enter(self, symbol: str, side: Side, quantity: Decimal, reason: str) -> Order:
@@ -342,6 +345,10 @@ class ExecutionEngine:
     def _held_against(self, moved: Order | Fill) -> Decimal:
         """Base units of ours that `moved` would reduce; below zero, it would add to them."""
         return self.tracker.get_position(moved.symbol).quantity * -moved.side.sign
+
+    def _learn_all(self, listed: Mapping[str, Order], ids: Iterable[str]) -> None:
+        for order_id in ids:
+            self._learn(self.orders.tickets[order_id], listed.get(order_id))
 
     def _learn(self, ticket: Ticket, listed: Order | None) -> None:
         """Take over what a complete listing says of one order.

@@ -422,3 +422,58 @@ def test_positions_that_cannot_be_read_hold_up_the_stop_of_no_other_symbol():
     for _ in range(4):
         rig.tick(2)
     assert [o.purpose for o in rig.venue.live(ETH)] == [Purpose.STOP]
+
+
+@pytest.mark.parametrize("what", ["candles", "equity", "marks", "positions"])
+def test_a_start_that_cannot_be_finished_gives_a_bare_position_its_stop(tmp_path, what):
+    rig = a_rig(tmp_path)
+
+    def die(event):
+        if event.type == "order.updated":
+            raise Killed
+
+    rig.bot.store.subscribe(die)
+    with pytest.raises(Killed):
+        rig.tick()
+    rig.venue.down.add(what)
+    rig.restart()
+    rig.tick()
+    assert what in rig.bot.trouble and not rig.bot.is_started
+    assert purposes(rig) == [Purpose.STOP] and rig.bot.protector.is_protected(BTC)
+    rig.venue.down.clear()
+    rig.tick()
+    assert rig.bot.is_started and purposes(rig) == [Purpose.STOP] and not rig.venue.overcommitted
+
+
+def test_a_read_of_the_fills_that_fails_after_a_stop_was_cancelled_costs_no_stop():
+    rig = a_rig()
+    rig.tick()
+    rig.tick()
+    rig.venue.prices[BTC] += 10
+    cancel, bare = rig.venue.cancel, 0
+
+    def then_silence(orders, now):
+        cancel(orders, now)
+        rig.venue.down.add("fills")
+
+    rig.venue.cancel = then_silence
+    for _ in range(30):
+        rig.tick(5)
+        bare += not rig.venue.live()
+    assert "fills" in rig.bot.trouble and bare == 0 and not rig.venue.overcommitted
+    assert len(rig.venue.cancelled) == 1
+
+
+def test_an_order_that_is_missing_while_the_fills_cannot_be_read_is_not_proved_absent():
+    desk = Desk()
+    desk.tick()
+    desk.venue.answers.append("lost")
+    desk.engine.enter(BTC, Side.BUY, Decimal(1), "x")
+    desk.venue.down.add("fills")
+    for _ in range(30):
+        with suppress(VenueUnavailable):
+            desk.tick(5)
+    assert not desk.of("order.lost")
+    desk.venue.down.clear()
+    desk.tick()
+    assert not desk.of("order.lost")  # the first listing that counts
