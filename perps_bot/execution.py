@@ -32,6 +32,9 @@ ABSENCE_PROOF = timedelta(seconds=10)
 # So is an order that may be the reason why the position has moved.
 ABSENCE_OF_AN_INCREASE = timedelta(minutes=1)
 
+# Of an order in these states nobody has seen that it rests at the venue.
+IN_DOUBT = (OrderStatus.UNKNOWN, OrderStatus.LOST, OrderStatus.REJECTED)
+
 
 @dataclass(frozen=True)
 class ExecutionConfig:
@@ -289,6 +292,10 @@ class ExecutionEngine:
         )
 
     def _update(self, order: Order, code: str = "") -> None:
+        before = self.orders.get(order.id)
+        if order.status is OrderStatus.OPEN and before and before.status in IN_DOUBT and (
+                before.purpose is Purpose.STOP):
+            self._found.append(order)
         self.store.append("order.updated", client_order_id=order.id, symbol=order.symbol,
                           purpose=order.purpose, code=code, **order.state_data())
 

@@ -324,6 +324,12 @@ class OrderTracker:
         return any(t.order.symbol == symbol and t.recorded < t.order.filled_quantity
                    for t in self.tickets.values())
 
+    def untold(self, symbol: str) -> Decimal:
+        """Base units that the venue says our entries have added, and our books were not told."""
+        return sum((t.order.filled_quantity - t.recorded for t in self.tickets.values()
+                    if t.order.symbol == symbol and t.order.purpose is Purpose.ENTRY
+                    and t.order.filled_quantity > t.recorded), ZERO)
+
     def are_told(self, symbol: str) -> bool:
         """Whether all orders of `symbol` are open, and all of their fills in our books."""
         return all(

@@ -307,6 +307,74 @@ def test_the_stop_that_came_with_an_entry_stays_while_the_fill_is_not_told_yet()
     assert desk.protector.is_protected(BTC)
 
 
+def test_the_stop_that_came_with_an_entry_stays_while_only_a_part_of_its_fills_is_told():
+    desk = Desk(order_type=OrderType.LIMIT)
+    desk.tick(0)
+    entry = desk.engine.enter(BTC, Side.BUY, Decimal(8), "a cross")
+    desk.trail_to = {BTC: Decimal(99)}
+    for part in (3, 5):
+        desk.venue.fill(entry.id, part)
+    told = desk.venue.fills
+    desk.venue.fills = lambda since: told(since)[:1]
+    for _ in range(3):
+        desk.tick(2)
+    assert desk.held() == 3
+    desk.venue.fills = told
+    desk.tick(2)
+    assert desk.venue.cancelled == [] and desk.stops() == ["sell 3 at 99", "sell 5 at 99"]
+    assert desk.held() == 8 and desk.protector.is_protected(BTC)
+
+
+def test_the_parts_of_an_entry_whose_stop_covers_only_the_first_are_covered_in_time():
+    desk, brought = Desk(order_type=OrderType.LIMIT), []
+    desk.tick(0)
+    entry = desk.engine.enter(BTC, Side.BUY, Decimal(30), "a cross")
+    desk.trail_to[BTC], attach = Decimal(99), desk.venue._attach
+    desk.venue._attach = lambda *said: brought or (brought.append(1), attach(*said))
+    for _ in range(15):
+        desk.venue.fill(entry.id, 1)
+        desk.tick(4)
+    covered = sum(o.remaining for o in desk.venue.live() if o.purpose is Purpose.STOP)
+    assert desk.held() == 15 and covered >= 11 and not desk.venue.overcommitted
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_price_beyond_the_stop_that_nothing_fills_is_tried_at_the_pace_of_exits(kept):
+    desk = Desk().hold("2")
+    desk.venue.end(desk.venue.live()[0].id)
+    desk.price(90)
+    desk.protector.exit(BTC, "thin", keep=Decimal(kept))
+    begun = len(desk.venue.sent)
+    desk.venue.watch = lambda o: o.purpose is Purpose.EXIT and desk.venue.answers.append("rest")
+    for _ in range(30):
+        desk.tick(1)
+        for order in desk.venue.live():
+            desk.venue.end(order.id)
+    sent = desk.venue.sent[begun:]
+    exits = [o.quantity for o in sent if o.purpose is Purpose.EXIT]
+    assert exits == [2 - kept, 2, 2] and len(sent) - len(exits) <= 4
+    desk.venue.watch = lambda order: None
+    desk.tick(10)
+    assert desk.held() == 0
+
+
+@pytest.mark.parametrize("answer", ["unknown", "lost"])
+def test_a_stop_of_unknown_outcome_is_told_once_the_venue_shows_it(answer):
+    desk = Desk().hold(stop=None)
+    assert desk.held() == 1 and not desk.of("stop.placed")
+    desk.trail_to[BTC] = Decimal(99)
+    desk.venue.answers.append(answer)
+    desk.venue.listing_lag = 4
+    desk.tick(2)
+    assert len(desk.venue.sent) == 2 and not desk.of("stop.placed")
+    for _ in range(9):
+        desk.tick(2)
+    (placed,) = desk.of("stop.placed")
+    assert placed.data["client_order_id"] == desk.venue.live()[0].id
+    assert placed.data["seconds_unprotected"] == (6 if answer == "unknown" else 14)
+    assert placed.data["stop_price"] == 99 and not desk.of("stop.moved")
+
+
 @pytest.mark.parametrize("order_type", [OrderType.MARKET, OrderType.LIMIT])
 def test_a_stop_of_the_process_looks_for_the_fills_of_an_entry_that_is_over(order_type):
     rig = a_rig(order_type=order_type)
