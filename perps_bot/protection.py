@@ -267,8 +267,8 @@ class Protector:
         moved = order.symbol in self._stop_levels and not order.originating_order_id
         bare_since = self._unprotected_since.pop(order.symbol, self.store.now)
         self.store.append(
-            "stop.moved" if moved else "stop.placed", symbol=order.symbol, client_order_id=order.id, quantity=order.quantity,
-            stop_price=order.intent.stop_price,
+            "stop.moved" if moved else "stop.placed", symbol=order.symbol,
+            client_order_id=order.id, quantity=order.quantity, stop_price=order.intent.stop_price,
             seconds_unprotected=int((self.store.now - bare_since).total_seconds()),
         )
 
