@@ -356,6 +356,11 @@ class ExecutionEngine:
     def _learn_all(self, listed: Mapping[str, Order], ids: Iterable[str]) -> None:
         for order_id in ids:
             self._learn(self.orders.tickets[order_id], listed.get(order_id))
+        late = [t.order for t in self.orders.tickets.values() if t.is_late
+                and t.order.purpose is Purpose.ENTRY and not t.order.status.is_terminal]
+        if late:  # what decided them is long past
+            with suppress(VenueUnavailable):  # until they are gone, each look asks again
+                self._ask_to_cancel(late)
 
     def _learn(self, ticket: Ticket, listed: Order | None) -> None:
         """Take over what a complete listing says of one order.
@@ -393,26 +398,25 @@ class ExecutionEngine:
     def _is_missing(self, order: Order, known: set[str]) -> bool:
         """Whether the books lack an order that is ours.
 
-        One that was thought lost; the stop of one of our entries; a stop that a full disk forgot,
-        told by its tag and by the position that it protects.  Anything else is somebody's, whatever
-        its tag: another data folder's, perhaps, or another machine's.
+        One that was thought lost, or was recorded as refused or not sent; the stop of one of our
+        entries; a stop that a full disk forgot, told by its tag and by the position that it
+        protects.  Anything else is somebody's, whatever its tag: another data folder's, perhaps, or
+        another machine's.
 
         known  venue ids of our listed orders; that of one may be told for the first time
         """
-        origin = order.originating_order_id
+        origin, is_there = order.originating_order_id, order.filled_quantity + order.remaining > 0
         if self.orders.knows(order.id):
-            return order.id in self.orders.lost
+            return order.id in self.orders.lost or is_there and self.orders.never_arrived(order.id)
         if origin in known or self.orders.is_ours(origin):
-            return bool(order.filled_quantity or order.remaining)
+            return is_there
         return (order.id.startswith(f"{self.config.tag}-") and order.purpose is Purpose.STOP
                 and order.remaining > 0 and self._held_against(order) > 0)
 
     def _take_in(self, order: Order) -> None:
-        """Book an order of ours that the books do not have, or one that was thought lost."""
-        if order.id in self.orders.lost:
-            self._update(order)
-            if order.purpose is Purpose.ENTRY and not order.status.is_terminal:
-                self._ask_to_cancel([order])  # what decided it is long past
+        """Book an order of ours that the books do not have, or one that was thought gone."""
+        if known := self.orders.get(order.id):
+            self._update(known.with_state(order.state_data()))
             return
         self.store.append("order.intended", **order.intent_data(), mark_price=None,
                           placed_at=order.created_at)

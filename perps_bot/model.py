@@ -317,12 +317,14 @@ class Ticket:
     mark_price  what the decision saw, USD per base unit
     recorded    base units of its fills that our books have
     missed_at   the first complete listing without the order
+    is_late     whether it turned up after it was thought gone: nothing wants it any more
     """
 
     order: Order
     mark_price: Decimal | None = None
     recorded: Decimal = ZERO
     missed_at: datetime | None = None
+    is_late: bool = False
 
     @property
     def is_finished(self) -> bool:
@@ -340,12 +342,14 @@ class Ticket:
     def as_data(self) -> dict[str, object]:
         order = self.order
         return {"created_at": order.created_at, **order.intent_data(), **order.state_data(),
-                "recorded": self.recorded, "mark_price": self.mark_price}
+                "recorded": self.recorded, "mark_price": self.mark_price,
+                "is_late": self.is_late}
 
     @classmethod
     def from_data(cls, row: Mapping) -> "Ticket":
         order = Order.from_data(row, moment(row["created_at"])).with_state(row)
-        return cls(order, maybe_decimal(row["mark_price"]), Decimal(row["recorded"]))
+        return cls(order, maybe_decimal(row["mark_price"]), Decimal(row["recorded"]),
+                   is_late=row.get("is_late", False))
 
 
 @dataclass(frozen=True, slots=True)

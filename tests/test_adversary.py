@@ -11,7 +11,7 @@ import pytest
 from helpers import BTC, ETH, FALLING, RISING, Desk, Rig, ScriptedVenue, VirtualClock
 
 from perps_bot import store as disk
-from perps_bot.errors import ConfigError, VenueUnavailable
+from perps_bot.errors import ConfigError, OrderRejected, VenueUnavailable
 from perps_bot.loop import run
 from perps_bot.model import (
     Fill, Order, OrderIntent, OrderStatus, OrderType, Purpose, Side, TimeInForce, TradingState,
@@ -545,3 +545,87 @@ def test_an_order_that_is_missing_while_the_fills_cannot_be_read_is_not_proved_a
     desk.venue.down.clear()
     desk.tick()
     assert not desk.of("order.lost")  # the first listing that counts
+
+
+def turn_up(desk, order, **state):
+    """`order`, which our events say has ended, is at the venue after all."""
+    desk.venue._set(replace(order, status=OrderStatus.OPEN, venue_order_id="v-late", **state))
+
+
+@pytest.mark.parametrize("cancel", ["at once", "down"])
+@pytest.mark.parametrize("answer", ["reject INVALID_BRACKET_PRICES", "unavailable"])
+def test_an_entry_that_rests_although_it_was_refused_or_not_sent_is_cancelled(answer, cancel):
+    """D4, I-20: nothing of ours rests at the venue without a place in our books."""
+    desk = Desk(order_type=OrderType.LIMIT)
+    desk.trail_to[BTC] = Decimal(99)
+    desk.tick(0)
+    desk.venue.answers.append(answer)
+    with suppress(OrderRejected, VenueUnavailable):
+        desk.engine.enter(BTC, Side.BUY, Decimal(2), "x")
+    assert desk.engine.outstanding() == () and not desk.venue.live()
+    turn_up(desk, desk.venue.sent[0])
+    desk.venue.fill(desk.venue.sent[0].id, 1)
+    desk.venue.down |= {cancel}
+    desk.tick()
+    assert desk.engine.entries() and desk.held() == 1
+    desk.venue.down.clear()
+    desk.tick()
+    assert desk.venue.order(desk.venue.sent[0].id).status is OrderStatus.CANCELLED
+    desk.tick()
+    assert desk.engine.entries() == [] and desk.stops() == ["sell 1 at 99"]
+    desk.tick(60)
+    assert len(desk.venue.cancelled) == 1 and not desk.engine.foreign
+
+
+def test_an_entry_that_turned_up_and_could_not_be_cancelled_is_cancelled_after_a_restart(tmp_path):
+    desk = Desk(folder=tmp_path, order_type=OrderType.LIMIT)
+    desk.tick(0)
+    desk.venue.answers.append("unavailable")
+    with suppress(VenueUnavailable):
+        desk.engine.enter(BTC, Side.BUY, Decimal(2), "x")
+    turn_up(desk, desk.venue.sent[0])
+    desk.venue.down = {"cancel"}
+    desk.tick()
+    desk.store.open_day(desk.now.date() + timedelta(days=1),
+                        {"orders": desk.engine.orders.snapshot()})
+    desk = desk.restart()
+    desk.venue.down = set()
+    desk.tick()
+    assert desk.venue.live() == []
+
+
+def test_a_close_that_was_executed_although_it_was_refused_is_booked_as_ours():
+    desk = Desk().hold()
+    desk.protector.exit(BTC, "enough")
+    desk.venue.answers.append("reject X")
+    desk.tick()
+    turn_up(desk, desk.venue.sent[-1])
+    desk.venue.fill(desk.venue.sent[-1].id)
+    desk.tick()
+    assert desk.held() == 0 and not desk.engine.moved_by_others
+    assert desk.of("trade.executed")[-1].data["purpose"] == Purpose.EXIT
+
+
+def test_a_stop_that_rests_although_it_was_refused_is_not_doubled():
+    desk = Desk().hold()
+    desk.venue.end(desk.venue.live()[0].id)
+    desk.venue._refuse = lambda order: None
+    desk.venue.answers.extend(["reject A", "reject B"])
+    desk.tick()
+    assert desk.venue.live() == []
+    turn_up(desk, desk.venue.sent[-1])
+    for _ in range(4):
+        desk.tick()
+    assert desk.stops() == ["sell 1 at 99"] and not desk.venue.overcommitted
+    assert desk.protector.is_protected(BTC)
+
+
+def test_an_order_that_the_venue_lists_as_refused_is_refused_once():
+    desk = Desk()
+    desk.tick(0)
+    desk.venue.answers.append("reject X")
+    with suppress(OrderRejected):
+        desk.engine.enter(BTC, Side.BUY, Decimal(1), "x")
+    desk.venue._set(replace(desk.venue.sent[0], status=OrderStatus.REJECTED, venue_order_id="v-9"))
+    desk.tick()
+    assert len(desk.of("order.updated")) == 1
