@@ -297,7 +297,8 @@ class ExecutionEngine:
                 before.purpose is Purpose.STOP):
             self._found.append(order)
         self.store.append("order.updated", client_order_id=order.id, symbol=order.symbol,
-                          purpose=order.purpose, code=code, **order.state_data())
+                          purpose=order.purpose, code=code, asked=order.id in self._asked,
+                          **order.state_data())
 
     def _doubt(self, order: Order, why: str) -> None:
         self.store.append(

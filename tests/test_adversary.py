@@ -629,3 +629,17 @@ def test_an_order_that_the_venue_lists_as_refused_is_refused_once():
     desk.venue._set(replace(desk.venue.sent[0], status=OrderStatus.REJECTED, venue_order_id="v-9"))
     desk.tick()
     assert len(desk.of("order.updated")) == 1
+
+
+@pytest.mark.parametrize("by, sent", [("the venue", 3), ("us", 5)])
+def test_entries_that_the_venue_takes_back_at_once_are_not_repeated_for_ever(by, sent):
+    rig = a_rig(order_type=OrderType.LIMIT)
+    for _ in range(5):
+        rig.tick(20)
+        for entry in rig.venue.live():
+            if by == "us":
+                rig.bot.engine.cancel_all()
+            else:
+                rig.venue.end(entry.id)
+    assert len(rig.venue.sent) == sent
+    assert ("SYMBOL_PAUSED" in str(rig.of("risk.rejected"))) == (by == "the venue")
