@@ -85,6 +85,7 @@ class Bot:
     last_decisions: dict[str, str] = field(default_factory=dict)
     _observes: str | None = None  # None: not connected; else why nothing can be sent, or ""
     _products_at: datetime | None = None
+    _doubts: str = ""  # why the products could not be read anew
     _refused: dict[str, str] = field(default_factory=dict)  # by symbol, since its last decision
     _next_bar: dict[str, datetime] = field(default_factory=dict)
     _decided: dict[str, tuple] = field(default_factory=dict)
@@ -325,6 +326,7 @@ def _start(bot: Bot, now: datetime) -> None:
     for symbol in bot.symbols:
         _fill_window(bot, symbol, now, cached=True)
     bot.books.check_contracts({symbol: bot.catalog.get(symbol) for symbol in bot.symbols})
+    bot.books.check_listing(bot.catalog)
     bot.store.append(
         "bot.started", version=__version__, profile=bot.settings.profile, broker=bot.broker_name,
         symbols=list(bot.symbols), equity=account.equity, contracts=bot.books.contracts(),
@@ -344,13 +346,16 @@ def _refresh_products(bot: Bot, now: datetime) -> None:
     fresh = ProductCatalog()
     try:
         fresh.load_from_brokerage(bot.venue)
-        found = {symbol: fresh.get(symbol) for symbol in bot.symbols}
-    except (VenueUnavailable, ConfigError) as failure:  # ConfigError: a traded symbol is in doubt
-        log.warning("products not refreshed, so nothing is opened: %s", failure)
-        return
-    bot._products_at = now
-    bot.catalog.take(fresh)
-    bot.books.check_contracts(found)
+        doubts = bot.books.check_listing(fresh)
+    except VenueUnavailable as failure:
+        doubts = str(failure)
+    if doubts and doubts != bot._doubts:  # told once, not at every tick
+        log.warning("products not refreshed, so nothing is opened: %s", doubts)
+    bot._doubts = doubts
+    if not doubts:
+        bot._products_at = now
+        bot.catalog.take(fresh)
+        bot.books.check_contracts({symbol: fresh.get(symbol) for symbol in bot.symbols})
 
 
 def _shrink(bot: Bot, account: Account) -> None:
