@@ -480,7 +480,7 @@ class CoinbasePerpetualsClient:
         if held:
             identity = f"{rate.symbol}@{_stamp(end)}"
             cost = held * price * rate.rate
-            payment = FundingPayment(identity, rate.symbol, cost, rate.rate, end)
+            payment = FundingPayment(identity, rate.symbol, cost, rate.rate, end, held)
             _keep(self._payments, identity, payment, PAYMENTS_MAX)
 
     def _pages(self, path: str, name: str, query: list[tuple[str, str]]) -> Iterator[dict]:

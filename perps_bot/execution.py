@@ -16,8 +16,8 @@ from perps_bot.catalog import ProductCatalog, quantize_stop, quantized
 from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUnavailable
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
-    ZERO, Account, Breach, Fill, Margin, Mark, Order, OrderIntent, OrderStatus, OrderType, Position,
-    Purpose, Side, Ticket, TimeInForce, TradingState, exact,
+    ZERO, Account, Breach, Fill, FundingPayment, Margin, Mark, Order, OrderIntent, OrderStatus,
+    OrderType, Position, Purpose, Side, Ticket, TimeInForce, TradingState, exact,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
@@ -321,7 +321,8 @@ class ExecutionEngine:
         begin = min(since, self.tracker.last_booked_at or since) - READ_OVERLAP
         begin = max(begin, self.tracker.remembers_since or begin)
         self.moved_by_others.clear()
-        for fill in self.broker.fills(begin):
+        fills = self.broker.fills(begin)
+        for fill in fills:
             if self.tracker.knows(fill.fill_id):
                 continue
             ticket = self.orders.find(fill.client_order_id)
@@ -337,8 +338,19 @@ class ExecutionEngine:
             elif self.store.now - fill.at < READ_OVERLAP:
                 self.moved_by_others.add(fill.symbol)
         for payment in self.broker.funding_payments(begin):
-            self.tracker.apply_funding(payment)
+            self._book_funding(payment, fills)
         self.see(self.marks)  # a new fill is worth the mark, not its own price
+
+    def _book_funding(self, payment: FundingPayment, fills: Iterable[Fill]) -> None:
+        """Book what falls on our own contracts; what the owner holds beside them is his."""
+        ours = self.tracker.get_position(payment.symbol).quantity - sum(
+            fill.quantity * fill.side.sign for fill in fills if fill.symbol == payment.symbol
+            and fill.at > payment.at and self.tracker.knows(fill.fill_id))
+        if payment.held is None or ours == payment.held:
+            self.tracker.apply_funding(payment)
+        elif ours:
+            share = payment.amount * ours / payment.held
+            self.tracker.apply_funding(replace(payment, amount=share))
 
     def _book_liquidation(self, fill: Fill) -> None:
         """Book as much of it as was ours; it is told all the same."""

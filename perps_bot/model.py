@@ -204,13 +204,17 @@ class FundingRate:
 
 @dataclass(frozen=True, slots=True)
 class FundingPayment:
-    """Funding booked for one symbol.  amount is USD; what we pay is positive."""
+    """Funding booked for one symbol.  amount is USD; what we pay is positive.
+
+    held  what the account held then, base units, signed, the owner's own with ours; None: only ours
+    """
 
     payment_id: str
     symbol: str
     amount: Decimal
     rate: Decimal
     at: datetime
+    held: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,8 +106,8 @@ class Reconciler:
         known, self._restricted = self.restricted, {**doubts, **flagged}
         for symbol, why in self.restricted.items():
             if known.get(symbol) != why:
-                self._alert("RESTRICTED", f"{symbol} is held, and the venue says: {why}; it may "
-                                          f"have to be closed there")
+                self._alert("RESTRICTED", symbol, f"it is held, and the venue says: {why}; it may "
+                                                  f"have to be closed there")
         return "; ".join(doubts.values())
 
     def note_funding(self, venue: Any, now: datetime) -> None:
@@ -138,7 +138,7 @@ class Reconciler:
             "account.tied_out", venue_change=change, ledger_change=ledger, difference=difference,
             unbooked_funding=unbooked, tolerance=tolerance, explained=is_explained)
         if not is_explained:
-            self._alert("TIE_OUT", (
+            self._alert("TIE_OUT", "", (
                 f"the account changed by {change:.2f} USD, our ledger by {ledger:.2f}: a transfer, "
                 f"or something that we do not know of: see 'The daily tie-out' in the runbook"))
 
@@ -159,8 +159,8 @@ class Reconciler:
         """The venue's ids of what was traded, in this run or in one before."""
         return [product_id for _, _, product_id in self._contracts.values()]
 
-    def _alert(self, code: str, message: str) -> None:
-        self.store.append("alert", code=code, message=message)
+    def _alert(self, code: str, about: str, message: str) -> None:
+        self.store.append("alert", code=code, about=about, message=message)
 
     def _differing(self) -> Iterator[tuple[str, Position]]:
         for symbol in self.symbols:
