@@ -298,7 +298,7 @@ class ExecutionEngine:
             self._found.append(order)
         self.store.append("order.updated", client_order_id=order.id, symbol=order.symbol,
                           purpose=order.purpose, code=code, asked=order.id in self._asked,
-                          **order.state_data())
+                          quantity=order.quantity, **order.state_data())
 
     def _doubt(self, order: Order, why: str) -> None:
         self.store.append(
@@ -384,8 +384,8 @@ class ExecutionEngine:
         if listed is not None:
             ticket.missed_at = None
             is_old = order.status.is_terminal and listed.filled_quantity <= order.filled_quantity
-            if not is_old and listed.state_data() != order.state_data():
-                self._update(order.with_state(listed.state_data()))
+            if not is_old and (seen := _as_listed(order, listed)) != order:
+                self._update(seen)
         elif ticket.recorded == order.quantity and order.venue_order_id:  # its stop names that id
             self._update(replace(order, status=OrderStatus.FILLED, filled_quantity=order.quantity))
         elif not order.status.is_terminal and now < (ticket.missed_at or now + ABSENCE_PROOF):
@@ -429,10 +429,16 @@ class ExecutionEngine:
     def _take_in(self, order: Order) -> None:
         """Book an order of ours that the books do not have, or one that was thought gone."""
         if known := self.orders.get(order.id):
-            self._update(known.with_state(order.state_data()))
+            self._update(_as_listed(known, order))
             return
         self.store.append("order.intended", **order.intent_data(), mark_price=None,
                           placed_at=order.created_at)
         self._update(order)
         if order.purpose is Purpose.STOP:
             self._found.append(order)
+
+
+def _as_listed(order: Order, listed: Order) -> Order:
+    """What a listing says of an order of ours; the venue makes stops larger and smaller, too."""
+    size = {"quantity": listed.quantity} if order.purpose is Purpose.STOP else {}
+    return order.with_state({**listed.state_data(), **size})

@@ -299,9 +299,13 @@ class Order:
         }
 
     def with_state(self, data: Mapping) -> "Order":
-        """Return this order with the fields of `state_data`, in memory or as text."""
+        """Return this order with the fields of `state_data`, in memory or as text.
+
+        So is a `quantity` among them, but for a zero: that one could not be read.
+        """
+        quantity = maybe_decimal(data.get("quantity")) or self.quantity
         return replace(
-            self, status=OrderStatus(data["status"]), venue_order_id=data["venue_order_id"],
+            self, intent=replace(self.intent, quantity=quantity), status=OrderStatus(data["status"]), venue_order_id=data["venue_order_id"],
             filled_quantity=Decimal(data["filled_quantity"]),
             average_price=maybe_decimal(data["average_price"]), reason=data["answer"],
         )

@@ -643,3 +643,31 @@ def test_entries_that_the_venue_takes_back_at_once_are_not_repeated_for_ever(by,
                 rig.venue.end(entry.id)
     assert len(rig.venue.sent) == sent
     assert ("SYMBOL_PAUSED" in str(rig.of("risk.rejected"))) == (by == "the venue")
+
+
+def test_a_stop_that_grows_at_the_venue_with_its_entry_is_known_in_full(tmp_path):
+    desk = Desk(folder=tmp_path, order_type=OrderType.LIMIT)
+    desk.tick(0)
+    entry = desk.engine.enter(BTC, Side.BUY, Decimal(8), "a cross")
+    desk.trail_to[BTC] = Decimal(99)
+    desk.venue.fill(entry.id, 3)
+    desk.tick(2)
+    (child,) = desk.venue.live()[1:]
+    desk.venue._attach = lambda *_: None
+    desk.venue.fill(entry.id, 5)
+    desk.venue._set(replace(child, intent=replace(child.intent, quantity=Decimal(8))))
+    for _ in range(4):
+        desk.tick(10)
+    assert desk.protector.is_protected(BTC) and len(desk.venue.sent) == 1
+    desk = desk.restart()
+    desk.tick()
+    assert desk.protector.is_protected(BTC) and len(desk.venue.sent) == 1
+    assert [order.remaining for order in desk.venue.live()] == [8]
+
+
+def test_the_size_of_a_stop_that_a_listing_does_not_say_stays_what_it_was():
+    desk = Desk().hold("2")
+    (stop,) = desk.venue.live()
+    desk.venue._set(replace(stop, intent=replace(stop.intent, quantity=Decimal(0))))
+    desk.tick(60)
+    assert desk.protector.is_protected(BTC) and len(desk.venue.sent) == 2
