@@ -305,7 +305,8 @@ class Order:
         """
         quantity = maybe_decimal(data.get("quantity")) or self.quantity
         return replace(
-            self, intent=replace(self.intent, quantity=quantity), status=OrderStatus(data["status"]), venue_order_id=data["venue_order_id"],
+            self, intent=replace(self.intent, quantity=quantity),
+            status=OrderStatus(data["status"]), venue_order_id=data["venue_order_id"],
             filled_quantity=Decimal(data["filled_quantity"]),
             average_price=maybe_decimal(data["average_price"]), reason=data["answer"],
         )
