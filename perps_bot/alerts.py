@@ -90,6 +90,8 @@ def _symbol_rows(bot: Any, symbol: str) -> tuple[tuple, ...]:
         # While a stop is moved, and while an exit is tried, there is none for some seconds.
         (not bot.protector.is_protected(symbol), 10, "NO_STOP", symbol,
          "the position has no stop at the venue"),
+        (symbol in bot.books.restricted, 0, "RESTRICTED", symbol, "it is held, and the venue says: "
+         f"{bot.books.restricted.get(symbol)}; it may have to be closed there"),
         (symbol in bot.untraded, 0, "LEFT_ALONE", symbol,
          "our events do not explain what is there; see --adopt"),
         (bot.is_started and not bot.has_price(symbol), 60, "NO_MARK", symbol, "no price"),

@@ -114,7 +114,8 @@ class CoinbasePerpetualsClient:
         wanted = [("product_ids", product.product_id) for product in traded if is_recent]
         found = self._choose(self._product_rows(wanted), now)
         # What is traded and no longer listed keeps its sizes, so that it can be read and closed.
-        gone = {product.product_id: replace(product, tradable=False, note="no longer listed")
+        gone = {product.product_id: replace(product, tradable=False, note="no longer listed",
+                                            is_session_open=True)
                 for product in traded if product.product_id not in found}
         if not wanted:
             self._listed, self._listed_at = {}, now
@@ -479,7 +480,7 @@ class CoinbasePerpetualsClient:
         if held:
             identity = f"{rate.symbol}@{_stamp(end)}"
             cost = held * price * rate.rate
-            payment = FundingPayment(identity, rate.symbol, cost, rate.rate, end)
+            payment = FundingPayment(identity, rate.symbol, cost, rate.rate, end, held)
             _keep(self._payments, identity, payment, PAYMENTS_MAX)
 
     def _pages(self, path: str, name: str, query: list[tuple[str, str]]) -> Iterator[dict]:

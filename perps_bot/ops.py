@@ -162,8 +162,8 @@ def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
     unwanted = [kind for kind in bot.risk.holds if kind != "settings"]
     halted = bot.risk.state is TradingState.HALTED
     bare = [symbol for symbol in bot.symbols if not bot.protector.is_protected(symbol)]
-    ok = not any((error, missing, unwanted, halted, bare, bot.untraded, bot.is_over)) and (
-        bot.store.writable)
+    ok = not any((error, missing, unwanted, halted, bare, bot.untraded, bot.books.restricted,
+                  bot.is_over)) and bot.store.writable
     valid = max(HEALTH_TICKS * int(bot.settings.interval), HEALTH_SECONDS_MIN)
     return {
         "timestamp": now, "ok": ok, "profile": bot.settings.profile,

@@ -552,6 +552,7 @@ def test_each_hour_is_accrued_once_by_what_was_held(side, rate, pays):
     [payment] = client.funding_payments(NOW)
     assert (payment.symbol, payment.amount, payment.rate) == (BTC, Decimal(pays), Decimal(rate))
     assert payment.at == datetime(2026, 10, 10, tzinfo=UTC)
+    assert payment.held == Decimal("0.03") * (1 if side == "LONG" else -1)
     venue.answers["/products"] = hourly(rate, 1)
     client.products()
     assert len(client.funding_payments(NOW)) == 2

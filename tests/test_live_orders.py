@@ -506,6 +506,7 @@ def test_a_resting_entry_brings_its_stop_along_and_fills_in_parts_d6(rig, force)
         rig.ticks(2)
     assert rig.held() == Decimal(body["order_configuration"][f"limit_limit_{force.lower()}"]
                                  ["base_size"])
+    rig.ticks(4)  # beyond the patience with a bracket that does not grow
     assert len(rig.orders()) == 1
     assert [o.status for o in rig.stops()] == [OrderStatus.OPEN]
     agreed(rig)
