@@ -437,7 +437,8 @@ class CoinbasePerpetualsClient:
         those are asked for by name.
         """
         identity = wire.text(row.get("order_id"), "order_id")
-        if identity not in self._owners and self._look_ups > 0:
+        # A name that would make another address of it is nobody's.
+        if identity not in (".", "..", *self._owners) and self._look_ups > 0:
             self._look_ups -= 1
             with suppress(VenueUnavailable), self._reading("an order"):  # the next read asks again
                 answer = self.rest.get(f"/orders/historical/{quote(identity, safe='')}")

@@ -811,6 +811,13 @@ def test_an_order_that_is_not_found_yet_is_asked_for_again_and_only_so_often(ans
     assert told(client)[-1] == ("e8", "pb-8", False)
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_an_order_whose_name_would_change_the_address_is_not_asked_for_J4(name):
+    client = a_client_with_fills(a_fill_row("e1", name))
+    assert told(client) == [("e1", "", False)]
+    assert not [path for path, _ in client.rest.asked if path == f"/orders/historical/{name}"]
+
+
 def test_owners_are_forgotten_only_when_there_are_very_many(monkeypatch):
     monkeypatch.setattr(room, "OWNERS_MAX", 2)
     client = a_client_with_fills(
