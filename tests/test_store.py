@@ -441,6 +441,26 @@ def test_a_whole_line_that_is_not_ours_is_damage(folder, tail):
     assert kept_aside(folder) == [content + tail]
 
 
+@pytest.mark.parametrize("ts", ["9" * 4000, "\x1b[2J" * 900, "\u202e" * 4000])
+def test_damage_is_quoted_in_one_short_plain_line_I45(folder, ts):
+    """J5: whatever stands in the file; read and recovered alike."""
+    line = json.dumps({"seq": 3, "ts": ts, "type": "alert", "crc": ""}).encode() + b"\n"
+    a_copy(folder, written(folder, "alert") + line)
+    with pytest.raises(StoreDamaged) as refused:
+        list(read_events(folder))
+    for said in (str(refused.value), restarted(folder)[1].damage):
+        assert "line 3" in said and said.isprintable() and len(said) < 600
+
+
+def test_what_another_version_wrote_is_quoted_in_one_short_plain_line_I45(folder):
+    content = written(folder, "alert")
+    long = b'"schema":"' + b"\\u001b" * 4000 + b'"'
+    a_copy(folder, relined(content.replace(b'"schema":1', long).splitlines(True), range(2)))
+    with pytest.raises(ConfigError, match="holds schema") as refused:
+        EventStore(folder).recover()
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 1200
+
+
 def spied(monkeypatch):
     """A list that grows by (call, file name) with every call that changes the disk."""
     calls = []
