@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from perps_bot import rest as rest_room
 from perps_bot.process import Line
 
-from . import answers
+from . import answers, files
 from .judge import Broken, sound_text
 
 SECONDS_MAX, BYTES_MAX = 0.05, 16 * 2**20
@@ -34,6 +34,10 @@ TARGETS = (
     Target("body",     50, answers.make_body,    answers.check_body),
     Target("create",   20, answers.make_create,  answers.check_create),
     Target("session",  6,  answers.make_session, answers.check_session),
+    Target("events",   4,  files.make_events,    files.check_events),
+    Target("state",    10, files.make_state,     files.check_state),
+    Target("recording", 8, files.make_recording, files.check_recording),
+    Target("key",      4,  files.make_key,       files.check_key),
 )  # fmt: skip
 NAMES = {target.name: target for target in TARGETS}
 
