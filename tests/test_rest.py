@@ -523,6 +523,8 @@ def test_every_call_ends_in_time(make, hurried, bad, how, result):
                  "IncompleteRead", id="cut chunk C4"),
     pytest.param(close_after(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
                  "", id="no chunk length C4"),
+    pytest.param(close_after(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-7\r\n{}\r\n"),
+                 "ValueError", id="a chunk of less than nothing C4"),
     pytest.param(close_after(b"nonsense\r\n\r\n"), "BadStatusLine", id="no HTTP C5"),
     pytest.param(close_after(), "RemoteDisconnected", id="closed under it C10"),
     pytest.param(reset, "ConnectionResetError", id="reset C2"),
