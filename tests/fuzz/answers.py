@@ -321,8 +321,19 @@ def make_session(dice):
     for kind in spoiled:
         status = dice.choice(STATUSES)
         told = kind if status == 200 or dice.random() < 0.5 else "error"
-        answers[kind] = status, a_body(dice, told)
+        # A body that is as it should be, under a status that is not, is worth a look, too.
+        is_plain = status != 200 and dice.random() < 0.4
+        answers[kind] = status, PLAIN_BODIES[kind] if is_plain else a_body(dice, told)
+        if kind == "products" and dice.random() < 0.3:
+            answers[kind] = 200, _renamed(dice)
     return dice.choice(WAYS), answers
+
+
+def _renamed(dice):
+    """The listing, with one product by another name: it becomes part of addresses."""
+    tree = mutate.copied(seeds.bodies()["products"][0])
+    dice.choice(tree["products"])["product_id"] = mutate.text(dice)
+    return mutate.written(tree)
 
 
 class LightRequest:
@@ -391,7 +402,7 @@ def _ask_for_everything(client, line, answers):
     reads = [("time rights", lambda: client.connect(["BIP-20DEC30-CDE"])),
              ("products", client.products),
              ("quotes book", lambda: client.marks(["BTC-PERP", "ETH-PERP"], NOW)),
-             ("candles", lambda: client.candles("BTC-PERP", 60, 5, NOW)),
+             ("candles products", lambda: client.candles("BTC-PERP", 60, 5, NOW)),
              ("products", lambda: client.funding("BTC-PERP", NOW))]
     if client.rest.signer is not None:
         reads += [("summary", client.equity), ("summary", client.margin),

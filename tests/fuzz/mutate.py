@@ -161,7 +161,7 @@ def value(dice, old=None, words=()):
     """What may stand in the place of `old`; `words` are values that stood there elsewhere."""
     roll = dice.random()
     if words and roll < 0.3:
-        return dice.choice(words)
+        return copied(dice.choice(words))
     if roll < 0.7:
         return like(dice, old if isinstance(old, str) else "")
     if roll < 0.8:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from perps_bot import rest as rest_room
 from perps_bot.process import Line
 
-from . import answers, files
+from . import answers, files, frames, words
 from .judge import Broken, sound_text
 
 SECONDS_MAX, BYTES_MAX = 0.05, 16 * 2**20
@@ -34,10 +34,15 @@ TARGETS = (
     Target("body",     50, answers.make_body,    answers.check_body),
     Target("create",   20, answers.make_create,  answers.check_create),
     Target("session",  6,  answers.make_session, answers.check_session),
+    Target("message",  25, frames.make_messages, frames.check_messages),
+    Target("frames",   10, frames.make_conversation, frames.check_conversation),
+    Target("response", 3,  frames.make_response, frames.check_response),
     Target("events",   4,  files.make_events,    files.check_events),
     Target("state",    10, files.make_state,     files.check_state),
     Target("recording", 8, files.make_recording, files.check_recording),
     Target("key",      4,  files.make_key,       files.check_key),
+    Target("settings", 12, words.make_settings,  words.check_settings),
+    Target("argv",     3,  words.make_argv,      words.check_argv),
 )  # fmt: skip
 NAMES = {target.name: target for target in TARGETS}
 
@@ -62,7 +67,7 @@ class Report:
                  counts,
                  f"slowest {self.slowest[0] * 1000:.1f} ms (seed {self.slowest[1]}), heaviest "
                  f"{self.heaviest[0] / 2**20:.1f} MiB (seed {self.heaviest[1]})"]
-        return "\n".join(lines + [told(each) for each in self.failures[:FAILURES_MAX]])
+        return "\n".join(lines + [told(each) for each in self.failures])
 
 
 def told(failure):
@@ -123,12 +128,16 @@ def made(seed, only=None):
     return target, target.make(random.Random(f"{target.name} {seed}"))
 
 
-def run(first, count, only=None, deadline=None):
-    """Judge `count` inputs from seed `first` on; after `deadline` (monotonic) no more."""
+def run(first, count, only=None, deadline=None, failures_max=FAILURES_MAX):
+    """Judge `count` inputs from seed `first` on; after `deadline` (monotonic) no more.
+
+    It ends, too, when so many have failed that more would tell nothing new.
+    """
     report, begun = Report(), time.monotonic()
     with in_haste() as listener:
         for seed in range(first, first + count):
-            if deadline is not None and time.monotonic() > deadline:
+            is_late = deadline is not None and time.monotonic() > deadline
+            if is_late or len(report.failures) >= failures_max:
                 break
             _judge(report, listener, seed, only)
     report.seconds = time.monotonic() - begun
