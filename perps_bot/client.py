@@ -112,7 +112,10 @@ class CoinbasePerpetualsClient:
         now, traded = self.rest.clock.now(), self._traded()
         is_recent = self._listed_at is not None and now - self._listed_at < LISTING_AGE_MAX
         wanted = [("product_ids", product.product_id) for product in traded if is_recent]
-        found = self._choose(self._product_rows(wanted), now)
+        rows = list(self._product_rows(wanted))
+        if not (rows or wanted):  # believed, it would end a bot that only has to ask again
+            raise VenueUnavailable("the products: the listing is empty")
+        found = self._choose(rows, now)
         # What is traded and no longer listed keeps its sizes, so that it can be read and closed.
         gone = {product.product_id: replace(product, tradable=False, note="no longer listed")
                 for product in traded if product.product_id not in found}
@@ -340,6 +343,10 @@ class CoinbasePerpetualsClient:
                 if symbol is not None:
                     self._unreadable.add(identity)
                     unreadable.add(symbol)
+        known = {product.symbol for product in self._listed.values()}
+        if doubtful := sorted(unreadable.intersection(self._symbols) - known):
+            # Not "no such product", which would be the operator's to correct.
+            raise VenueUnavailable(f"{' '.join(doubtful)}: listed in a way that cannot be read")
         return {product.product_id: product for symbol in found if symbol not in unreadable
                 for product in self._the_one(found[symbol])}
 

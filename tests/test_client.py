@@ -189,12 +189,26 @@ def test_the_perpetuals_are_found_among_the_decoys():
     ((a_row(trading_disabled=True), a_row("BIX-20DEC30-CDE", view_only=True)),
      [BIP, "BIX-20DEC30-CDE"]),
     ((a_row(trading_disabled=True),), [BIP]),
-    ((a_row(size=""),), []),
-    ((a_row(), a_row("BIX-20DEC30-CDE", size="")), []),
 ])
 def test_one_candidate_is_taken_and_several_are_told(rows, listed):
-    """Several that trade are for the catalog to refuse; one that cannot be read spoils them all."""
+    """Several that trade are for the catalog to refuse."""
     assert sorted(identity for _, identity in found(*rows)) == listed
+
+
+@pytest.mark.parametrize("rows", [
+    (), (a_row(size=""),), (a_row(), a_row("BIX-20DEC30-CDE", size=""))])
+def test_a_listing_that_hides_what_is_traded_is_a_failed_read_and_no_missing_product_C5(rows):
+    """E12: "no such product" would end the process for good; one row spoils all of its symbol."""
+    with pytest.raises(VenueUnavailable, match="listing is empty|cannot be read"):
+        found(*rows)
+    assert found(*rows, a_row("ETP-20DEC30-CDE", "ETH"), symbols=(ETH,)) == [(ETH, ETP)]
+
+
+def test_a_row_that_becomes_unreadable_leaves_what_is_known_of_its_product():
+    venue = Venue()
+    client = a_client(venue, symbols=(BTC,))
+    venue.answers["/products"] = a_page(a_row(size=""))
+    assert (BIP, False) in [(p.product_id, p.tradable) for p in client.products()]
 
 
 def test_a_product_that_is_named_by_its_venue_id_keeps_that_name():
@@ -321,9 +335,9 @@ def test_a_row_of_a_perpetual_that_cannot_be_read_fails_the_read(read):
                   orders__historical__batch={"orders": [an_order_row()]},
                   orders__historical__fills={"fills": [a_fill_row()]})
     arguments = () if read == "positions" else (NOW - timedelta(hours=1),)
-    client = a_client(venue)
+    client = CoinbasePerpetualsClient(venue)
     assert "cannot be read" in failing(getattr(client, read), *arguments)
-    venue.answers["/products"], venue.time = a_page(), NOW + timedelta(hours=1)
+    venue.answers["/products"], venue.time = a_page(a_dated_row()), NOW + timedelta(hours=1)
     client.products()
     assert "cannot be read" in failing(getattr(client, read), *arguments)
     venue.answers["/products"] = a_page(a_dated_row(BIP))
