@@ -32,19 +32,19 @@ Failure = namedtuple("Failure", "seed target words shown")
 
 TARGETS = (
     # name      share  what makes an input    what looks at what comes of it
-    Target("body",     50, answers.make_body,    answers.check_body),
+    Target("body",     60, answers.make_body,    answers.check_body),
     Target("create",   20, answers.make_create,  answers.check_create),
     Target("session",  6,  answers.make_session, answers.check_session),
-    Target("message",  25, frames.make_messages, frames.check_messages),
-    Target("frames",   10, frames.make_conversation, frames.check_conversation),
+    Target("message",  20, frames.make_messages, frames.check_messages),
+    Target("frames",   8,  frames.make_conversation, frames.check_conversation),
     Target("response", 3,  frames.make_response, frames.check_response),
-    Target("events",   4,  files.make_events,    files.check_events),
+    Target("events",   3,  files.make_events,    files.check_events),
     Target("state",    10, files.make_state,     files.check_state),
     Target("recording", 8, files.make_recording, files.check_recording),
     Target("key",      4,  files.make_key,       files.check_key),
     Target("settings", 12, words.make_settings,  words.check_settings),
     Target("argv",     3,  words.make_argv,      words.check_argv),
-    Target("day",      .6, days.make_day,        days.check_day, DAY_SECONDS_MAX),
+    Target("day",      .4, days.make_day,        days.check_day, DAY_SECONDS_MAX),
 )  # fmt: skip
 NAMES = {target.name: target for target in TARGETS}
 
