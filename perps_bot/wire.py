@@ -520,12 +520,9 @@ def accepted(answer: Mapping, sent: Mapping) -> str:
     Raises OrderRejected (it said no) or OutcomeUnknown (it contradicts itself, or speaks of
     another order).
     """
-    said, identity = answer.get("success_response"), _order_id(answer)
-    reasons, message = _refusal(answer)
+    identity, (reasons, message) = _order_id(answer), _refusal(answer)
     if answer.get("success") is True and identity and not reasons:
-        said = said if isinstance(said, dict) else {}
-        is_ours = all(said.get(name) == sent[name] for name in ECHOED)
-        if is_ours and _same_size(answer.get("order_configuration"), sent):
+        if _is_echo(answer, sent):
             return identity
         raise OutcomeUnknown(f"the answer speaks of another order, {identity}")
     if answer.get("success") is not False or identity:
@@ -547,8 +544,11 @@ def _order_id(answer: Mapping) -> str:
     return named[0] if named else ""
 
 
-def _same_size(echo: object, sent: Mapping) -> bool:
-    """Whether the echo, where there is one, has the kind and the size that were sent."""
+def _is_echo(answer: Mapping, sent: Mapping) -> bool:
+    """Whether it repeats our order, and where it gives them, its kind and its size."""
+    said, echo = answer.get("success_response"), answer.get("order_configuration")
+    if not isinstance(said, dict) or any(said.get(name) != sent[name] for name in ECHOED):
+        return False
     if not echo:
         return True
     (key, asked), = sent.get("order_configuration", {CLOSES_AS: sent}).items()

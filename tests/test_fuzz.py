@@ -139,7 +139,8 @@ PLANTED = {
             (answer.get("success_response") or {}).get("order_id")
             if isinstance(answer.get("success_response"), dict) else answer.get("order_id")))),
     "the size of an echo is not looked at": (
-        "create", swap(wire, "_same_size", lambda real: lambda echo, sent: True)),
+        "create", swap(wire, "_is_echo", lambda real: lambda answer, sent: real(
+            {**answer, "order_configuration": None}, sent))),
     "what the answer repeats is not looked at": (
         "create", swap(wire, "ECHOED", lambda real: ())),
     "no reason stands against an accepted order": (

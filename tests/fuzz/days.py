@@ -158,10 +158,11 @@ def _check_answers(rises, kinds, ticks, seed):
                  body["side"] == "BUY" and "trigger" not in str(body["order_configuration"])]
     spoiled = f"after {day.line.spoiled!a:.500}"
     require(len(increases) <= rises or PRICED & {*kinds}, f"bought {increases!a:.200} {spoiled}")
-    held = sum(int(position["contracts"]) for position in day.exchange.truth()["positions"].values())
+    positions = day.exchange.truth()["positions"].values()
+    held = sum(int(position["contracts"]) for position in positions)
     bought = sum(int(body["order_configuration"][kind]["base_size"]) for body in increases
                  for kind in body["order_configuration"])
-    require(-0 <= held <= bought or PRICED & {*kinds}, f"holds {held} of {bought} {spoiled}")
+    require(0 <= held <= bought or PRICED & {*kinds}, f"holds {held} of {bought} {spoiled}")
 
 
 @lru_cache(2)

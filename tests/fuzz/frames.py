@@ -108,13 +108,16 @@ def check_messages(given):
 # Whole WebSocket conversations
 
 
+LENGTHS = (0, 125, 126, 2**16, 2**20 + 1, 2**31, 2**63, 2**64 - 1)
+
+
 def _frame(dice, payload):
     """One frame; one in four has a header that is not quite right."""
     opcode, fin, rsv, length, mask = 1, 1, 0, len(payload), False
     if dice.random() < 0.25:
         opcode, fin = dice.choice((0, 1, 2, 3, 8, 9, 10, 11, 15)), dice.choice((0, 1))
         rsv = dice.choice((0, 0, 1, 4, 7))
-        length = dice.choice((length, length, 0, 125, 126, 2**16, 2**20 + 1, 2**31, 2**63, 2**64 - 1))
+        length = dice.choice((length, length, *LENGTHS))
         mask = dice.random() < 0.2
     head = bytes([fin << 7 | rsv << 4 | opcode])
     flag = mask << 7
@@ -138,7 +141,8 @@ GREETINGS = (
 HEADERS = (
     "", "", "", "Set-Cookie: a=b; expires=Thu, 99 Foo 9999 99:99:99 GMT\r\n", "X: " + "y" * 300 +
     "\r\n", "Sec-WebSocket-Protocol: chat\r\n", "Sec-WebSocket-Extensions: permessage-deflate\r\n",
-    "Set-Cookie: \x00=\x01;;;\r\n", "Set-Cookie: " + "a=b; " * 500 + "\r\n", ": \r\n", "no colon\r\n",
+    "Set-Cookie: \x00=\x01;;;\r\n", "Set-Cookie: " + "a=b; " * 500 + "\r\n", ": \r\n",
+    "no colon\r\n",
     "Content-Length: 99999999999\r\n", "Location: http://example.invalid/\r\n", " folded: x\r\n",
     "Set-Cookie: a=b; domain=\r\n", "Set-Cookie: a[]=\"; path=/\r\n", "Connection: close\r\n",
 )
@@ -240,8 +244,8 @@ def make_response(dice):
 def _chunk(dice, piece):
     size = f"{len(piece):x}".encode()
     if dice.random() < 0.1:
-        size = dice.choice((b"", b"-1", b"zz", b"0x5", b"ffffffffffffffff", b"1_0", b"5;x=" + b"y" * 99,
-                            b"\xd9\xa3", b" 5 ", b"f" * 300))
+        size = dice.choice((b"", b"-1", b"zz", b"0x5", b"ffffffffffffffff", b"1_0", b"\xd9\xa3",
+                            b"5;x=" + b"y" * 99, b" 5 ", b"f" * 300))
     return size + b"\r\n" + piece + b"\r\n"
 
 
@@ -252,8 +256,9 @@ HTTP_STATUS_LINES = (*["HTTP/1.1 200 OK"] * 12, "HTTP/1.1 100 Continue\r\n\r\nHT
 HTTP_HEADERS = (
     "Retry-After: 5", "Retry-After: ５", "Retry-After: " + "9" * 400, "Retry-After: -1",
     "Retry-After: Wed, 21 Oct 2015 07:28:00 GMT", "Content-Encoding: gzip", "Content-Encoding: br",
-    "Content-Encoding: identity", "Content-Encoding: ", "Location: http://x.invalid/", "Location: //",
-    "Location: http://[::1", "Location: \x00", "Set-Cookie: a=b; domain=.invalid", "X: " + "y" * 70_000,
+    "Content-Encoding: identity", "Content-Encoding: ", "Location: http://x.invalid/",
+    "Location: //", "Location: http://[::1", "Location: \x00", "Set-Cookie: a=b; domain=.invalid",
+    "X: " + "y" * 70_000,
     "Connection: close", "Transfer-Encoding: chunked, chunked", "Transfer-Encoding: identity",
     "Content-Length: 5", "Content-Length: 5, 6", "no colon", " folded", "\x00: \x01", "É: é",
     *["X-Many: " + "\r\nX-Many: ".join("z" * 200)], "Link: <", "Content-Type: \xff",

@@ -13,13 +13,15 @@ NUMBERS = (
     "1E5", "1e-5", "1E400", "1E400000", "1E-400000", "1E2000011", "9" * 15, "9" * 16, "9" * 5000,
     "-" + "9" * 15 + "." + "9" * 18, "0." + "0" * 17 + "1", "0." + "0" * 30 + "1", "1_000",
     "١٢٣", "０", " 5 ", "+5", "5.", ".5", "0x10", "1,000", "--5", "5-", "", "1/0", "00005",
-    "999999999999999.999999999999999999", "1.0000000000000000001", "2.5", "1e", "٣.٣", "5\n",
+    "999999999999999.999999999999999999", "1.0000000000000000001", "2.5", "1e", "٣.٣", "5\n"
 )
 TEXTS = (
-    "", " ", "\n", "\x00", "\x1b[2J\x1b[31m", "a\nERROR kill switch cleared", "a\r\nb", "\u202eevil",
+    "", " ", "\n", "\x00", "\x1b[2J\x1b[31m", "a\nERROR kill switch cleared", "a\r\nb",
+    "\u202eevil",
     "\u2028", "\x7f", "\ud800", "\udfff\ud800", "é", "𝕏" * 3, "%s%s%n%d", "{0.__class__}", "{}",
     "../../etc/passwd", "..", ".", "/", "a/b", "?x=1", "a#b", "a b", "a" * 201, "b" * 5000,
-    "c" * 70_000, "true", "false", "null", "[]", "UNKNOWN_FAILURE_REASON", "X_UNSPECIFIED", "\ufeff",
+    "c" * 70_000, "true", "false", "null", "[]", "UNKNOWN_FAILURE_REASON", "X_UNSPECIFIED",
+    "\ufeff",
     "\x85", "\u0600", "\U000e0001", "BTC-PERP", "-----BEGIN", "eyJhbGciOiJFUzI1NiJ9.e30.x", "٣",
     "<html><body>502</body></html>", "$(reboot)", "\\", '"', "'", "`", ";", "=", "-", "--x", "#",
 )
@@ -27,7 +29,8 @@ TIMES = (
     "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999999Z",
     "2026-02-30T00:00:00Z", "2026-10-09T24:00:00Z", "2026-10-09T23:59:60Z", "2026-10-09",
     "2026-10-09T23:14:00+02:00", "2026-10-09T23:14:00", "2026-10-09T23:14:00.1Z",
-    "2026-10-09T23:14:00.1234567891Z", "２０２６-10-09T23:14:00Z", "0000-00-00T00:00:00Z", "now",
+    "2026-10-09T23:14:00.1234567891Z", "２０２６-10-09T23:14:00Z", "0000-00-00T00:00:00Z",
+    "now",
     "1970-01-01T00:00:00Z", "2026-10-09t23:14:00z", "2026-W41-5T00:00:00Z", "20261009T231400Z",
 )
 LITERALS = (  # what a JSON value may be that no Python value is written as
@@ -38,7 +41,8 @@ LITERALS = (  # what a JSON value may be that no Python value is written as
 CHUNKS = (
     b"", b"\x00", b"\xff", b"\xfe\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80", b"\n",
     b"\r\n", b"\r\n\r\n", b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"{}", b"[]", b"null",
-    b"NaN", b"1E999999", b"true", b'"\\ud83d"', b"\xef\xbb\xbf", b" " * 300, b"[" * 3000, b"0" * 700,
+    b"NaN", b"1E999999", b"true", b'"\\ud83d"', b"\xef\xbb\xbf", b" " * 300, b"[" * 3000,
+    b"0" * 700,
     b'{"a":' * 60, b"-", b"=", b"#", b"\x1b[0m", b"\xe2\x80\xae", b"\x1f\x8b\x08\x00",
 )
 NUMERAL = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?")
@@ -137,7 +141,8 @@ def time(dice):
 
 def text(dice):
     if dice.random() < 0.3:
-        letters = dice.choice(("abc", "ABC-0", "\x00\n\x1b", "éß𝕏\u202e", "{}%s$", "0123456789"))
+        letters = dice.choice(("abc", "ABC-0", "\x00\n\x1b", "éß𝕏\u202e", "{}%s$",
+                               "0123456789"))
         return "".join(dice.choices(letters, k=dice.randint(0, 40)))
     return dice.choice(TEXTS)
 

@@ -27,17 +27,21 @@ FLAGGED = [row for row in SETTINGS if row.flag]
 NAMED = [row for row in SETTINGS if row.env]
 KEYED = [row for row in SETTINGS if row.in_config]
 VALUES = (
-    "1e9", "inf", "-1", "０", " ", "true", "false", "1", "0", "", "dev", "demo", "prod", "DEV", "5",
+    "1e9", "inf", "-1", "０", " ", "true", "false", "1", "0", "", "dev", "demo", "prod",
+    "DEV", "5",
     "20", "BTC-PERP", "ETH-PERP", "btc-perp", "../../x", "a/b", ".", "~", "/tmp/x", "market", "GTC",
     "https://api.coinbase.com", "https://evil.invalid", "http://127.0.0.1:1", "http://[::1]:5",
-    "wss://advanced-trade-ws.coinbase.com", "https://user:pass@x.invalid/", "http://127.0.0.1:99999",
+    "wss://advanced-trade-ws.coinbase.com", "https://user:pass@x.invalid/",
+    "http://127.0.0.1:99999",
     "https://api.coinbase.com/", "https://api.coinbase.com@evil.invalid", "DEBUG", "0.01", "0.0100",
     f"{CANARY}-in-the-wrong-place", "1" * 16, "0." + "1" * 13, "00001", "-0", "1.", ".5", "１",
 )
 TOML_VALUES = (
-    "1", "-1", "0.01", "1e5", "inf", "-inf", "nan", "1e400", "1e-400", "0x10", "0b1", "1_000", "true",
+    "1", "-1", "0.01", "1e5", "inf", "-inf", "nan", "1e400", "1e-400", "0x10", "0b1",
+    "1_000", "true",
     "false", '"dev"', '"x"', '["BTC-PERP"]', "[]", "[1]", '[["a"]]', "{a=1}", "2025-05-01",
-    "2025-05-01T12:00:00Z", "12:00:00", '"""a\nb"""', "'''x'''", '"\\u0000"', '"\\ud800"', "9" * 5000,
+    "2025-05-01T12:00:00Z", "12:00:00", '"""a\nb"""', "'''x'''", '"\\u0000"', '"\\ud800"',
+    "9" * 5000,
     "1e99999999999999999999", "-0.0", '"' + "a" * 2000 + '"', f'"{CANARY}"', "[" * 2000, "1.5.5",
 )
 
@@ -83,7 +87,8 @@ def _config(dice):
             value = str(row.default) if not isinstance(row.default, str) else f'"{row.default}"'
         lines.append(f"{row.name} = {value}")
     if dice.random() < 0.1:
-        lines.insert(0, dice.choice(("[table]", "[[a]]", "# x", "a.b.c = 1", "\ufeff", "=", "a", "[a")))
+        lines.insert(0, dice.choice(("[table]", "[[a]]", "# x", "a.b.c = 1", "\ufeff", "=",
+                                     "a", "[a")))
     data = "\n".join(lines).encode("utf-8", "surrogatepass")
     return mutate.spoiled(dice, data) if dice.random() < 0.4 else data
 
