@@ -324,8 +324,8 @@ def make_session(dice):
         # A body that is as it should be, under a status that is not, is worth a look, too.
         is_plain = status != 200 and dice.random() < 0.4
         answers[kind] = status, PLAIN_BODIES[kind] if is_plain else a_body(dice, told)
-        if kind == "products" and dice.random() < 0.3:
-            answers[kind] = 200, _renamed(dice)
+        if dice.random() < 0.3 and kind in ODD:
+            answers[kind] = 200, ODD[kind](dice)
     return dice.choice(WAYS), answers
 
 
@@ -334,6 +334,9 @@ def _renamed(dice):
     tree = mutate.copied(seeds.bodies()["products"][0])
     dice.choice(tree["products"])["product_id"] = mutate.text(dice)
     return mutate.written(tree)
+
+
+ODD = {"products": _renamed, "time": lambda dice: mutate.written({"iso": mutate.time(dice)})}
 
 
 class LightRequest:
