@@ -21,6 +21,7 @@ from perps_bot import __version__
 from perps_bot.alerts import Alerts
 from perps_bot.errors import ConfigError
 from perps_bot.loop import Bot
+from perps_bot.market import window_row
 from perps_bot.model import ZERO, Action, Event, OrderStatus, TradingState
 from perps_bot.process import Diary, Line
 from perps_bot.settings import Settings, described
@@ -303,8 +304,8 @@ class _PrivateLog(RotatingFileHandler):
 def _windows(bot: Bot) -> dict[str, object]:
     """The mark-window cache: the closes that the averages are made of."""
     return {
-        symbol: {"bar_at": bot.strategy.bar_at(symbol), "bar_seconds": bot.settings.bar,
-                 "closes": bot.strategy.window(symbol)} for symbol in bot.symbols
+        symbol: window_row(symbol, bot.strategy.bar_at(symbol), bot.settings.bar,
+                           bot.strategy.window(symbol)) for symbol in bot.symbols
     }
 
 

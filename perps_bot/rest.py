@@ -36,6 +36,7 @@ CANCEL_SECONDS_MAX, CANCEL_ATTEMPT_SECONDS_MAX, CANCEL_ATTEMPTS_MAX = 9, 3, 3
 ORDER_SECONDS_MAX, ORDER_GRACE_SECONDS = 10, 1
 CLOCK_SECONDS_MAX = 2
 CLOCK_AGE_SECONDS_MAX = 600
+YEARS = range(2020, 2200)  # in which a venue can be
 CLOCK_STEP_SECONDS_MAX = 60  # from what we carried on, and from this machine's clock
 WARM_SECONDS_MAX = 30  # the cancels' connection is used at least so often
 BACK_OFF_SECONDS = 0.25
@@ -295,8 +296,14 @@ def _words(value: dict) -> str:
 
 def _time_said(value: dict) -> datetime:
     if "epochMillis" not in value:
-        return moment(value.get("iso"), "iso")
-    try:
-        return EPOCH + timedelta(milliseconds=int(number(value["epochMillis"], "epochMillis")))
-    except OverflowError:
-        raise Malformed("epochMillis is not a time") from None
+        said = moment(value.get("iso"), "iso")
+    else:
+        try:
+            millis = int(number(value["epochMillis"], "epochMillis"))
+            said = EPOCH + timedelta(milliseconds=millis)
+        except OverflowError:
+            raise Malformed("epochMillis is not a time") from None
+    # Near the end of the calendar, the first addition to it would end the process.
+    if said.year not in YEARS:
+        raise Malformed("a time of another age")
+    return said

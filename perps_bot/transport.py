@@ -343,10 +343,13 @@ def _body(response: requests.Response) -> bytes:
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise OSError("an encoded body, which was not asked for")
     body = bytearray()
-    for chunk in response.iter_content(CHUNK_BYTES):
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise OSError(f"a body above {BODY_BYTES_MAX} bytes")
+    try:
+        for chunk in response.iter_content(CHUNK_BYTES):
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                raise OSError(f"a body above {BODY_BYTES_MAX} bytes")
+    except ValueError as error:  # what the library says to a chunk of less than nothing
+        raise OSError(f"a body that has no form: {error}") from error
     return bytes(body)
 
 

@@ -375,6 +375,16 @@ def test_a_clock_that_says_nothing_changes_nothing(make, body):
     assert clock.now() == NOON
 
 
+@pytest.mark.parametrize("body", [
+    {"iso": "9999-12-31T23:59:59.999999Z"}, {"epochMillis": "253402300799999"},
+    {"iso": "0001-01-01T00:00:00Z"}, {"iso": "2200-01-01T00:00:00Z"}])
+def test_a_time_at_the_end_of_the_calendar_is_no_time_even_at_first_E12(make, body):
+    clock = Machine().clock()
+    with BadServer(time=says(body)) as server, pytest.raises(VenueUnavailable, match="/time"):
+        make(server, clock=clock).measure_clock()
+    assert clock.age_seconds() is None
+
+
 def test_tokens_carry_the_venues_time(make):
     venue_now = NOON + timedelta(hours=1)
     with BadServer(time=the_time(venue_now)) as server:
@@ -513,6 +523,8 @@ def test_every_call_ends_in_time(make, hurried, bad, how, result):
                  "IncompleteRead", id="cut chunk C4"),
     pytest.param(close_after(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
                  "", id="no chunk length C4"),
+    pytest.param(close_after(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-7\r\n{}\r\n"),
+                 "ValueError", id="a chunk of less than nothing C4"),
     pytest.param(close_after(b"nonsense\r\n\r\n"), "BadStatusLine", id="no HTTP C5"),
     pytest.param(close_after(), "RemoteDisconnected", id="closed under it C10"),
     pytest.param(reset, "ConnectionResetError", id="reset C2"),

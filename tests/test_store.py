@@ -441,6 +441,26 @@ def test_a_whole_line_that_is_not_ours_is_damage(folder, tail):
     assert kept_aside(folder) == [content + tail]
 
 
+@pytest.mark.parametrize("ts", ["x" * 4000, "\x1b[2J" * 900, "\u202e" * 4000])
+def test_damage_is_quoted_in_one_short_plain_line_I45(folder, ts):
+    """J5: whatever stands in the file; read and recovered alike."""
+    line = json.dumps({"seq": 3, "ts": ts, "type": "alert", "crc": ""}).encode() + b"\n"
+    a_copy(folder, written(folder, "alert") + line)
+    with pytest.raises(StoreDamaged) as refused:
+        list(read_events(folder))
+    for said in (str(refused.value), restarted(folder)[1].damage):
+        assert "line 3" in said and said.isprintable() and len(said) < 600
+
+
+def test_what_another_version_wrote_is_quoted_in_one_short_plain_line_I45(folder):
+    content = written(folder, "alert")
+    long = b'"schema":"' + b"\\u001b" * 4000 + b'"'
+    a_copy(folder, relined(content.replace(b'"schema":1', long).splitlines(True), range(2)))
+    with pytest.raises(ConfigError, match="holds schema") as refused:
+        EventStore(folder).recover()
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 1200
+
+
 def spied(monkeypatch):
     """A list that grows by (call, file name) with every call that changes the disk."""
     calls = []
@@ -728,6 +748,19 @@ def test_a_file_of_another_schema_is_refused_with_its_path(folder):
     a_copy(folder, relined(lines, range(2)))
     with pytest.raises(ConfigError, match=f"{folder / FIRST}: holds schema 2 of 2025-05-01: undo"):
         EventStore(folder).recover()
+
+
+@pytest.mark.parametrize("asks, is_refused", [("demo", True), ("prod", False), ("", False)])
+def test_events_of_another_profile_are_refused_with_the_path_A15(folder, asks, is_refused):
+    store = EventStore(folder, NOON, profile="prod")
+    store.append("alert")
+    store.close()
+    again = EventStore(folder, NOON, profile=asks)
+    if is_refused:
+        with pytest.raises(ConfigError, match=f"{folder / FIRST}: holds events of profile prod"):
+            again.recover()
+    else:
+        assert again.recover().events == 2
 
 
 def test_a_renamed_file_is_refused_with_its_path(folder):
@@ -1261,6 +1294,30 @@ def test_who_only_asks_for_the_holder_cannot_keep_the_bot_from_starting(tmp_path
 
     monkeypatch.setattr(room.fcntl, "flock", flock)
     assert lock.acquire() is None and not refusals
+
+
+def test_a_lock_that_is_always_asked_for_is_given_up_after_a_bounded_time(tmp_path, monkeypatch):
+    """Every attempt finds it shared, and nobody who holds it: the pid is then not known."""
+    def flock(fd, how):
+        if how & room.fcntl.LOCK_EX:
+            attempts.append(how)
+            raise BlockingIOError
+
+    lock, attempts, before = InstanceLock(tmp_path / "lock"), [], len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(room.fcntl, "flock", flock)
+    assert lock.acquire() == 0 and len(attempts) == room.LOCK_ATTEMPTS_MAX
+    lock.release()  # of what was never taken
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_account_is_held_by_one_until_it_is_let_go_A17():
+    name = f"organizations/1/apiKeys/{os.getpid()}"
+    held = room.account_lock(name)
+    assert held is not None and room.account_lock(name) is None
+    with room.account_lock(f"{name}-other"):
+        held.close()
+    with room.account_lock(name) as again:
+        assert again is not None
 
 
 def test_the_lock_is_taken_on_a_full_disk(tmp_path, monkeypatch):
