@@ -16,7 +16,7 @@ import pytest
 from sim.checks import AT_A_CREATE, AT_A_TICK, AT_AN_ENTRY, AT_THE_END
 from sim.command import main, many
 from sim.faults import FAULTS, KINDS_MIN
-from sim.run import NOISY_TICKS, run_seed
+from sim.run import NOISY_TICKS, find, run_seed
 from sim.seams import Disk
 
 from perps_bot import ops as ops_room
@@ -198,8 +198,8 @@ BUG_SEEDS = 40
 @pytest.mark.parametrize("plant, kinds, names", BUGS, ids=[bug[0].__name__ for bug in BUGS])
 def test_a_planted_bug_is_found(monkeypatch, plant, kinds, names):
     plant(monkeypatch)
-    found = next(filter(None, (run_seed(seed, kinds).broken for seed in range(BUG_SEEDS))), "")
-    assert found.split(":")[0] in names.split(), found
+    found = find(range(BUG_SEEDS), kinds)
+    assert found and found.split(":")[0] in names.split(), found
 
 
 def test_the_command_runs_a_seed_and_says_what_it_saw(capsys):
