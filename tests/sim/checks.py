@@ -67,6 +67,7 @@ class Checks:
         self.calm_ticks = self.longest_tick = 0
         self._seen, self._calm_since, self._is_counted = (0, 0), 0.0, False
         self._cuts = self._others_seen = 0
+        self._files = {}  # as they stood when this look began
 
     def fail(self, name, text):
         raise Broken(f"{name}: {text}")
@@ -162,6 +163,7 @@ class Checks:
         self.entries_this_tick = []
 
     def tick_ended(self, seconds):
+        self._files.clear()
         self.look()
         self._count_calm()
         self._note_others_fills()
@@ -172,9 +174,21 @@ class Checks:
         self.slept_at = 0.0
 
     def at_the_end(self):
+        self._files.clear()
         self.look()
         for check in AT_THE_END:
             check(self)
+
+    def are_settled(self):
+        """Whether the end would find nothing, and nothing is out of order that is still excused."""
+        if self.bare or self.orphan or "left alone" in self._left_alone() or (
+                {"unknown", "intended"} & {*self.journal.status.values()}):
+            return False
+        try:
+            self.at_the_end()
+        except Broken:
+            return False
+        return True
 
     def _note_others_fills(self):
         for fill in self.engine.fills[self._others_seen:]:
@@ -227,12 +241,9 @@ class Checks:
         return (self._file("health.json") or {}).get("message", "")
 
     def _file(self, name):
-        try:
-            found = json.loads((self.profile / name).read_bytes())
-        except (OSError, ValueError):
-            return None
-        # What a fault of the seed put there is no word of the bot's.
-        return found if isinstance(found, dict) and "timestamp" in found else None
+        if name not in self._files:
+            self._files[name] = _read(os.path.join(self.profile, name))
+        return self._files[name]
 
     def _outside(self, product_id, seconds=EXCUSED_SECONDS):
         """Whether somebody else moved something there lately."""
@@ -472,7 +483,7 @@ class Checks:
     def _count(self, counts, symbol, is_wrong):
         """In how many calm ticks after each other something was out of order."""
         if not (is_wrong and self.calm_ticks):
-            counts[symbol] = 0
+            del counts[symbol]
         elif self._is_counted:
             counts[symbol] += 1
 
@@ -611,6 +622,17 @@ class Checks:
             mode = stat.S_IMODE(os.lstat(path).st_mode)
             if mode & 0o077 or path.is_symlink():
                 self.fail("I-48", f"{path.name} has mode {mode:o}")
+
+
+def _read(path):
+    """What a state file says, or None."""
+    try:
+        with open(path, "rb", 0) as file:
+            found = json.loads(file.read())
+    except (OSError, ValueError):
+        return None
+    # What a fault of the seed put there is no word of the bot's.
+    return found if isinstance(found, dict) and "timestamp" in found else None
 
 
 AT_A_CREATE = (

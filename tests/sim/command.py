@@ -71,6 +71,8 @@ def many(start, count, kinds=None, ticks=NOISY_TICKS, seconds=None, tell=None):
     report, begun = Report(), time.monotonic()
     batches = [(first, min(BATCH, start + count - first), kinds, ticks)
                for first in range(start, start + count, BATCH)]
+    gc.collect()
+    gc.freeze()  # what is there now is there for good; each worker collects its own alone
     with multiprocessing.get_context("fork").Pool(WORKERS) as pool:
         for first in range(0, len(batches), ROUND):
             if seconds is not None and time.monotonic() - begun > seconds:

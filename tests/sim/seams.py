@@ -5,6 +5,7 @@ the seed does not say.  `wired` puts the seams into the bot's rooms and takes th
 """
 
 import heapq
+import json
 import os
 import queue
 import random
@@ -252,6 +253,17 @@ class LightRequest:
     @property
     def path_url(self):
         return self.url[self.url.index("/", 8):]
+
+
+class PlainJson:
+    """State files without indents, which Python writes in C; every tenth seed indents."""
+
+    JSONEncoder, JSONDecoder = json.JSONEncoder, json.JSONDecoder
+    _encode = staticmethod(json.JSONEncoder().encode)
+
+    @classmethod
+    def dumps(cls, value, indent=None):
+        return cls._encode(value)
 
 
 class _Os:
