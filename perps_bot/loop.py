@@ -215,6 +215,7 @@ def _run(bot: Bot, clock: SystemClock, cycles: int | None) -> int:
             return code
         number = clock.wait(_pause(bot, now))
         if number == signal.SIGUSR1:
+            bot.store.now = clock.now()  # ticks that fail may not have set it for a while
             bot.risk.hold("operator", TradingState.REDUCING, "SIGUSR1")
         elif number is not None:
             return stop(bot, clock, number)

@@ -504,6 +504,14 @@ def test_sigusr1_reduces_in_the_running_process(tmp_path):
     assert rig.bot.risk.state is TradingState.REDUCING
 
 
+def test_a_hold_by_sigusr1_is_dated_when_it_came_not_at_the_last_tick(tmp_path):
+    """H6: ticks that fail before they begin leave the time of the events where it was."""
+    rig = a_rig(tmp_path)
+    rig.tick()
+    rig.run(signals={1: signal.SIGUSR1}, ticks=1)
+    assert [event.at for event in rig.of("state.changed")] == [rig.now]
+
+
 def test_a_halt_freezes_the_trail_but_not_the_stop(tmp_path):
     rig = a_rig(tmp_path)
     rig.tick()
