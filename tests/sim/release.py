@@ -37,7 +37,7 @@ from pathlib import Path
 PARTS = (
     # name                 asked        share  where it stands
     ("SIM schedules",      100_000,     30,    "sim.parts:schedules"),
-    ("SIM pairs",          0,           8,     "sim.parts:pairs"),
+    ("SIM pairs",          0,           8,     "sim.parts:singles_and_pairs"),
     ("SIM same trace",     4_000,       5,     "sim.parts:same_trace"),
     ("CRASH points",       20_000,      12,    "crash.release:points"),
     ("CRASH I/O errors",   0,           6,     "crash.release:io_errors"),

@@ -35,7 +35,7 @@ from perps_bot.settings import resolve
 from perps_bot.store import EventStore
 
 from .checks import Broken, Checks
-from .faults import FAULTS
+from .faults import FAULTS, Pair
 from .net import Lane, Wire
 from .stream import Stream
 from .seams import Disk, Killed, LightRequest, PlainJson, SignalQueue, Signer, Time, wired
@@ -87,11 +87,11 @@ class Clock(SystemClock):
 class Sim:
     """One seed: a world, a bot that dies and comes back, and what must hold after each step."""
 
-    def __init__(self, seed, folder, kinds=None, ticks=NOISY_TICKS, traces=False):
+    def __init__(self, seed, folder, kinds=None, ticks=NOISY_TICKS, traces=False, is_pair=False):
         self.seed, self.folder, self.noisy_ticks, self.traces = seed, Path(folder), ticks, traces
         # Streams of their own: leaving out one kind of fault leaves the others as they were.
         self.dice = random.Random(f"{seed} schedule")
-        self.kinds = self._drawn() if kinds is None else list(kinds)
+        self.kinds, self.is_pair = self._drawn() if kinds is None else list(kinds), is_pair
         self.trace, self._hash, self._wire_hash = [], hashlib.sha256(), hashlib.sha256()
         begin = NOON
         if "midnight" in self.kinds:
@@ -153,8 +153,9 @@ class Sim:
                      (store_room, "json", PlainJson)]
         try:
             with wired(self.time, self.disk, lane, signals, more):
-                for name in self.kinds:
-                    FAULTS[name].begin(self)
+                for fault in ([Pair(*self.kinds)] if self.is_pair
+                              else [FAULTS[name] for name in self.kinds]):
+                    fault.begin(self)
                 self._live()
                 self.checks.at_the_end()
         except Broken as error:
@@ -376,12 +377,15 @@ class _Nobody:
     """The venue of a command that asks none."""
 
 
-def run_seed(seed, kinds=None, ticks=NOISY_TICKS, traces=False):
-    """Run one seed in a folder of its own, in memory where there is such a place."""
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+def run_seed(seed, kinds=None, ticks=NOISY_TICKS, traces=False, is_pair=False, base=None):
+    """Run one seed in a folder of its own, below `base` or in memory where there is such a place.
+
+    is_pair  the two kinds strike one after the other as an order leaves, not at random
+    """
+    base = base or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
     folder = tempfile.mkdtemp(prefix="perps-sim-", dir=base)
     try:
-        return Sim(seed, folder, kinds, ticks, traces).run()
+        return Sim(seed, folder, kinds, ticks, traces, is_pair).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
