@@ -113,6 +113,8 @@ class Wire:
         asked = self._read(request)
         if asked.method == "POST":
             self.ordered()
+        if until.forbids_to_begin():
+            return Answer(trouble="not sent, a signal waits", was_sent=False)
         rule = self._hitting(asked)
         asked.fault = rule.how if rule else ""
         self.before(asked)
