@@ -494,6 +494,18 @@ def test_an_interrupt_during_an_orderly_stop_is_an_emergency_after_all(
     assert rig.bot.risk.state is TradingState.HALTED
 
 
+def test_an_interrupt_while_the_end_is_written_down_halts_too(tmp_path):
+    """H5: a slow disk makes seconds of that."""
+    rig = a_rig(tmp_path, profile="prod", environ=MOCK)
+    rig.tick()
+    signals = {1: signal.SIGTERM}
+    rig.bot.store.subscribe(lambda event: event.type == "bot.stopped" and signals.update(
+        dict.fromkeys(range(2, 9), signal.SIGINT)))
+    assert rig.run(signals=signals) == 0
+    rig.restart()
+    assert rig.bot.risk.state is TradingState.HALTED
+
+
 def test_sigusr1_reduces_in_the_running_process(tmp_path):
     rig = a_rig(tmp_path)
     rig.tick()
