@@ -6,6 +6,7 @@ matter which processor runs it, nor what ran there before.
 
 import gc
 import multiprocessing
+import shlex
 import time
 import zlib
 from collections import Counter
@@ -39,9 +40,11 @@ class Case(NamedTuple):
 
     @property
     def command(self):
-        """How to see it again; the kinds that it drew are for `shown` to name."""
-        kinds = "" if self.kinds is None else f" --faults '{','.join(self.kinds)}'"
-        return f"--start {self.seed} --ticks {self.ticks}{kinds}"
+        """The arguments that show it again."""
+        what = "--pairs" if self.is_pair else "--seeds 1"
+        start = self.seed - _own_seed(self.kinds) if self.is_pair else self.seed
+        faults = "" if self.kinds is None else f" --faults {shlex.quote(','.join(self.kinds))}"
+        return f"{what} --start {start} --ticks {self.ticks}{faults}"
 
 
 class Report:
@@ -113,5 +116,9 @@ def single_cases(start, count=1):
 
 def pair_cases(start, kinds=ORDER_PATH, ticks=PAIR_TICKS):
     """All ordered pairs of the kinds, a kind with itself too; each pair has a seed of its own."""
-    return [Case(start + zlib.crc32(f"{first} {second}".encode()), (first, second), ticks, True)
-            for first in kinds for second in kinds]
+    pairs = [(first, second) for first in kinds for second in kinds]
+    return [Case(start + _own_seed(pair), pair, ticks, True) for pair in pairs]
+
+
+def _own_seed(pair):
+    return zlib.crc32(",".join(pair).encode())

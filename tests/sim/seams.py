@@ -112,7 +112,7 @@ class Disk:
         self.step, self.note = step, note
         self.refuses = self.fails_sync = self.refuses_open = 0
         self.is_short = self.is_dead = False
-        self.struck = self.cuts = 0
+        self.struck = self.cuts = self.lines = 0
         self._paths, self._durable, self._fresh, self._replaced = {}, {}, set(), {}
 
     # What the store calls
@@ -135,16 +135,19 @@ class Disk:
         self.step("disk write")
         if self.refuses:
             self.struck += 1
+            self.lines += 1
             if self.is_short and len(data) > SHORT_WRITE_BYTES:
                 return os.write(fd, data[:SHORT_WRITE_BYTES])
             raise OSError(self.refuses, os.strerror(self.refuses))
         try:
             self.step("disk inside", len(data))
         except Killed as killed:
+            self.lines += 1
             os.write(fd, data[:killed.args[0] if killed.args else 0])
             raise
         written = os.write(fd, data)
         if path.endswith(".jsonl"):
+            self.lines += 1
             self._durable.setdefault(path, 0)
             self.note(b"line", data)
         self.step("disk written")
