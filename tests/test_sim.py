@@ -298,8 +298,8 @@ def test_the_report_of_a_full_run_tells_every_way_in_which_a_part_can_fail(monke
     told = []
     assert not release(0.1, 5, parts, told.append)
     lines = told[-1].splitlines()
-    assert re.fullmatch(r"[-0-9]{10} [0-9:]{5} UTC, commit \S+, [0-9]+ cores, Python 3\S+, [0-9]+ s",
-                        lines[0])
+    assert re.fullmatch(r"[-0-9]{10} [0-9:]{5} UTC, commit \S+, [0-9]+ cores, Python 3\S+, "
+                        r"[0-9]+ s", lines[0])
     assert [row.rpartition("|")[0].rpartition("|")[0] for row in lines[4:12]] == [
         "| three | 3 | 3 | 0 ",
         "| broken | 7 | 7 | 1 ",

@@ -91,6 +91,13 @@ class Checks:
     def slept(self, seconds):
         self.slept_at += seconds
 
+    def quoted(self, tickers):
+        """The stream said this, and it arrived."""
+        for row in tickers:
+            if row["best_bid"] and row["best_ask"]:
+                self.served[row["product_id"]] = (Decimal(row["best_bid"]),
+                                                  Decimal(row["best_ask"]))
+
     def signalled(self, name):
         if name != "SIGUSR1":
             self.look()

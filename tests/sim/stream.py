@@ -141,6 +141,8 @@ class Link:
         except LOSSES as error:
             self._lost(error)
             return
+        if channel == "ticker" and not odd:
+            stream.sim.checks.quoted(row for event in events for row in event["tickers"])
         if link._is_lost:  # it subscribes anew, and the venue answers with snapshots
             link._is_lost = False
             self.time.at(LATENCY_SECONDS, self._snapshot, self.visit)
