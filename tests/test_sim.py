@@ -78,6 +78,7 @@ def test_a_run_without_faults_trades_and_breaks_nothing():
 def test_at_least_35_kinds_of_faults_are_drawn_each_with_its_row_of_the_map():
     assert len(FAULTS) >= KINDS_MIN == 35
     assert all(ROW.fullmatch(fault.row) for fault in FAULTS.values())
+    assert not [name for name in FAULTS if "," in name]  # the command's own separator
 
 
 def test_one_seed_is_one_trace_whatever_the_environment_and_the_folder():

@@ -33,6 +33,9 @@ GTD_SECONDS_MAX = 620
 TICK_SECONDS_MAX = 200
 # Prices move between the read and the order, and reads lag.
 SLACK = Decimal("1.03")
+# Where an order of ours is in doubt as well, it takes a minute to prove that absent, and ten
+# seconds of differing books, until somebody else's trade is understood.
+OTHERS_SECONDS = 75
 EXCUSED_SECONDS, BRACKET_EXCUSED_SECONDS = 90, 180
 HEALTH_TICKS = 3
 PUBLISH_SECONDS = 24  # the longest between two of them, see `run`
@@ -208,6 +211,7 @@ class Checks:
         for fill in self.engine.fills[self._others_seen:]:
             if not self._kind_of(fill.order):
                 self.sim.world.note_outside(fill.order.product_id)
+                self.sim.disturb(OTHERS_SECONDS)
         self._others_seen = len(self.engine.fills)
 
     def _count_calm(self):

@@ -489,7 +489,8 @@ FAULTS = {
                                               reason=STOP_REJECTS, times=(2, 6))),
     "profit out of bounds": Fault("D5", mishap("profit_out_of_bounds", pct=("0.02", "0.06"))),
     "close refused":       Fault("D5", mishap("close_refused", reason=REJECTS, times=(1, 3))),
-    "accepted, cancelled": Fault("D5", mishap("accepted_then_cancelled", times=(1, 2))),
+    "accepted and cancelled": Fault("D5", mishap("accepted_then_cancelled",
+                                                      times=(1, 2))),
     "another's answer":    Fault("D1", mishap("echo_other_order", placed=(True, False), times=1)),
     "yes and no":          Fault("D5", mishap("contradiction", shape=(
         "failure_with_id", "success_without_id"), placed=(True, False), times=1)),
