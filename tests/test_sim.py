@@ -58,6 +58,14 @@ def test_no_single_kind_of_fault_breaks_an_invariant():
     assert report.cases == len(FAULTS)
 
 
+def test_the_document_names_every_kind_in_its_row_and_counts_the_pairs():
+    document = (TESTS.parent / "docs" / "RELIABILITY.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| ([A-L][0-9]+|I-[0-9]+) \| (.*?) \|$", document, re.MULTILINE))
+    assert sorted((row, name) for row, names in rows.items() for name in names.split(", ")
+                  ) == sorted((fault.row, name) for name, fault in FAULTS.items())
+    assert f"there are {len(ORDER_PATH) ** 2:,} of them" in document
+
+
 def test_pairs_are_all_ordered_pairs_on_the_order_path_and_each_strikes_in_its_order():
     cases = pair_cases(0)
     assert len({case.kinds for case in cases}) == len(cases) == len(ORDER_PATH) ** 2 > 5000
