@@ -33,10 +33,10 @@ GTD_SECONDS_MAX = 620
 TICK_SECONDS_MAX = 200
 # Prices move between the read and the order, and reads lag.
 SLACK = Decimal("1.03")
-# Where an order of ours is in doubt as well, it takes a minute to prove that absent, and ten
-# seconds of differing books, until somebody else's trade is understood.
-OTHERS_SECONDS = 75
-EXCUSED_SECONDS, BRACKET_EXCUSED_SECONDS = 90, 180
+EXCUSED_SECONDS = 90
+# What others trade while an order of ours is in doubt is understood only once that is proved
+# absent, a minute after each start, and the books have then differed for ten seconds.
+DOUBT_SECONDS = 40
 HEALTH_TICKS = 3
 PUBLISH_SECONDS = 24  # the longest between two of them, see `run`
 READ_FIRST = ("/time", "/key_permissions", "/products", "/orders/historical/batch",
@@ -63,7 +63,7 @@ class Checks:
         self.entries_this_tick, self.read_ok = [], set()
         self.bare, self.orphan = Counter(), Counter()
         self.fills_seen, self.position = 0, Counter()
-        self.served = {}
+        self.served, self.doubts = {}, {}
         self.signals, self.stopping = [], False
         self.flagged_at, self.steps_at = {}, -1e9
         self.disk_at, self.slept_at = -1e9, 0.0
@@ -182,6 +182,7 @@ class Checks:
     def tick_ended(self, seconds):
         self._files.clear()
         self.look()
+        self._note_doubts()
         self._count_calm()
         self._note_others_fills()
         self.longest_tick = max(self.longest_tick, seconds)
@@ -211,7 +212,6 @@ class Checks:
         for fill in self.engine.fills[self._others_seen:]:
             if not self._kind_of(fill.order):
                 self.sim.world.note_outside(fill.order.product_id)
-                self.sim.disturb(OTHERS_SECONDS)
         self._others_seen = len(self.engine.fills)
 
     def _count_calm(self):
@@ -267,6 +267,21 @@ class Checks:
         """Whether somebody else moved something there lately."""
         return self.time.mono - self.sim.world.outside.get(product_id, -1e9) < seconds
 
+    def _note_doubts(self):
+        """Since when, and until when last, an order of ours was in doubt."""
+        now = self.time.mono
+        for cid, status in self.journal.status.items():
+            if status in ("unknown", "intended") and cid in self.journal.intents:
+                product_id = IDS[self.journal.intents[cid]["symbol"]]
+                since, until = self.doubts.get(product_id, (now, now))
+                self.doubts[product_id] = (since if now - until < DOUBT_SECONDS else now), now
+
+    def _others_are_in_doubt(self, product_id):
+        """Whether somebody else traded while an order of ours was in doubt, or shortly before."""
+        since, until = self.doubts.get(product_id, (0.0, -1e9))
+        return (self.time.mono - until < DOUBT_SECONDS
+                and self.sim.world.outside.get(product_id, -1e9) > since - DOUBT_SECONDS)
+
     def _disk_failed_lately(self, seconds=180):
         return self.time.mono - self.disk_at < seconds
 
@@ -320,11 +335,11 @@ class Checks:
             return
         product_id, body = asked.body["product_id"], asked.body
         held = self.held(product_id)
-        # A bracket cannot open: the venue refuses one that does not close.  Where an order is in
-        # doubt too, what others did is understood only once that order is proved absent.
-        seconds = BRACKET_EXCUSED_SECONDS if "bracket" in self._variant(asked) else EXCUSED_SECONDS
-        if "side" in body and held and SIGN[body["side"]] * held > 0 and not self._outside(
-                product_id, seconds) and self.calm_ticks > 1:
+        # A bracket cannot open: the venue refuses one that does not close.
+        is_excused = self._outside(product_id) or (
+            "bracket" in self._variant(asked) and self._others_are_in_doubt(product_id))
+        if "side" in body and held and SIGN[body["side"]] * held > 0 and not is_excused and (
+                self.calm_ticks > 1):
             self.fail("I-11", f"a {self._variant(asked)} {body['side']} on {held}")
 
     def i32_requests_have_a_budget(self, asked):
@@ -495,7 +510,8 @@ class Checks:
             covered = sum((o.remaining for o in out), ZERO)
             can_be_stopped = abs(held) >= Decimal(market.row.get("base_min_size") or 1)
             is_bare = covered < abs(held) and market.matches and can_be_stopped and (
-                f"{symbol} is left alone" not in alone) and "observe" not in self.journal.holds
+                f"{symbol} is left alone" not in alone) and (
+                "observe" not in self.journal.holds) and not self._others_are_in_doubt(product_id)
             self._count(self.bare, symbol, is_bare)
             if self.bare[symbol] > BARE_TICKS:
                 self.fail("stop", f"{symbol}: {held} contracts, {covered} covered, for "
