@@ -232,7 +232,7 @@ def test_the_command_lists_the_kinds_with_their_rows(capsys):
 
 
 @pytest.mark.parametrize("arguments, why", [
-    (["--faults", "429,nonsense"],      "no such kind: nonsense; see --list"),
+    (["--faults", "429,nonsense"],      "no such kind: nonsense (--list names them)"),
     (["--seeds", "0"],                  "'0' is no whole number from 1 to"),
     (["--seeds", "-5"],                 "'-5' is no whole number from 1 to"),
     (["--seeds", "ten"],                "'ten' is no whole number from 1 to"),

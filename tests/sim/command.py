@@ -143,5 +143,5 @@ def _number(least, most):
 def _kinds(text):
     kinds = tuple(name.strip() for name in text.split(",") if name.strip())
     if unknown := [name for name in kinds if name not in FAULTS]:
-        raise argparse.ArgumentTypeError(f"no such kind: {', '.join(unknown)}; see --list")
+        raise argparse.ArgumentTypeError(f"no such kind: {', '.join(unknown)} (--list names them)")
     return kinds
