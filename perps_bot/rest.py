@@ -113,9 +113,7 @@ class Rest:
         Raises OrderRejected (it does not exist), VenueUnavailable (it was not sent) or
         OutcomeUnknown (look it up).
         """
-        if opens and self._interrupted():
-            raise VenueUnavailable(f"POST {path}: not sent, a signal waits")
-        until = Until(ORDER_SECONDS_MAX, self._interrupted, ORDER_GRACE_SECONDS)
+        until = Until(ORDER_SECONDS_MAX, self._interrupted, ORDER_GRACE_SECONDS, opens)
         reply = self._ask(self._trading, _Request("POST", path, body), until)
         if reply.status == 401:  # the next read measures the clock; an order never waits for that
             self._tend_after, self._cancels.used_at = 0, 0

@@ -42,17 +42,23 @@ class Until:
     """How long one call may still take: to its deadline, or `grace` seconds after a signal.
 
     interrupted  whether a signal waits
+    opens        whether it is about an order that opens a position
     why          what to say when the time is over
     """
 
     def __init__(self, seconds: float, interrupted: Callable[[], bool] = lambda: False,
-                 grace: float = 0):
+                 grace: float = 0, opens: bool = False):
         self._end, self._interrupted, self._grace = monotonic() + seconds, interrupted, grace
+        self._opens = opens
         self._is_cut, self.why = False, f"no answer within {seconds:.3g} seconds"
 
     def part(self, seconds: float) -> "Until":
         """Return the same, but at most `seconds` from now."""
         return Until(min(seconds, max(self.left(), 0)), self._interrupted, self._grace)
+
+    def forbids_to_begin(self) -> bool:
+        """Whether a signal waits, after which nothing that opens a position is begun."""
+        return self._opens and self._interrupted()
 
     def left(self) -> float:
         if not self._is_cut and self._interrupted():
@@ -194,7 +200,7 @@ class _Worker(threading.Thread):
         super().__init__(name=f"rest-{name}", daemon=True)
         self._jobs, self._lock = queue.SimpleQueue(), threading.Lock()
         self._was_sent = self._is_over = False
-        self._connection = self._handle = None
+        self._connection = self._handle = self._until = None
         self._origin, self._session = origin, _Session()
         for scheme in PORTS:
             self._session.mount(f"{scheme}://", _Adapter(self, origin.context))
@@ -202,7 +208,7 @@ class _Worker(threading.Thread):
 
     def ask(self, request: requests.PreparedRequest, until: Until) -> Answer | None:
         """Return the answer; None when `until` comes first."""
-        self._was_sent, answers = False, queue.SimpleQueue()
+        self._was_sent, self._until, answers = False, until, queue.SimpleQueue()
         self._jobs.put((request, max(until.left(), SLICE_SECONDS), answers))
         while (left := until.left()) > 0:
             with suppress(queue.Empty):
@@ -239,6 +245,8 @@ class _Worker(threading.Thread):
         with self._lock:
             if self._is_over:
                 raise OSError("given up")
+            if not self._was_sent and self._until.forbids_to_begin():
+                raise OSError("not sent, a signal waits")
             self._was_sent = True
 
     def run(self) -> None:

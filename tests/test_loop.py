@@ -477,7 +477,7 @@ def test_only_the_third_interrupt_within_ten_seconds_ends_the_wait(tmp_path, sig
     rig.venue.cancels = "queue"
     assert rig.run(signals=signals, on_wait=waits.append) == 3
     if waits_at_most:
-        assert len(waits) == waits_at_most + 1  # the last one lasts no time: what came meanwhile?
+        assert len(waits) == waits_at_most + 2  # the last two last no time: what came meanwhile?
         assert any(rig.venue.sent[0].id in line for line in rig.said)
     else:
         assert len(waits) > 20
@@ -491,6 +491,18 @@ def test_an_interrupt_during_an_orderly_stop_is_an_emergency_after_all(
     rig.tick()
     rig.venue.cancels = cancels
     rig.run(signals={1: signal.SIGTERM, comes_at: signal.SIGINT})
+    rig.restart()
+    assert rig.bot.risk.state is TradingState.HALTED
+
+
+def test_an_interrupt_while_the_end_is_written_down_halts_too(tmp_path):
+    """H5: a slow disk makes seconds of that."""
+    rig = a_rig(tmp_path, profile="prod", environ=MOCK)
+    rig.tick()
+    signals = {1: signal.SIGTERM}
+    rig.bot.store.subscribe(lambda event: event.type == "bot.stopped" and signals.update(
+        dict.fromkeys(range(2, 9), signal.SIGINT)))
+    assert rig.run(signals=signals) == 0
     rig.restart()
     assert rig.bot.risk.state is TradingState.HALTED
 

@@ -825,6 +825,26 @@ def test_an_order_that_opens_is_not_begun_once_a_signal_waits_and_any_other_is(m
         assert rest.send("/orders", ORDER) == {"ok": "1"}
 
 
+@pytest.mark.parametrize("comes", ["while it waits for its turn", "while it connects"])
+def test_nor_is_one_begun_where_the_signal_comes_before_its_first_byte(make, comes, monkeypatch):
+    """I-10, H1: a second's requests may be used up, and a connection takes its time."""
+    signals = []
+    with BadServer(*[GOOD] * (rest_room.REQUESTS_PER_SECOND_MAX + 1)) as server:
+        rest = make(server, interrupted=lambda: bool(signals))
+        if comes == "while it connects":
+            connected = transport._connected
+            monkeypatch.setattr(transport, "_connected", lambda origin: (
+                signals.append(2), connected(origin))[1])
+        else:
+            for _ in range(rest_room.REQUESTS_PER_SECOND_MAX):
+                rest.get("/time", public=True)
+            threading.Timer(0.1, signals.append, [2]).start()
+        with pytest.raises(VenueUnavailable, match="not sent, a signal waits"):
+            rest.send("/orders", ORDER, opens=True)
+        assert [each for each in server.requests if b"POST" in each] == []
+        assert rest.send("/orders", ORDER) == {"ok": "1"}
+
+
 def test_an_answer_within_the_grace_counts(make):
     with BadServer(drip(GOOD, 0.003)) as server:
         assert make(server, interrupted=lambda: True).send("/orders", ORDER) == {"ok": "1"}
