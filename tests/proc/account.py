@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,14 +74,20 @@ class Account(Live):
     def remember(self, directions):
         """The closes that the next life begins with: up (1) or down (-1) to where the price is.
 
-        They are a cache, which the bot takes only while it is fresh.  So every life has something
-        to decide: the events say on which side of its averages the last one saw the market.
+        They are a cache, which the bot takes only while it is fresh, and looks at a second after
+        its start.  So every life has something to decide: the events say on which side of its
+        averages the last one saw the market.
         """
-        bar_at = datetime.fromisoformat(self.sim.call("now")).replace(microsecond=0).isoformat()
+        now = datetime.fromisoformat(self.sim.call("now"))
+        bar_at = (now.replace(microsecond=0) + timedelta(seconds=1)).isoformat()
         self._write("marks.json", {symbol: {
             "bar_at": bar_at, "bar_seconds": 1, "closes": [
                 str(self.level(symbol) * (1 - direction * STEP * n / BARS))
                 for n in range(BARS, 0, -1)]} for symbol, direction in directions.items()})
+
+    def event_file(self):
+        """Where today's events are, or will be."""
+        return self.data / "events" / f"{self.sim.call('now')[:10]}.jsonl"
 
     def _write(self, name, value):
         (self.data / name).write_text(json.dumps(value), "utf-8")
@@ -113,6 +119,7 @@ class Account(Live):
     def begin(self, *wrapper, **environ):
         """A new process over the same files, perhaps within another program."""
         self.lives += 1
+        self.starts = self.judge.journal.kinds.get("bot.started", 0)
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(
                 [*wrapper, *self.command()], cwd=self.folder, stdout=output,
@@ -123,10 +130,6 @@ class Account(Live):
     def kill(self):
         """`kill -9`; then what must hold of what it left."""
         self.process.kill()
-        return self.died()
-
-    def died(self):
-        """Wait for a death that somebody else causes; then what must hold."""
         code = self.process.wait(PATIENCE_SECONDS)
         if code != -signal.SIGKILL:
             raise Broken(f"it ended with {code} by itself: {self.said()[-3000:]}")
@@ -139,8 +142,7 @@ class Account(Live):
 
         They are counted from the moment at which it has looked at the venue as a whole.
         """
-        looked_at, runs = None, self.judge.journal.kinds.get("bot.started", 0)
-        differs = "it did not start"
+        looked_at, differs = None, "it did not start"
         while looked_at is None or time.monotonic() - looked_at < seconds:
             if self.process.poll() is not None:
                 raise Broken(f"it ended with {self.process.returncode}: {self.said()[-3000:]}")
@@ -148,7 +150,7 @@ class Account(Live):
                 break
             truth = self.truth()
             self.judge.look()
-            if looked_at is None and self.judge.journal.kinds.get("bot.started", 0) > runs:
+            if looked_at is None and self.judge.journal.kinds.get("bot.started", 0) > self.starts:
                 looked_at = time.monotonic()
             differs = self.judge.differs(truth)
             if looked_at is not None and not differs:
