@@ -157,7 +157,7 @@ class Account(Live):
                 self.judge.books(truth)
                 return time.monotonic() - looked_at
             time.sleep(POLL_SECONDS)
-        raise Broken(f"not converged: {differs}")
+        raise Broken(f"not converged: {differs or self.said()[-3000:]}")
 
     def finish(self):
         """End it in good order; every book of it must be the exchange's."""
