@@ -9,24 +9,27 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from exchange.harness import wait_until
 from live import IDS, TICKS
 from test_live_trading import PRICES, Live
 
-from .judge import Broken, Judge
+from .judge import Broken, Judge, positions
 
 INTERVAL_SECONDS = 1
 # From the first complete look at the venue: one tick, and two seconds more.
 CONVERGED_SECONDS = INTERVAL_SECONDS + 2
 # A machine that does other things as well: what is late only there is no fault.
 PATIENCE_SECONDS = 30
-POLL_SECONDS = 0.03
+POLL_SECONDS = 0.1
+REMEMBER_SECONDS = 0.1
 BARS = 10
 STEP = Decimal("0.004")
 STEPS_MAX = 4
@@ -67,6 +70,7 @@ class Account(Live):
         self.data.mkdir(parents=True)
         for folder in (self.data, *self.data.parents[:2]):
             folder.chmod(0o700)
+        self._ahead = datetime.fromisoformat(self.sim.call("now")) - datetime.now(UTC)
         self.remember(dict.fromkeys(symbols, 1))
 
     # The market
@@ -74,23 +78,31 @@ class Account(Live):
     def remember(self, directions):
         """The closes that the next life begins with: up (1) or down (-1) to where the price is.
 
-        They are a cache, which the bot takes only while it is fresh, and looks at a second after
-        its start.  So every life has something to decide: the events say on which side of its
-        averages the last one saw the market.
+        They are a cache, which the bot takes only while it is fresh.  So every life has something
+        to decide: the events say on which side of its averages the last one saw the market.
         """
-        now = datetime.fromisoformat(self.sim.call("now"))
-        bar_at = (now.replace(microsecond=0) + timedelta(seconds=1)).isoformat()
-        self._write("marks.json", {symbol: {
-            "bar_at": bar_at, "bar_seconds": 1, "closes": [
-                str(self.level(symbol) * (1 - direction * STEP * n / BARS))
-                for n in range(BARS, 0, -1)]} for symbol, direction in directions.items()})
+        self._closes = {symbol: [str(self.level(symbol) * (1 - direction * STEP * n / BARS))
+                                 for n in range(BARS, 0, -1)]
+                        for symbol, direction in directions.items()}
+
+    def _keep_it_fresh(self, process):
+        """Until the bot begins, however long its start takes: later is in its future."""
+        while process.poll() is None and self._lock() != str(process.pid):
+            bar_at = (datetime.now(UTC) + self._ahead).replace(microsecond=0).isoformat()
+            fresh = self.data / ".remembered"
+            fresh.write_text(json.dumps({
+                symbol: {"bar_at": bar_at, "bar_seconds": 1, "closes": closes}
+                for symbol, closes in self._closes.items()}), "utf-8")
+            fresh.rename(self.data / "marks.json")
+            time.sleep(REMEMBER_SECONDS)
+
+    def _lock(self):
+        lock = self.data / "lock"
+        return lock.read_text("utf-8").strip() if lock.exists() else ""
 
     def event_file(self):
         """Where today's events are, or will be."""
         return self.data / "events" / f"{self.sim.call('now')[:10]}.jsonl"
-
-    def _write(self, name, value):
-        (self.data / name).write_text(json.dumps(value), "utf-8")
 
     def level(self, symbol):
         return Decimal(PRICES[symbol]) * (1 + STEP * self.steps[symbol])
@@ -125,6 +137,7 @@ class Account(Live):
                 [*wrapper, *self.command()], cwd=self.folder, stdout=output,
                 stderr=subprocess.STDOUT, env=self.environment(**environ))
         self.began = time.monotonic()
+        threading.Thread(target=self._keep_it_fresh, args=(self.process,), daemon=True).start()
         return self
 
     def kill(self):
@@ -152,18 +165,33 @@ class Account(Live):
             self.judge.look()
             if looked_at is None and self.judge.journal.kinds.get("bot.started", 0) > self.starts:
                 looked_at = time.monotonic()
-            differs = self.judge.differs(truth)
+            differs = self.judge.differs(truth, time.monotonic() - self.began)
             if looked_at is not None and not differs:
                 self.judge.books(truth)
                 return time.monotonic() - looked_at
             time.sleep(POLL_SECONDS)
         raise Broken(f"not converged: {differs or self.said()[-3000:]}")
 
+    def _has_seen_everything(self):
+        """Else what it holds is shown at the prices of the life before."""
+        return self.healthy() and self.file("health.json")["pid"] == self.process.pid
+
+    def put_the_output_aside(self):
+        """What Python says by itself before any code of ours runs is no fault of the bot."""
+        self.output.rename(self.folder / f"output-{self.lives}")
+
+    def holds_something(self):
+        """Wait until it does."""
+        wait_until(lambda: time.sleep(POLL_SECONDS) or positions(self.truth()), "a position",
+                   2 * PATIENCE_SECONDS)
+        return self
+
     def finish(self):
         """End it in good order; every book of it must be the exchange's."""
         self.converge()
         if self.judge.unknown(self.truth()):
             return self.kill()  # it would look for that order for twenty seconds, and not find it
+        self.until(self._has_seen_everything, "its first whole tick")
         if code := self.end():
             raise Broken(f"exit code {code}: {self.said()[-3000:]}")
         self.judge.look()

@@ -135,7 +135,7 @@ class Judge:
             elif held[product_id] * before < 0:
                 raise Broken(f"D11: {product_id} went from {before} to {held[product_id]}")
 
-    def differs(self, truth):
+    def differs(self, truth, lived=0):
         """In what way the bot's books are not the exchange's, or ""; I-30."""
         ours = {symbol: quantity for symbol, quantity in self.held.items() if quantity}
         if ours != (theirs := positions(truth)):
@@ -148,20 +148,24 @@ class Judge:
         if open_here != open_there:
             return f"orders differ: only here {open_here - open_there}, only there " \
                    f"{open_there - open_here}"
-        missing = {self.journal.intents[identity]["symbol"] for identity in self.unknown(truth)}
+        unknown = self.unknown(truth, lived)
+        missing = {self.journal.intents[identity]["symbol"] for identity in unknown}
         for symbol, quantity in theirs.items():
             if symbol not in missing and guarded(truth, symbol) != abs(quantity):
                 return f"{symbol} {quantity} has stops for {guarded(truth, symbol)}"
         return ""
 
-    def unknown(self, truth):
-        """The ids of orders that never arrived and are still looked for; D4."""
+    def unknown(self, truth, lived=0):
+        """The ids of orders that never arrived and are still looked for; D4.
+
+        lived  seconds that this process had for it: each looks anew
+        """
         placed = {order["client_order_id"] for order in truth["orders"]}
         found = [identity for identity in self.journal.status
                  if self._never_arrived(identity, placed)]
         for intent in map(self.journal.intents.get, found):
             age = datetime.fromisoformat(truth["now"]) - Journal.at(intent)
-            if age.total_seconds() > ABSENT_SECONDS_MAX[intent["purpose"]]:
+            if min(age.total_seconds(), lived) > ABSENT_SECONDS_MAX[intent["purpose"]]:
                 raise Broken(f"D4: still unknown after {age}: {intent}")
         return found
 

@@ -7,10 +7,11 @@ kind, where strace does it.  One account lives through many deaths, for that is 
 
 import random
 import shutil
+import signal
+import subprocess
 import time
 from dataclasses import dataclass, field
-
-from exchange.harness import wait_until
+from functools import cache
 
 from .account import account
 from .judge import positions
@@ -20,7 +21,7 @@ from .judge import positions
 IN_RECOVERY, AT_A_PLACE = 0.2, 0.25
 RECOVERY_SECONDS, LIFE_SECONDS, LEAP_SECONDS = 2.5, 2.5, 0.6
 # A request that never comes, or a call that is made less often, ends in a death all the same.
-PLACE_SECONDS_MAX = 6
+PLACE_SECONDS_MAX = 12
 ORDER, CLOSE, CANCEL = "POST /orders$", "POST /orders/close_position$", "POST /orders/batch_cancel$"
 LISTING = "GET /orders/historical/batch$"
 UNASKED, UNANSWERED, HALF_ANSWERED, ANSWERED = (
@@ -95,8 +96,7 @@ def die_everywhere(wanted, seed, order_type="market"):
         for place in wanted:
             one.remember(turned(one, dice))
             lives.took.append(one.begin().converge())
-            wait_until(lambda: positions(one.truth()), "a position")
-            one.converge()
+            one.holds_something().converge()
             one.kill()
             one.remember(turned(one, dice))
             lives.struck += die_at(one, place)
@@ -107,9 +107,20 @@ def die_everywhere(wanted, seed, order_type="market"):
     return lives
 
 
+@cache
 def has_strace():
-    """strace is there, and may do what is asked of it."""
-    return shutil.which("strace") is not None
+    """Whether strace is there, and may do what is asked of it."""
+    if shutil.which("strace") is None:
+        return False
+    killed = subprocess.run([*traced("close", 1), "true"], capture_output=True, check=False)
+    return killed.returncode == -signal.SIGKILL
+
+
+def traced(call, number, paths=()):
+    """The command that runs another and kills it at the entry of that call."""
+    # -D: the other is the child, and strace the grandchild, so that signals go where they should.
+    return ["strace", "-D", "-f", "-qq", "-o", "/dev/null", *paths, "-e", f"trace={call}",
+            "-e", f"inject={call}:signal=KILL:when={number}"]
 
 
 def places(dice):
@@ -140,10 +151,8 @@ def _on_the_wire(one, match, how, after):
 
 
 def _at_a_call(one, call, what, number):
-    # -D: the bot is the child, and strace the grandchild, so that signals go where they should.
     paths = ["-P", str(one.event_file())] if what == "events" else []
-    one.begin("strace", "-D", "-f", "-qq", "-o", "/dev/null", *paths, "-e", f"trace={call}",
-              "-e", f"inject={call}:signal=KILL:when={number}")
+    one.begin(*traced(call, number, paths))
 
 
 TRAPS = {"wire": _on_the_wire, "call": _at_a_call}

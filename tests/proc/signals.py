@@ -16,11 +16,14 @@ from .kills import live_for, turned
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 SIGNALS = (*ENDING, signal.SIGUSR1)
-LIFE_SECONDS, AFTERWARDS_SECONDS = 4.5, 1.5
+# How often it comes before the bot has recovered.
+IN_RECOVERY = 0.3
+LIFE_SECONDS, AFTERWARDS_SECONDS = 2.5, 1.5
 # What was on its way to the wire when the signal came, and what a loaded machine adds to it.
 ON_ITS_WAY_SECONDS = 0.5
-# Before its handlers are installed nothing can have been sent: it dies, or says that it sent none.
-EARLY = (3, *(-number for number in SIGNALS))
+# Before its handlers are installed nothing can have been sent: Python or the signal ends it, or it
+# says itself that it sent nothing.
+EARLY = (1, 3, *(-number for number in SIGNALS))
 DONE, NOT_VERIFIED = 0, 3
 
 
@@ -41,6 +44,8 @@ def signal_again_and_again(times, seed, order_type="market", deadline=float("inf
             number = SIGNALS[(seed + found.signals) % len(SIGNALS)]
             one.remember(turned(one, dice))
             one.begin()
+            if dice.random() > IN_RECOVERY:
+                one.converge()
             live_for(one, dice.uniform(0, LIFE_SECONDS), dice)
             found.signals += 1
             found.at_work += strike(one, number, dice, found)
@@ -68,6 +73,8 @@ def strike(one, number, dice, found):
     if sent := one.judge.entries_since(at + ON_ITS_WAY_SECONDS):
         raise Broken(f"I-10: sent after {number.name}: {sent}")
     at_work = one.judge.journal.kinds.get("bot.started", 0) > one.starts
+    if not at_work:
+        one.put_the_output_aside()
     differs = one.judge.differs(truth)
     if code == DONE and (differs or one.judge.unknown(truth)):
         raise Broken(f"I-49: exit code 0 after {number.name}, and {differs}")
