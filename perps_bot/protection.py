@@ -110,8 +110,9 @@ class Protector:
             return
         old = tightest(position, [o.intent.stop_price for o in stops])
         new = quantize_stop(self.catalog.get(symbol), trail_to, position.side.opposite)
-        # A sell stop only ever rises, a buy stop only ever falls.
-        if (new - old) * position.side.sign >= old * self.engine.config.stop_move_min_pct:
+        # A sell stop only ever rises, a buy stop only ever falls; none is replaced by its equal.
+        better = (new - old) * position.side.sign
+        if better > 0 and better >= old * self.engine.config.stop_move_min_pct:
             self._stop_not_before.pop(symbol, None)
             self.engine.cancel(stops)
             self.work(symbol, trail_to)

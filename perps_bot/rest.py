@@ -8,6 +8,7 @@ thread calls.
 
 import json
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -42,6 +43,9 @@ WARM_SECONDS_MAX = 30  # the cancels' connection is used at least so often
 BACK_OFF_SECONDS = 0.25
 RETRY_AFTER_SECONDS_MAX = 5
 REQUESTS_PER_SECOND_MAX = CANCELS_PER_SECOND_MAX = 10
+# So long after a cancel, the look at what became of it and the order that takes its place have a
+# budget of their own: a position may be bare, and a stop of the bot waits for it.
+AFTER_CANCEL_SECONDS = 2
 
 DEFINITE = (400, 401, 403, 404, 422)
 # How often what may be asked twice is asked again; what stands not here: to the last attempt.
@@ -94,6 +98,7 @@ class Rest:
         self._trading, self._cancels = Lane("trading", self._origin), Lane("cancels", self._origin)
         self._budget = _Budget(REQUESTS_PER_SECOND_MAX)
         self._cancel_budget = _Budget(CANCELS_PER_SECOND_MAX)
+        self._next_budget, self._cancelled_at = _Budget(REQUESTS_PER_SECOND_MAX), -math.inf
         self._tend_after = monotonic()
 
     def get(self, path: str, query: Iterable[tuple[str, str]] = (), public: bool = False) -> dict:
@@ -173,8 +178,7 @@ class Rest:
         if not request.is_public and self.signer is None:
             raise ConfigError(f"{request.path} needs a key; set COINBASE_API_KEY and "
                               f"COINBASE_API_SECRET, or COINBASE_API_KEY_FILE")
-        budget = self._cancel_budget if request.path == CANCEL else self._budget
-        if not until.wait(budget.take()):
+        if not until.wait(self._budget_of(request).take()):
             return _Reply(words=until.why)
         answer = lane.ask(self._prepared(request), until)
         log.debug("rest.answered method=%s path=%s status=%d ms=%d bytes=%d", request.method,
@@ -183,6 +187,13 @@ class Rest:
         if self.signer is not None:
             reply.words = reply.words.replace(self.signer.name, "(our key)")
         return reply
+
+    def _budget_of(self, request: "_Request") -> "_Budget":
+        if request.path == CANCEL:
+            self._cancelled_at = monotonic()
+            return self._cancel_budget
+        is_next = monotonic() - self._cancelled_at < AFTER_CANCEL_SECONDS
+        return self._next_budget if is_next else self._budget
 
     def _prepared(self, request: "_Request") -> requests.PreparedRequest:
         made = requests.Request(request.method, self._url + request.path, dict(HEADERS),

@@ -445,6 +445,13 @@ def test_the_stop_moves_by_at_least_a_fifth_of_a_percent(to, rests):
     assert desk.stops() == [rests]
 
 
+@pytest.mark.parametrize("to, sent", [("98.9", 2), ("99", 2), ("99.5", 3)])
+def test_a_stop_is_not_replaced_by_its_equal_even_where_every_move_is_worth_it(to, sent):
+    desk = Desk(stop_move_min_pct=Decimal(0)).hold(stop="99")
+    desk.protector.trail(BTC, Decimal(to))
+    assert len(desk.venue.sent) == sent
+
+
 def test_a_stop_that_fires_as_it_is_placed_leaves_no_level_behind():
     class Hasty(ScriptedVenue):
         def place(self, order, now):

@@ -903,6 +903,7 @@ def test_closing_ends_the_threads(make):
 
 def test_requests_keep_to_their_budget_and_cancels_have_their_own_C8(make, monkeypatch):
     monkeypatch.setattr(rest_room, "REQUESTS_PER_SECOND_MAX", 5)
+    monkeypatch.setattr(rest_room, "AFTER_CANCEL_SECONDS", 0)
     with BadServer(GOOD) as server:
         rest = make(server)
         rest.measure_clock()
@@ -915,6 +916,27 @@ def test_requests_keep_to_their_budget_and_cancels_have_their_own_C8(make, monke
         assert time.monotonic() - begun < 0.6
         rest.send("/orders", ORDER)
         assert 0.9 < time.monotonic() - begun < 1.6
+
+
+def test_what_follows_a_cancel_does_not_wait_for_what_came_before_it_C8(make, monkeypatch):
+    monkeypatch.setattr(rest_room, "REQUESTS_PER_SECOND_MAX", 3)
+    monkeypatch.setattr(rest_room, "AFTER_CANCEL_SECONDS", 0.5)
+    with BadServer(GOOD) as server:
+        rest = make(server)
+        begun = time.monotonic()
+        rest.measure_clock()
+        for _ in range(2):
+            rest.get("/products")
+        rest.cancel({"order_ids": []})
+        rest.get("/orders/historical/batch")
+        rest.get("/orders/historical/fills")
+        rest.send("/orders", ORDER)  # the stop that takes the place of the old one
+        assert time.monotonic() - begun < 0.5
+        rest.get("/products")  # this budget is bounded too
+        assert 0.9 < time.monotonic() - begun < 1.6
+        begun = time.monotonic()
+        rest.get("/products")  # and long after a cancel the others' budget counts again
+        assert time.monotonic() - begun < 0.5
 
 
 def test_the_wait_for_the_budget_is_bounded_and_sends_nothing(make, monkeypatch):
