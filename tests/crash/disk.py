@@ -43,7 +43,7 @@ class CrashDisk(Disk):
 
     def __init__(self, step, note):
         super().__init__(step, note)
-        self.error, self.inflight, self.failed_sync = None, None, False
+        self.error, self.inflight, self.failed_sync, self.lines = None, None, False, 0
         self._synced, self._names = {}, {}  # by inode: bytes; by folder: name -> inode or None
         self.next_image, self.moves_to = None, None
         os.makedirs(ROOT, exist_ok=True)
@@ -71,6 +71,7 @@ class CrashDisk(Disk):
     def write(self, fd, data):
         self._alive()
         path, self.inflight = self._paths.get(fd, ""), None
+        self.lines += 1
         self.step(f"disk write {path}")
         if self.error and "write" in self.error.calls:
             if self.error.is_short and len(data) > SHORT_SHARE:

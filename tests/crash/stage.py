@@ -25,6 +25,7 @@ from .judge import Judge
 
 STARTED = 1000.0  # what the monotonic clock says when a scene begins
 SETTLED_TICKS, QUIET_TICKS_MAX, QUIET_SECONDS_MAX = 4, 60, 240
+PROCESSES_MAX = 6  # without crashes
 BASE = {
     "symbols": (BTC,), "enter_on_start": True, "bar": 60, "short_ma_period": 5,
     "long_ma_period": 20, "enable_shorts": True, "interval": Decimal(5),
@@ -108,7 +109,7 @@ class Stage(Sim):
         self.kill("here")
 
     def _process(self):
-        if self.processes > self.scene.processes_max + 2 * self.crashes:
+        if self.processes > PROCESSES_MAX + 2 * self.crashes:
             self.checks.fail("A24", "it does not come up again")
         return super()._process()
 
