@@ -5,6 +5,7 @@ file the bytes at its last fsync, of each folder the names at its last fsync.  E
 may be there after a cut, or not, or in part, each file for itself.  Nothing here judges.
 """
 
+import fcntl
 import os
 from errno import EDQUOT, EFBIG, EIO, ENOSPC, EROFS
 
@@ -46,6 +47,8 @@ class CrashDisk(Disk):
         self.error, self.inflight, self.failed_sync, self.lines = None, None, False, 0
         self._synced, self._names = {}, {}  # by inode: bytes; by folder: name -> inode or None
         self.next_image, self.moves_to = None, None
+        self.is_kill = False
+        self.struck_since, self.now_is = float("inf"), lambda: 0.0
         os.makedirs(ROOT, exist_ok=True)
         self._look(ROOT)
 
@@ -75,7 +78,7 @@ class CrashDisk(Disk):
         self.step(f"disk write {path}")
         if self.error and "write" in self.error.calls:
             if self.error.is_short and len(data) > SHORT_SHARE:
-                self.struck += 1
+                self._strike()
                 self._mend()
                 return os.write(fd, data[:len(data) // SHORT_SHARE])
             self._fail("write")
@@ -125,8 +128,12 @@ class CrashDisk(Disk):
     def _fail(self, call):
         if self.error and call in self.error.calls:
             error, _ = self.error, self._mend()
-            self.struck += 1
+            self._strike()
             raise OSError(error.errno, os.strerror(error.errno))
+
+    def _strike(self):
+        self.struck += 1
+        self.struck_since = min(self.struck_since, self.now_is())
 
     def _mend(self):
         if not self.error.is_lasting:
@@ -174,11 +181,7 @@ class CrashDisk(Disk):
             for name in names:
                 os.rmdir(os.path.join(folder, name))
         for path in sorted(image):
-            if image[path] is None:
-                os.mkdir(path, 0o700)
-            else:
-                with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-                    file.write(image[path])
+            _put(path, image[path])
         self._synced, self._names, self.cuts = {}, {}, self.cuts + 1
         for folder, names, files in os.walk(ROOT):
             self._look(folder)
@@ -187,12 +190,38 @@ class CrashDisk(Disk):
                 with open(path, "rb") as file:
                     self._synced[os.stat(path).st_ino] = file.read()
 
+    def move(self, folder):
+        """Go on in a copy of everything, open files included: others go on in this one."""
+        image, inodes = self.now(), {}
+        old = {path: os.stat(path).st_ino for path, data in image.items() if data is not None}
+        os.makedirs(f"{folder}/{ROOT}")
+        os.chdir(folder)
+        for path in sorted(image):
+            _put(path, image[path])
+        for path, inode in old.items():
+            inodes[inode] = os.stat(path).st_ino
+        self._synced = {inodes.get(inode, inode): data for inode, data in self._synced.items()}
+        self._names = {folder: {name: inodes.get(inode, inode) for name, inode in names.items()}
+                       for folder, names in self._names.items()}
+        for fd, path in self._paths.items():
+            if path in old and _inode(fd) == old[path]:
+                flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~(os.O_CREAT | os.O_TRUNC)
+                at, new = os.lseek(fd, 0, os.SEEK_CUR), os.open(path, flags)
+                os.dup2(new, fd)
+                os.close(new)
+                os.lseek(fd, at, os.SEEK_SET)
+
     def lose_power(self, dice):
         if self.moves_to is not None:  # a folder of its own, for others go on in this one
-            os.makedirs(self.moves_to)
-            os.chdir(self.moves_to)
+            self.move(self.moves_to)
             self.moves_to = None
-        self.become(self.next_image)
+        if self.is_kill:  # the machine goes on, and what was not sure is as unsure as before
+            for path, data in self.next_image.items():
+                if data is not None:
+                    _put(path, data)
+            self.inflight = None
+        else:
+            self.become(self.next_image)
 
     def revive(self):
         super().revive()
@@ -255,6 +284,21 @@ def _torn(there, path, safe, whole, bytes_of):
         if 0 < first < len(tail):
             found[f"{name} hole"] = {**there, path: safe + bytes(first) + tail[first:]}
     return found
+
+
+def _put(path, data):
+    if data is None:
+        os.mkdir(path, 0o700)
+        return
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+
+
+def _inode(fd):
+    try:
+        return os.fstat(fd).st_ino
+    except OSError:
+        return None  # closed long ago
 
 
 def _name(path):

@@ -6,6 +6,7 @@ Imports nothing from perps_bot, as the checks do not.
 import json
 import os
 from collections import Counter
+from datetime import datetime
 from decimal import Decimal
 
 from sim.checks import Broken, Checks
@@ -15,6 +16,7 @@ from .disk import EVENTS
 
 ZERO = Decimal(0)
 LOSS_SLACK = Decimal(25)  # USD: the books value at the mark, the venue at its own
+HEALTH_VALID_SECONDS = 16  # three ticks, see the runbook
 ADOPTIONS = ("position.adopted", "reconcile.mismatch")
 SIGN = {"buy": 1, "sell": -1}
 
@@ -83,6 +85,34 @@ class Judge(Checks):
         said = Decimal(state["daily_loss"]["loss"])
         if abs(lost - said) > LOSS_SLACK and "alert" not in self.journal.kinds:
             self.fail("I-34", f"the books lost {said} today, the account {lost}")
+
+    def truth(self):
+        """What the exchange holds, and what health says of it."""
+        health = self._file("health.json") or {}
+        return {"held": {s: self.held(IDS[s]) for s in self.settings.symbols},
+                "entries": sum(len(self.live(IDS[s], "entry")) for s in self.settings.symbols),
+                "ok": bool(health.get("ok")), "lives": (self.sim.processes, len(self.signals))}
+
+    def while_broken(self, well):
+        """The disk refused something, and may do so still.  `well`: the truth without that."""
+        disk, now = self.sim.disk, self.truth()
+        health = self._file("health.json")
+        refuses = disk.error is not None and (
+            self.time.mono - disk.struck_since > HEALTH_VALID_SECONDS)
+        is_told = health is None or not health["ok"] or (
+            datetime.fromisoformat(health["valid_until"]) < self.time.venue())
+        if (refuses or disk.failed_sync) and not is_told:
+            self.fail("I-41", f"health is ok, and the disk refuses: {health}")
+        if now["lives"] != well["lives"]:
+            return  # where none ran, none could act
+        for symbol, held in well["held"].items():
+            if not held and now["held"][symbol]:
+                self.fail("I-14", f"{symbol}: {now['held'][symbol]} contracts are still held, "
+                                  f"which a disk that works saw closed")
+        if now["entries"] > well["entries"]:
+            self.fail("I-14", f"{now['entries']} entries still rest")
+        if disk.error is None and not disk.failed_sync and well["ok"] and not now["ok"]:
+            self.fail("A10", f"the disk is well again, and health is not: {health}")
 
     def nothing_is_open(self):
         unknown = [cid for cid, status in self.journal.status.items()

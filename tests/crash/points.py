@@ -115,7 +115,7 @@ class Explorer:
 
     def visit(self, stage, where, size):
         """An operation: a moment to die at."""
-        if self.until is not None and time.monotonic() > self.until:
+        if self.is_late():
             return
         if self.depth == 0:
             begin, end = self.scene.window
@@ -124,6 +124,9 @@ class Explorer:
         elif self.depth < DEPTH_MAX and stage.crashes == self.depth:
             if stage.operations - self._begun <= RECOVERY_OPERATIONS:
                 self._second(stage, where)
+
+    def is_late(self):
+        return self.until is not None and time.monotonic() > self.until
 
     def _first(self, stage, where):
         self.tally.operations += 1
@@ -136,7 +139,7 @@ class Explorer:
             about = stage.operations, name
             if self.plan.wants(self.plan.share, self.scene.name, *about) and (
                     len(self._seen) % self.plan.parts == self.plan.part):
-                self._fork(stage, where, name, image)
+                self._crash(stage, where, name, image)
 
     def _second(self, stage, where):
         about = self.scene.name, *self.path, stage.operations
@@ -144,7 +147,13 @@ class Explorer:
             return
         found = images(stage.disk, where, self.plan.bytes_of)
         name = random.Random(repr(about)).choice(sorted(found))
-        self._fork(stage, where, name, found[name])
+        self._crash(stage, where, name, found[name])
+
+    def _crash(self, stage, where, name, image):
+        def stops():
+            stage.disk.moves_to = str(os.getpid())
+            stage.crash(name, image)  # raises Killed: the stage goes on as the next process
+        self.fork(stage, where, name, stops)
 
     def _key(self, stage, image):
         """What the rest of the run depends on."""
@@ -153,22 +162,23 @@ class Explorer:
             digest.update(path.encode() + b"\0" + (image[path] or b"") + b"\1")
         return digest.digest()
 
-    def _fork(self, stage, where, name, image):
+    def fork(self, stage, where, name, happens):
+        """Have something happen in a child, and hear what came of it; True within the child."""
         into, out = os.pipe()
         child = os.fork()
         if not child:
             os.close(into)
-            self.out, self.tally, self.depth = out, Tally(), self.depth + 1
-            self.path = [*self.path, (stage.operations, name)]
-            self._begun = stage.operations
             signal.alarm(CHILD_SECONDS_MAX)
-            stage.disk.moves_to = str(os.getpid())
-            stage.crash(image)  # raises Killed: the stage goes on as the next process
+            self.out, self.tally, self.depth = out, Tally(), self.depth + 1
+            self.path, self._begun = [*self.path, (stage.operations, name)], stage.operations
+            happens()
+            return True
         os.close(out)
         self.tally.points += 1
         self.tally.deep += self.depth > 0
-        self.tally.kinds[f"{where.split()[0]} {where.split()[1]}"] += 1
+        self.tally.kinds[" ".join(where.split()[:2])] += 1
         self._hear(child, into, [*self.path, (stage.operations, name)])
+        return False
 
     def _hear(self, child, into, path):
         with open(into, "rb") as file:
@@ -203,7 +213,7 @@ class Again:
         number, name = self.left.pop(0)
         found = images(stage.disk, where, self.bytes_of)
         stage.say(f"operation {number}, {where}: the machine stops; it finds: {name}")
-        stage.crash(found[name])
+        stage.crash(name, found[name])
 
 
 def again(spec, traces=True):

@@ -6,6 +6,7 @@ happen at their seconds, and the run ends when all has converged, or when it had
 
 import os
 import random
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -25,6 +26,7 @@ from .judge import Judge
 
 STARTED = 1000.0  # what the monotonic clock says when a scene begins
 SETTLED_TICKS, QUIET_TICKS_MAX, QUIET_SECONDS_MAX = 4, 60, 240
+COPY = "copy"  # of the events, beside the bot's folder
 PROCESSES_MAX = 6  # without crashes
 BASE = {
     "symbols": (BTC,), "enter_on_start": True, "bar": 60, "short_ma_period": 5,
@@ -47,7 +49,9 @@ class Stage(Sim):
         # The hours, the sizes of pages and the stand-in for `requests` go by the seed.
         super().__init__(scene.seed, ROOT, ["midnight"] if scene.at_midnight else [], 0, traces)
         self.with_feed, self.crashes, self.resumed = False, 0, 0
+        self.stays, self.stays_until = False, float("inf")  # whether it goes on though all is well
         self.disk = CrashDisk(self.step, self._noted)
+        self.disk.now_is = self.time.monotonic
         self.checks = Judge(self)
         self.wire.before, self.world.heard = self.checks.before_request, self._heard
         self.wire.delivered = 0
@@ -103,13 +107,14 @@ class Stage(Sim):
         super().step(where, size)
         self.visit(self, where, size)
 
-    def crash(self, image):
-        """The machine stops here, and finds this when it is on again."""
-        self.disk.next_image, self.power, self.crashes = image, True, self.crashes + 1
+    def crash(self, name, image):
+        """The process is killed, or the machine stops and finds this when it is on again."""
+        self.disk.next_image, self.disk.is_kill = image, name.startswith("kill")
+        self.power, self.crashes = True, self.crashes + 1
         self.kill("here")
 
     def _process(self):
-        if self.processes > PROCESSES_MAX + 2 * self.crashes:
+        if self.processes > PROCESSES_MAX + 2 * self.crashes and not self.stays:
             self.checks.fail("A24", "it does not come up again")
         return super()._process()
 
@@ -120,22 +125,16 @@ class Stage(Sim):
 
     def recover_twice(self):
         """I-21, I-16, I-17, on a copy: the second recovery changes nothing and reads the same."""
-        real, kept, visit = self.disk.now(), dict(self.disk._durable), self.visit
-        self.disk.is_dead, self.visit, found, seen = False, lambda *about: None, [], []
-        for _ in range(2):
-            store, events = EventStore(EVENTS), []
-            store.subscribe(events.append)
-            recovery = store.recover()
-            store.close()
-            seen.append(events)
-            found.append({path: data for path, data in self.disk.now().items()
-                          if path.startswith(EVENTS) and data is not None})
-        self.visit, self.disk._durable = visit, kept
-        self.disk.become(real)
-        self.disk.stamp(self.folder, 1_000_000_000 + self.processes)
-        self.checks.recovered(days(real), days(found[0]), [
-            data for path, data in found[0].items() if os.path.dirname(path) != EVENTS])
-        if found[0] != found[1] or seen[0] != seen[1] or recovery.torn_bytes:
+        if not os.path.isdir(EVENTS):
+            return
+        image, visit = days(EVENTS), self.visit
+        self.disk.is_dead, self.visit = False, lambda *about: None
+        shutil.copytree(EVENTS, COPY)
+        first, second = recovery(COPY), recovery(COPY)
+        shutil.rmtree(COPY)
+        self.visit = visit
+        self.checks.recovered(image, *first[:2])
+        if first != second:
             self.checks.fail("I-21", "a second recovery finds something else than the first left")
 
     def _resume(self):
@@ -155,6 +154,8 @@ class Stage(Sim):
     # The end
 
     def _pace(self):
+        if self.stays and self.second < self.stays_until:
+            return
         if not self.is_quiet:
             if self.second >= self.scene.ends:
                 self.calm()
@@ -178,7 +179,17 @@ class Stage(Sim):
         self.say("quiet from here on")
 
 
-def days(image):
-    """The day files of an image, by name."""
-    return {os.path.basename(path): data for path, data in image.items()
-            if os.path.dirname(path) == EVENTS and data is not None}
+def recovery(folder):
+    """What a recovery leaves and finds: day files, what it kept of what it cut, and the events."""
+    store, events = EventStore(folder), []
+    store.subscribe(events.append)
+    store.recover()
+    store.close()
+    kept = [path.read_bytes() for aside in ("torn", "quarantine")
+            for path in sorted(Path(folder, aside).glob("*"))]
+    return days(folder), kept, events
+
+
+def days(folder):
+    """The day files in a folder, by name."""
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*.jsonl"))}
