@@ -504,6 +504,8 @@ def _make_folder(path: Path) -> None:
         _make_folder(path.parent)
         path.mkdir(0o700, exist_ok=True)  # another profile's bot may have been quicker
         os.chmod(path, 0o700)
+    # Also where it is there: who made it may have died before its name was on the disk.
+    if os.access(path.parent, os.R_OK | os.W_OK):  # else it was not us
         _fsync_folder(path.parent)
 
 

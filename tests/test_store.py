@@ -487,6 +487,7 @@ def test_what_is_wrong_is_kept_then_cut_and_both_are_on_disk_before_the_first_ap
     ((kept,),) = ([path.name for path in (folder / aside).iterdir()],)
     assert kept.startswith(f"{FIRST}.3-" if aside == "torn" else f"{FIRST}.2-")
     assert calls == [
+        ("_fsync", folder.parent.name), ("_fsync", folder.parent.name),
         ("_fsync", "events"),  # in which the folder aside is new
         ("_write", kept), ("_fsync", kept), ("_fsync", aside),
         ("_truncate", FIRST),
@@ -508,13 +509,13 @@ def test_what_the_last_process_wrote_is_on_disk_before_the_first_append(folder, 
     written(folder, "alert")
     calls = spied(monkeypatch)
     restarted(folder)
-    assert calls == [("_fsync", FIRST), ("_fsync", "events")]
+    assert calls[1:] == [("_fsync", FIRST), ("_fsync", "events")]
 
 
 def test_a_new_folder_is_on_disk_before_its_first_event(tmp_path, monkeypatch):
     calls = spied(monkeypatch)
     EventStore(tmp_path / "profile" / "events")
-    assert calls == [("_fsync", tmp_path.name), ("_fsync", "profile")]
+    assert calls[-2:] == [("_fsync", tmp_path.name), ("_fsync", "profile")]
 
 
 def test_any_flipped_bit_in_the_last_record_loses_that_record_and_no_other(folder, quick):
@@ -1003,7 +1004,7 @@ def test_a_start_on_a_disk_that_cannot_be_repaired_lets_the_owner_close_and_goes
 
 
 @pytest.mark.parametrize("harm", ["torn", "damaged"])
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("number", [3, 4, 5, 6, 7])  # the first two are of the folders
 def test_after_a_failed_fsync_a_repair_is_not_trusted_and_what_it_kept_not_lost(
     folder, monkeypatch, harm, number
 ):
@@ -1018,7 +1019,7 @@ def test_after_a_failed_fsync_a_repair_is_not_trusted_and_what_it_kept_not_lost(
 
     monkeypatch.setattr(room, "_fsync", fsync)
     store, recovery, told = restarted(folder)
-    assert store.poisoned == (number <= 4) and len(told) == good
+    assert store.poisoned == (number <= 6) and len(told) == good
     if store.poisoned:
         with pytest.raises(StoreDamaged, match="Input/output error: .* restart"):
             store.append("order.intended", required=True)
@@ -1400,3 +1401,21 @@ def test_a_folder_of_another_user_is_refused(tmp_path):
     os.chown(tmp_path / "profile", 12345, 12345)
     with pytest.raises(ConfigError, match="is another user's"):
         prepare_folder(tmp_path / "profile")
+
+
+def test_a_folder_whose_name_may_not_be_on_the_disk_yet_is_made_sure_of(tmp_path, monkeypatch):
+    """A6: the last start may have ended between making the folder and the fsync of its parent."""
+    path, synced, fails = tmp_path / "data" / "profile", [], [True]
+
+    def fsync(fd):
+        if fails and os.path.samestat(os.fstat(fd), os.stat(tmp_path)):
+            raise OSError(fails.pop() and errno.EIO, "the name of data is not on the disk")
+        synced.append(os.fstat(fd).st_ino)
+    monkeypatch.setattr(room, "_fsync", fsync)
+    with pytest.raises(ConfigError, match="not on the disk"):
+        prepare_folder(path)
+    prepare_folder(path)
+    assert synced[-2:] == [tmp_path.stat().st_ino, path.parent.stat().st_ino]
+    synced.clear()
+    prepare_folder(path)  # and it may have been killed there
+    assert synced == [path.parent.stat().st_ino]
