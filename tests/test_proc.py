@@ -7,6 +7,9 @@ promised.  Every process runs with LOG_LEVEL=DEBUG, and whatever an account left
 for secrets (I-46).
 """
 
+import copy
+import json
+import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +21,7 @@ from proc.kills import ON_THE_WIRE, die_everywhere, has_strace, kill_again_and_a
 from proc.signals import signal_again_and_again
 from proc.silence import an_exchange, seconds_until_noticed
 
-KILLS, SIGNALS, WORKERS = 50, 24, 16
+KILLS, SIGNALS, WORKERS = 50, 16, 16
 ORDER_TYPES = ("market", "limit")
 # What the market, the clock and the load of the machine may keep from happening in time.
 PLACES_MISSED_MAX = 4
@@ -82,3 +85,112 @@ def test_h1_h3_h5_h6_a_signal_at_a_random_instant_is_obeyed_and_a_halt_lasts_unt
 def test_f1_a_silent_feed_is_noticed_within_five_seconds():
     with an_exchange() as exchange:
         assert max(seconds_until_noticed(exchange, feeds=10)) < 6
+
+
+# The judge itself
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """What a bot that holds something behind its stops left: wire log, events, the exchange's books
+    of it."""
+    folder = tmp_path_factory.mktemp("left")
+    with account(symbols=("BTC-PERP",)) as one:
+        one.begin().holds_something().converge()
+        one.kill()
+        shutil.copy(one.sim.log_file, folder / "wire.jsonl")
+        shutil.copytree(one.data / "events", folder / "events")
+        return folder, one.truth()
+
+
+@pytest.fixture
+def evidence(left, tmp_path):
+    """A copy that can be spoiled, the judge that has seen it whole, and the books."""
+    shutil.copytree(left[0], tmp_path / "left")
+    judge = Judge(tmp_path / "left" / "wire.jsonl", tmp_path / "left" / "events")
+    judge.look()
+    judge.books(left[1])
+    assert judge.differs(left[1]) == ""
+    return tmp_path / "left", judge, copy.deepcopy(left[1])
+
+
+def a_create(folder, **changes):
+    """Write the newest create into the wire log once more, changed."""
+    rows = [json.loads(line) for line in (folder / "wire.jsonl").read_text().splitlines()]
+    row = [row for row in rows if row["kind"] == "request" and row["method"] == "POST"][-1]
+    row["body"].update(changes)
+    with open(folder / "wire.jsonl", "a") as log:
+        log.write(json.dumps(row) + "\n")
+
+
+def lose_the_last_event(folder):
+    (path,) = (folder / "events").glob("*.jsonl")
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def change_an_event(folder):
+    (path,) = (folder / "events").glob("*.jsonl")
+    path.write_bytes(path.read_bytes().replace(b'"purpose":"entry"', b'"purpose":"ENTRY"', 1))
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (a_create,                                                  "I-1: .* was sent twice"),
+    (lambda folder: a_create(folder, client_order_id="pb-0-1"),  "I-3: .* is not on disk"),
+    (lose_the_last_event,                                       "I-16: .* lost"),
+    (change_an_event,                                           "I-16: .* lost"),
+])
+def test_the_judge_sees_what_is_lost_changed_or_sent_twice(evidence, spoil, words):
+    folder, judge, _ = evidence
+    spoil(folder)
+    with pytest.raises(Broken, match=words):
+        judge.look()
+
+
+def test_the_judge_sees_a_chain_that_does_not_fit_at_first_sight(evidence):
+    folder, _, _ = evidence
+    change_an_event(folder)
+    with pytest.raises(Broken, match="I-17"):
+        Judge(folder / "wire.jsonl", folder / "events").look()
+
+
+def test_the_judge_sees_an_order_that_is_not_the_one_on_disk(evidence):
+    folder, judge, _ = evidence
+    path = folder / "wire.jsonl"
+    assert (text := path.read_text()) != (other := text.replace('"base_size": "3"',
+                                                                '"base_size": "4"'))
+    path.write_text(other)
+    with pytest.raises(Broken, match="I-3: on disk"):
+        Judge(path, folder / "events").look()
+
+
+def twice_the_position(truth):
+    truth["fills"].append({**truth["fills"][0], "order_id": "another"})
+
+
+def a_flip(truth):
+    truth["fills"].append({**truth["fills"][0], "order_id": "another", "size": "100",
+                           "side": "SELL" if truth["fills"][0]["side"] == "BUY" else "BUY"})
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda truth: truth["orders"].append(truth["orders"][0]),  "I-1: placed twice"),
+    (twice_the_position,                                        "a second entry"),
+    (a_flip,                                                    "D11"),
+])
+def test_the_judge_sees_books_that_must_not_be(evidence, spoil, words):
+    _, judge, truth = evidence
+    spoil(truth)
+    with pytest.raises(Broken, match=words):
+        judge.books(truth)
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda truth: truth["positions"].clear(),              "we hold"),
+    (lambda truth: truth["orders"][-1].update(status="CANCELLED"),  "only here"),
+    (lambda truth: truth["orders"][0].update(status="OPEN"),  "only there"),
+    (lambda truth: truth["orders"][-1].update(size="1"),    "has stops for"),
+])
+def test_the_judge_sees_where_the_books_differ(evidence, spoil, words):
+    _, judge, truth = evidence
+    spoil(truth)
+    assert words in judge.differs(truth)

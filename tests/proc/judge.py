@@ -130,10 +130,10 @@ class Judge:
             held[product_id] += SIGN[fill["side"]] * Decimal(fill["size"])
             if not before:
                 opened_by[product_id] = fill["order_id"]
-            elif abs(held[product_id]) > abs(before) and opened_by[product_id] != fill["order_id"]:
-                raise Broken(f"a second entry in {product_id}: {before} became {held[product_id]}")
             elif held[product_id] * before < 0:
                 raise Broken(f"D11: {product_id} went from {before} to {held[product_id]}")
+            elif abs(held[product_id]) > abs(before) and opened_by[product_id] != fill["order_id"]:
+                raise Broken(f"a second entry in {product_id}: {before} became {held[product_id]}")
 
     def differs(self, truth, lived=0):
         """In what way the bot's books are not the exchange's, or ""; I-30."""
