@@ -68,7 +68,7 @@ def a_bot(**changes):
     about = {
         "holds": {}, "orders": (), "trouble": "", "disk": "", "is_over": False, "aged": 0,
         "is_protected": True, "untraded": set(), "has_price": True, "expires_at": None,
-        "is_started": True, **changes}
+        "restricted": {}, "is_started": True, **changes}
     orders = [SimpleNamespace(symbol=BTC, **order) for order in about["orders"]]
     return SimpleNamespace(
         symbols=(BTC,), is_started=about["is_started"], is_over=about["is_over"],
@@ -76,6 +76,7 @@ def a_bot(**changes):
         _products_at=NOON - timedelta(seconds=about["aged"]),
         has_price=lambda symbol: about["has_price"],
         risk=SimpleNamespace(holds=about["holds"]),
+        books=SimpleNamespace(restricted=about["restricted"]),
         store=SimpleNamespace(writable=not about["disk"], trouble=about["disk"], now=NOON,
                               day=None),
         engine=SimpleNamespace(outstanding=lambda: orders),
@@ -113,6 +114,7 @@ ENTRY = an_order(OrderStatus.OPEN, Purpose.ENTRY)
     ({"orders": [ENTRY, OPEN], "is_over": True}, (0, "ENTRY_LEFT", "pb-1", "BTC-PERP entry")),
     ({"is_protected": False},                   (10, "NO_STOP", BTC, "no stop at the venue")),
     ({"untraded": {BTC}},                       (0, "LEFT_ALONE", BTC, "--adopt")),
+    ({"restricted": {BTC: "no longer listed"}}, (0, "RESTRICTED", BTC, "says: no longer listed;")),
     ({"has_price": False},                      (60, "NO_MARK", BTC, "no price")),
     ({"has_price": False, "is_started": False}, None),
     ({"expires_at": NOON + timedelta(days=7)},  (0, "EXPIRING_SOON", BTC, "2025-05-08")),

@@ -52,7 +52,7 @@ RESTART_SECONDS = 10
 PUBLISH_SECONDS = 24  # where nothing changes; every tenth seed publishes at each tick
 PROCESSES_MAX = 200
 UNTRACED = (b'"type":"strategy.signal"', b'"type":"position.updated"', b'"type":"funding.rate"')
-logging.getLogger("perps_bot").setLevel(logging.CRITICAL + 1)
+LOG = logging.getLogger("perps_bot")
 
 
 class Over(BaseException):
@@ -147,6 +147,7 @@ class Sim:
         lane = lambda name, origin: Lane(self.wire, name)  # noqa: E731
         signals = partial(SignalQueue, self.time)
         more = [
+            (LOG, "disabled", True),
             (ops_room, "PUBLISH_EVERY", timedelta(
                 seconds=1 if self.seed % 10 == 0 else PUBLISH_SECONDS)),
             (client_room, "PAGE_ROWS", 3 if self.seed % 4 == 1 else client_room.PAGE_ROWS),
