@@ -15,8 +15,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any, NamedTuple
 
-import requests
-
+from perps_bot.alerts import post
 from perps_bot.broker import MarketData
 from perps_bot.catalog import ProductCatalog, ceil_to, quantity_for, quantize_quantity
 from perps_bot.errors import BelowMinimum, ConfigError, StoreDamaged, VenueUnavailable
@@ -40,7 +39,6 @@ CLOCK_WARN_SECONDS, CLOCK_OFF_SECONDS_MAX = 2, 10
 FEED_LOOKS_MAX, FEED_LOOK_SECONDS = 50, 0.1
 # Over so many bars trips are counted; what they may cost a day, of equity.
 FEE_BARS, FEES_PCT_MAX = 300, Decimal("0.005")
-ALERT_SECONDS_MAX = 5
 KEY_MISSING = "set COINBASE_API_KEY and COINBASE_API_SECRET, or COINBASE_API_KEY_FILE"
 
 
@@ -380,20 +378,9 @@ def check_alerts(settings: Settings, sends: bool) -> Iterator[Check]:
     elif not sends:
         yield Check("alerts", None, "a route is set; --send-test-alert tries it")
     else:
-        trouble = send_alert(url, f"perps-bot: test alert of profile {settings.profile}")
+        text = f"perps-bot: test alert of profile {settings.profile}"
+        trouble = post(url, {"text": text})
         yield Check("alerts", not trouble, trouble or "the test alert was taken: see that it came")
-
-
-def send_alert(url: str, text: str) -> str:
-    """Post `text` where alerts go; return what went wrong, without the address, which is secret."""
-    with requests.Session() as session:
-        session.trust_env = False
-        try:
-            answer = session.post(url, json={"text": text}, timeout=ALERT_SECONDS_MAX,
-                                  allow_redirects=False, stream=True)
-        except requests.RequestException as failure:
-            return f"not delivered: {type(failure).__name__}"
-        return "" if answer.ok and not answer.is_redirect else f"HTTP {answer.status_code}"
 
 
 LIVE_CHECKS = (

@@ -112,9 +112,13 @@ class CoinbasePerpetualsClient:
         now, traded = self.rest.clock.now(), self._traded()
         is_recent = self._listed_at is not None and now - self._listed_at < LISTING_AGE_MAX
         wanted = [("product_ids", product.product_id) for product in traded if is_recent]
-        found = self._choose(self._product_rows(wanted), now)
+        rows = list(self._product_rows(wanted))
+        if not (rows or wanted):  # believed, it would end a bot that only has to ask again
+            raise VenueUnavailable("the products: the listing is empty")
+        found = self._choose(rows, now)
         # What is traded and no longer listed keeps its sizes, so that it can be read and closed.
-        gone = {product.product_id: replace(product, tradable=False, note="no longer listed")
+        gone = {product.product_id: replace(product, tradable=False, note="no longer listed",
+                                            is_session_open=True)
                 for product in traded if product.product_id not in found}
         if not wanted:
             self._listed, self._listed_at = {}, now
@@ -340,6 +344,10 @@ class CoinbasePerpetualsClient:
                 if symbol is not None:
                     self._unreadable.add(identity)
                     unreadable.add(symbol)
+        known = {product.symbol for product in self._listed.values()}
+        if doubtful := sorted(unreadable.intersection(self._symbols) - known):
+            # Not "no such product", which would be the operator's to correct.
+            raise VenueUnavailable(f"{' '.join(doubtful)}: listed in a way that cannot be read")
         return {product.product_id: product for symbol in found if symbol not in unreadable
                 for product in self._the_one(found[symbol])}
 
@@ -437,7 +445,8 @@ class CoinbasePerpetualsClient:
         those are asked for by name.
         """
         identity = wire.text(row.get("order_id"), "order_id")
-        if identity not in self._owners and self._look_ups > 0:
+        # A name that would make another address of it is nobody's.
+        if identity not in (".", "..", *self._owners) and self._look_ups > 0:
             self._look_ups -= 1
             with suppress(VenueUnavailable), self._reading("an order"):  # the next read asks again
                 answer = self.rest.get(f"/orders/historical/{quote(identity, safe='')}")
@@ -479,7 +488,7 @@ class CoinbasePerpetualsClient:
         if held:
             identity = f"{rate.symbol}@{_stamp(end)}"
             cost = held * price * rate.rate
-            payment = FundingPayment(identity, rate.symbol, cost, rate.rate, end)
+            payment = FundingPayment(identity, rate.symbol, cost, rate.rate, end, held)
             _keep(self._payments, identity, payment, PAYMENTS_MAX)
 
     def _pages(self, path: str, name: str, query: list[tuple[str, str]]) -> Iterator[dict]:

@@ -22,6 +22,7 @@ DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from perps_bot.alerts import Alerts
     from perps_bot.clock import StopRequest
     from perps_bot.loop import recover
     from perps_bot.loop import run as run_bot
@@ -37,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     with alone_in(folder), alone_on(venue):
         log_to(settings)
         bot = bot_of(settings, venue, folder)
-        bot.surfaces = Surfaces(folder, say)
+        alerts = Alerts(settings.profile, settings.alert_webhook_url, settings.heartbeat_url)
+        bot.surfaces = Surfaces(folder, say, alerts)
         bot.store.subscribe(bot.surfaces.apply)
         signals.install()
         found = recover(bot)
@@ -45,7 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
             say(line)
         warn(settings, found)
         bot.surfaces.is_live = True
-        code = run_bot(bot, clock_of(venue, signals), cycles=1 if settings.dev_fast else None)
+        try:
+            code = run_bot(bot, clock_of(venue, signals), cycles=1 if settings.dev_fast else None)
+        finally:
+            alerts.flush()
+        alerts.take_results(bot)
         for line in cycle_lines(bot) if settings.dev_fast else ():
             say(line)
         bot.store.close()

@@ -5,7 +5,7 @@ sent once and then looked up; it is finished when its recorded fills add up to w
 says was filled.  This room never decides what to hold, never reads a clock and never waits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,8 +16,8 @@ from perps_bot.catalog import ProductCatalog, quantize_stop, quantized
 from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUnavailable
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
-    ZERO, Account, Breach, Fill, Margin, Mark, Order, OrderIntent, OrderStatus, OrderType, Position,
-    Purpose, Side, Ticket, TimeInForce, TradingState, exact,
+    ZERO, Account, Breach, Fill, FundingPayment, Margin, Mark, Order, OrderIntent, OrderStatus,
+    OrderType, Position, Purpose, Side, Ticket, TimeInForce, TradingState, exact,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
@@ -31,6 +31,9 @@ ABSENCE_PROOF = timedelta(seconds=10)
 # An entry is looked for that long, twice what any read may lag: a second one would be too much.
 # So is an order that may be the reason why the position has moved.
 ABSENCE_OF_AN_INCREASE = timedelta(minutes=1)
+
+# Of an order in these states nobody has seen that it rests at the venue.
+IN_DOUBT = (OrderStatus.UNKNOWN, OrderStatus.LOST, OrderStatus.REJECTED)
 
 
 @dataclass(frozen=True)
@@ -207,9 +210,12 @@ class ExecutionEngine:
                 self._take_in(order)
         self.foreign = tuple(order for order in listed.values()
                              if not order.status.is_terminal and not orders.knows(order.id))
-        self._book_fills(since)
-        for ticket in tuple(orders.tickets.values()):
-            self._learn(ticket, listed.get(ticket.order.id))
+        try:
+            self._book_fills(since)
+        except VenueUnavailable:  # what is listed holds all the same; an absence proves nothing
+            self._learn_all(listed, listed.keys() & orders.tickets.keys())
+            raise
+        self._learn_all(listed, tuple(orders.tickets))
         self._asked &= orders.tickets.keys()
 
     def enter(self, symbol: str, side: Side, quantity: Decimal, reason: str) -> Order:
@@ -286,8 +292,13 @@ class ExecutionEngine:
         )
 
     def _update(self, order: Order, code: str = "") -> None:
+        before = self.orders.get(order.id)
+        if order.status is OrderStatus.OPEN and before and before.status in IN_DOUBT and (
+                before.purpose is Purpose.STOP):
+            self._found.append(order)
         self.store.append("order.updated", client_order_id=order.id, symbol=order.symbol,
-                          purpose=order.purpose, code=code, **order.state_data())
+                          purpose=order.purpose, code=code, asked=order.id in self._asked,
+                          quantity=order.quantity, **order.state_data())
 
     def _doubt(self, order: Order, why: str) -> None:
         self.store.append(
@@ -310,7 +321,8 @@ class ExecutionEngine:
         begin = min(since, self.tracker.last_booked_at or since) - READ_OVERLAP
         begin = max(begin, self.tracker.remembers_since or begin)
         self.moved_by_others.clear()
-        for fill in self.broker.fills(begin):
+        fills = self.broker.fills(begin)
+        for fill in fills:
             if self.tracker.knows(fill.fill_id):
                 continue
             ticket = self.orders.find(fill.client_order_id)
@@ -326,8 +338,19 @@ class ExecutionEngine:
             elif self.store.now - fill.at < READ_OVERLAP:
                 self.moved_by_others.add(fill.symbol)
         for payment in self.broker.funding_payments(begin):
-            self.tracker.apply_funding(payment)
+            self._book_funding(payment, fills)
         self.see(self.marks)  # a new fill is worth the mark, not its own price
+
+    def _book_funding(self, payment: FundingPayment, fills: Iterable[Fill]) -> None:
+        """Book what falls on our own contracts; what the owner holds beside them is his."""
+        ours = self.tracker.get_position(payment.symbol).quantity - sum(
+            fill.quantity * fill.side.sign for fill in fills if fill.symbol == payment.symbol
+            and fill.at > payment.at and self.tracker.knows(fill.fill_id))
+        if payment.held is None or ours == payment.held:
+            self.tracker.apply_funding(payment)
+        elif ours:
+            share = payment.amount * ours / payment.held
+            self.tracker.apply_funding(replace(payment, amount=share))
 
     def _book_liquidation(self, fill: Fill) -> None:
         """Book as much of it as was ours; it is told all the same."""
@@ -343,6 +366,15 @@ class ExecutionEngine:
         """Base units of ours that `moved` would reduce; below zero, it would add to them."""
         return self.tracker.get_position(moved.symbol).quantity * -moved.side.sign
 
+    def _learn_all(self, listed: Mapping[str, Order], ids: Iterable[str]) -> None:
+        for order_id in ids:
+            self._learn(self.orders.tickets[order_id], listed.get(order_id))
+        late = [t.order for t in self.orders.tickets.values() if t.is_late
+                and t.order.purpose is Purpose.ENTRY and not t.order.status.is_terminal]
+        if late:  # what decided them is long past
+            with suppress(VenueUnavailable):  # until they are gone, each look asks again
+                self._ask_to_cancel(late)
+
     def _learn(self, ticket: Ticket, listed: Order | None) -> None:
         """Take over what a complete listing says of one order.
 
@@ -352,8 +384,8 @@ class ExecutionEngine:
         if listed is not None:
             ticket.missed_at = None
             is_old = order.status.is_terminal and listed.filled_quantity <= order.filled_quantity
-            if not is_old and listed.state_data() != order.state_data():
-                self._update(order.with_state(listed.state_data()))
+            if not is_old and (seen := _as_listed(order, listed)) != order:
+                self._update(seen)
         elif ticket.recorded == order.quantity and order.venue_order_id:  # its stop names that id
             self._update(replace(order, status=OrderStatus.FILLED, filled_quantity=order.quantity))
         elif not order.status.is_terminal and now < (ticket.missed_at or now + ABSENCE_PROOF):
@@ -379,29 +411,34 @@ class ExecutionEngine:
     def _is_missing(self, order: Order, known: set[str]) -> bool:
         """Whether the books lack an order that is ours.
 
-        One that was thought lost; the stop of one of our entries; a stop that a full disk forgot,
-        told by its tag and by the position that it protects.  Anything else is somebody's, whatever
-        its tag: another data folder's, perhaps, or another machine's.
+        One that was thought lost, or was recorded as refused or not sent; the stop of one of our
+        entries; a stop that a full disk forgot, told by its tag and by the position that it
+        protects.  Anything else is somebody's, whatever its tag: another data folder's, perhaps, or
+        another machine's.
 
         known  venue ids of our listed orders; that of one may be told for the first time
         """
-        origin = order.originating_order_id
+        origin, is_there = order.originating_order_id, order.filled_quantity + order.remaining > 0
         if self.orders.knows(order.id):
-            return order.id in self.orders.lost
+            return order.id in self.orders.lost or is_there and self.orders.never_arrived(order.id)
         if origin in known or self.orders.is_ours(origin):
-            return bool(order.filled_quantity or order.remaining)
+            return is_there
         return (order.id.startswith(f"{self.config.tag}-") and order.purpose is Purpose.STOP
                 and order.remaining > 0 and self._held_against(order) > 0)
 
     def _take_in(self, order: Order) -> None:
-        """Book an order of ours that the books do not have, or one that was thought lost."""
-        if order.id in self.orders.lost:
-            self._update(order)
-            if order.purpose is Purpose.ENTRY and not order.status.is_terminal:
-                self._ask_to_cancel([order])  # what decided it is long past
+        """Book an order of ours that the books do not have, or one that was thought gone."""
+        if known := self.orders.get(order.id):
+            self._update(_as_listed(known, order))
             return
         self.store.append("order.intended", **order.intent_data(), mark_price=None,
                           placed_at=order.created_at)
         self._update(order)
         if order.purpose is Purpose.STOP:
             self._found.append(order)
+
+
+def _as_listed(order: Order, listed: Order) -> Order:
+    """What a listing says of an order of ours; the venue makes stops larger and smaller, too."""
+    size = {"quantity": listed.quantity} if order.purpose is Purpose.STOP else {}
+    return order.with_state({**listed.state_data(), **size})

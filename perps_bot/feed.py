@@ -30,8 +30,9 @@ from perps_bot import wire
 from perps_bot.errors import ConfigError
 from perps_bot.model import Mark, Product
 
-# A quote may be so old, by each of two clocks; a connection may be silent for so long.
-QUOTE_SECONDS_MAX = SILENCE_SECONDS_MAX = 5
+# A quote may be so old, by each of two clocks; a connection may be silent for so long: with one
+# more call of the socket that is noticed within five seconds.
+QUOTE_SECONDS_MAX, SILENCE_SECONDS_MAX = 5, 4.5
 # One step of connecting, one call of the socket, and the end of both threads.
 CONNECT_SECONDS_MAX, SOCKET_SECONDS_MAX, STOP_SECONDS_MAX = 1, 0.5, 2
 # Before the next attempt; after a connection that held for the longest, the shortest again.

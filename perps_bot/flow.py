@@ -155,8 +155,7 @@ class Flow:
                 entry.is_over = True
 
     def _fold_signal(self, event: Event) -> None:
-        if "daily_loss" in event.data:
-            self.curve.see(Decimal(event.data["daily_loss"]))
+        self.curve.see(Decimal(event.data["daily_loss"]))
 
     def _fold_refusal(self, event: Event) -> None:
         """What a restart must know of a refusal: it is written once, not at every repetition."""

@@ -77,6 +77,7 @@ class Bot:
     surfaces: Any = None
     feed: Any = None
     lifts_risk_holds_at_midnight: bool = False
+    is_settled: bool = False  # what an earlier process left is known: a stop may be sent
     is_started: bool = False
     is_over: bool = False
     trouble: str = ""
@@ -84,6 +85,7 @@ class Bot:
     last_decisions: dict[str, str] = field(default_factory=dict)
     _observes: str | None = None  # None: not connected; else why nothing can be sent, or ""
     _products_at: datetime | None = None
+    _doubts: str = ""  # why the products could not be read anew
     _refused: dict[str, str] = field(default_factory=dict)  # by symbol, since its last decision
     _next_bar: dict[str, datetime] = field(default_factory=dict)
     _decided: dict[str, tuple] = field(default_factory=dict)
@@ -215,6 +217,7 @@ def _run(bot: Bot, clock: SystemClock, cycles: int | None) -> int:
             return code
         number = clock.wait(_pause(bot, now))
         if number == signal.SIGUSR1:
+            bot.store.now = clock.now()  # ticks that fail may not have set it for a while
             bot.risk.hold("operator", TradingState.REDUCING, "SIGUSR1")
         elif number is not None:
             return stop(bot, clock, number)
@@ -235,17 +238,27 @@ def attempt(bot: Bot, clock: SystemClock) -> datetime:
         if trouble != bot.trouble:  # an outage is told once, not at every tick
             log.warning("tick failed: %s", trouble)
         bot.trouble = trouble
-        _protect_all(bot)
+        _protect_all(bot, now)
     return now
 
 
-def _protect_all(bot: Bot) -> None:
+def _protect_all(bot: Bot, now: datetime) -> None:
     """A read that failed decides nothing, but a position without its stop gets it all the same."""
-    bare = [symbol for symbol in bot.symbols if not bot.protector.is_protected(symbol)]
-    if bot.is_started and bare:
-        with suppress(VenueUnavailable, StoreDamaged):
+    if bot._observes is None or bot.is_settled and not _bare(bot):
+        return
+    with suppress(VenueUnavailable, StoreDamaged):
+        if bot.is_settled:
             bot.engine.settle()
-            bot.work(bare)
+        else:
+            _open_day(bot, now)
+            _settle_first(bot, now)
+    if bot.is_settled:
+        with suppress(StoreDamaged):  # what was learned before a read failed holds all the same
+            bot.work(_bare(bot))
+
+
+def _bare(bot: Bot) -> list[str]:
+    return [symbol for symbol in bot.symbols if not bot.protector.is_protected(symbol)]
 
 
 def tick(bot: Bot, now: datetime) -> None:
@@ -287,8 +300,8 @@ def _open_day(bot: Bot, now: datetime) -> None:
     bot.store.open_day(now.date(), bot.snapshot(), equity=equity)
 
 
-def _start(bot: Bot, now: datetime) -> None:
-    """Settle what an earlier process left, compare the books, fill the windows, then say so."""
+def _settle_first(bot: Bot, now: datetime) -> None:
+    """Settle what an earlier process left: from here on a position can be given its stop."""
     bot.catalog.load_from_brokerage(bot.venue)
     for symbol in bot.symbols:
         bot.catalog.get(symbol)
@@ -299,14 +312,21 @@ def _start(bot: Bot, now: datetime) -> None:
     if left_out := sorted(ours - {*bot.symbols}):
         raise ConfigError(f"{' '.join(left_out)}: still held or with orders of ours; add it to "
                           f"--symbols, or it would be left alone")
+    if not bot.is_settled:
+        # Milliseconds of the start: new for each run, even where a full disk forgot the last one.
+        epoch = f"{(now - EPOCH) // timedelta(milliseconds=1):x}"
+        bot.engine.config, bot.is_settled = replace(bot.engine.config, epoch=epoch), True
+
+
+def _start(bot: Bot, now: datetime) -> None:
+    """Settle, compare the books, fill the windows, then say that it has begun."""
+    _settle_first(bot, now)
     account = bot.engine.picture()
     bot.books.begin(now)
     for symbol in bot.symbols:
         _fill_window(bot, symbol, now, cached=True)
-    # Milliseconds of the start: new for each run, even where a full disk forgot the last one.
-    epoch = f"{(now - EPOCH) // timedelta(milliseconds=1):x}"
-    bot.engine.config = replace(bot.engine.config, epoch=epoch)
     bot.books.check_contracts({symbol: bot.catalog.get(symbol) for symbol in bot.symbols})
+    bot.books.check_listing(bot.catalog)
     bot.store.append(
         "bot.started", version=__version__, profile=bot.settings.profile, broker=bot.broker_name,
         symbols=list(bot.symbols), equity=account.equity, contracts=bot.books.contracts(),
@@ -326,13 +346,16 @@ def _refresh_products(bot: Bot, now: datetime) -> None:
     fresh = ProductCatalog()
     try:
         fresh.load_from_brokerage(bot.venue)
-        found = {symbol: fresh.get(symbol) for symbol in bot.symbols}
-    except (VenueUnavailable, ConfigError) as failure:  # ConfigError: a traded symbol is in doubt
-        log.warning("products not refreshed, so nothing is opened: %s", failure)
-        return
-    bot._products_at = now
-    bot.catalog.take(fresh)
-    bot.books.check_contracts(found)
+        doubts = bot.books.check_listing(fresh)
+    except VenueUnavailable as failure:
+        doubts = str(failure)
+    if doubts and doubts != bot._doubts:  # told once, not at every tick
+        log.warning("products not refreshed, so nothing is opened: %s", doubts)
+    bot._doubts = doubts
+    if not doubts:
+        bot._products_at = now
+        bot.catalog.take(fresh)
+        bot.books.check_contracts({symbol: fresh.get(symbol) for symbol in bot.symbols})
 
 
 def _shrink(bot: Bot, account: Account) -> None:

@@ -185,21 +185,40 @@ def bar_closes(
     return []
 
 
+CLOSE = re.compile(r"[0-9]{1,15}(\.[0-9]{1,30})?")  # as the cache writes it
+
+
+def window_row(
+    symbol: str, bar_at: datetime | None, bar_seconds: int, closes: Iterable[Decimal]
+) -> dict[str, object]:
+    """Return one row of a mark-window cache, which `cached_closes` reads."""
+    row = {"bar_at": bar_at and bar_at.isoformat(), "bar_seconds": bar_seconds,
+           "closes": [f"{close:f}" for close in closes]}
+    return row | {"crc": _window_crc(symbol, row)}
+
+
 def cached_closes(
     cache: Mapping | None, symbol: str, bar: timedelta, since: datetime, until: datetime
 ) -> list[tuple[datetime, Decimal]]:
     """Return the closes of a mark-window cache whose last bar ended in `since` to `until`.
 
-    One of another bar length, and one that is no cache at all, counts as none.
+    One of another bar length, one that was changed, and one that is no cache counts as none.
     """
     try:
         row = cache[symbol]
-        last, closes = datetime.fromisoformat(row["bar_at"]), [Decimal(c) for c in row["closes"]]
-        fits = since <= last <= until and timedelta(seconds=int(row["bar_seconds"])) == bar
+        last, texts = datetime.fromisoformat(row["bar_at"]), row["closes"]
+        fits = since <= last <= until and timedelta(seconds=row["bar_seconds"]) == bar
+        is_sound = all(map(CLOSE.fullmatch, texts)) and row["crc"] == _window_crc(symbol, row)
+        closes = [Decimal(text) for text in texts] if fits and is_sound else []
     except (TypeError, KeyError, ValueError, ArithmeticError):
         return []
     ages = range(len(closes) - 1, -1, -1)
-    return [(last - age * bar, close) for age, close in zip(ages, closes)] if fits else []
+    return [(last - age * bar, close) for age, close in zip(ages, closes)] if all(closes) else []
+
+
+def _window_crc(symbol: str, row: Mapping) -> int:
+    """What tells a cache that was written from one that was damaged: its prices make decisions."""
+    return zlib.crc32(ascii((symbol, row["bar_at"], row["bar_seconds"], row["closes"])).encode())
 
 
 def bar_start(at: datetime, bar: timedelta) -> datetime:

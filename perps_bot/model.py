@@ -204,13 +204,17 @@ class FundingRate:
 
 @dataclass(frozen=True, slots=True)
 class FundingPayment:
-    """Funding booked for one symbol.  amount is USD; what we pay is positive."""
+    """Funding booked for one symbol.  amount is USD; what we pay is positive.
+
+    held  what the account held then, base units, signed, the owner's own with ours; None: only ours
+    """
 
     payment_id: str
     symbol: str
     amount: Decimal
     rate: Decimal
     at: datetime
+    held: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,9 +299,14 @@ class Order:
         }
 
     def with_state(self, data: Mapping) -> "Order":
-        """Return this order with the fields of `state_data`, in memory or as text."""
+        """Return this order with the fields of `state_data`, in memory or as text.
+
+        So is a `quantity` among them, but for a zero: that one could not be read.
+        """
+        quantity = maybe_decimal(data.get("quantity")) or self.quantity
         return replace(
-            self, status=OrderStatus(data["status"]), venue_order_id=data["venue_order_id"],
+            self, intent=replace(self.intent, quantity=quantity),
+            status=OrderStatus(data["status"]), venue_order_id=data["venue_order_id"],
             filled_quantity=Decimal(data["filled_quantity"]),
             average_price=maybe_decimal(data["average_price"]), reason=data["answer"],
         )
@@ -317,12 +326,14 @@ class Ticket:
     mark_price  what the decision saw, USD per base unit
     recorded    base units of its fills that our books have
     missed_at   the first complete listing without the order
+    is_late     whether it turned up after it was thought gone: nothing wants it any more
     """
 
     order: Order
     mark_price: Decimal | None = None
     recorded: Decimal = ZERO
     missed_at: datetime | None = None
+    is_late: bool = False
 
     @property
     def is_finished(self) -> bool:
@@ -340,12 +351,14 @@ class Ticket:
     def as_data(self) -> dict[str, object]:
         order = self.order
         return {"created_at": order.created_at, **order.intent_data(), **order.state_data(),
-                "recorded": self.recorded, "mark_price": self.mark_price}
+                "recorded": self.recorded, "mark_price": self.mark_price,
+                "is_late": self.is_late}
 
     @classmethod
     def from_data(cls, row: Mapping) -> "Ticket":
         order = Order.from_data(row, moment(row["created_at"])).with_state(row)
-        return cls(order, maybe_decimal(row["mark_price"]), Decimal(row["recorded"]))
+        return cls(order, maybe_decimal(row["mark_price"]), Decimal(row["recorded"]),
+                   is_late=row.get("is_late", False))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ not trading at that moment.  Nothing here trades, and nothing here says what was
 number that is not known is shown as null, a health that is old has an end date in it.
 """
 
+import hashlib
 import logging
 import os
 import time
@@ -17,11 +18,13 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from perps_bot import __version__
+from perps_bot.alerts import Alerts
 from perps_bot.errors import ConfigError
 from perps_bot.loop import Bot
+from perps_bot.market import window_row
 from perps_bot.model import ZERO, Action, Event, OrderStatus, TradingState
 from perps_bot.process import Diary, Line
-from perps_bot.settings import Settings
+from perps_bot.settings import Settings, described
 from perps_bot.store import Recovery, prepare_folder, write_state
 
 log = logging.getLogger("perps_bot")
@@ -36,7 +39,8 @@ LOG_BYTES_MAX, LOG_FILES = 5_000_000, 5
 RISK_EVENTS_MAX = 200
 RISK_EVENT_TYPES = frozenset({
     "risk.rejected", "state.changed", "order.unknown", "order.lost", "stop.triggered",
-    "reconcile.mismatch", "feed.stale", "feed.recovered", "alert",
+    "reconcile.mismatch", "feed.stale", "feed.recovered", "alert", "alert.cleared",
+    "alert.failed",
 })
 # Ratios that were computed for people; money stays exact.
 SHOWN_RATIO = Decimal("0.0001")
@@ -47,12 +51,14 @@ UNLOGGED = frozenset({"day.opened", "strategy.signal", "position.updated"})
 class Surfaces:
     """What shows the outside world how the last tick went.  Its counts are per UTC day.
 
-    say  tells the operator at the terminal, and raises nothing
+    say     tells the operator at the terminal, and raises nothing
+    alerts  what a person must know, and whether it was posted
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], object]) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], object],
+                 alerts: Alerts | None = None) -> None:
         self._folder = folder
-        self.say = say
+        self.say, self.alerts = say, alerts or Alerts()
         self._counts: Counter = Counter()
         self._answered: set[str] = set()
         self._risk_events: list[dict] = []
@@ -71,16 +77,20 @@ class Surfaces:
             row = {"seq": event.seq, "ts": event.at, "type": event.type, **event.data}
             self._risk_events = [*self._risk_events, row][-RISK_EVENTS_MAX:]
         is_worth_it = event.type not in UNLOGGED or event.data.get("action", "hold") != "hold"
-        if self.is_live and is_worth_it:
+        if event.type == "alert" and self.is_live:
+            log.error("alert %s: see 'Alerts' in docs/RUNBOOK_PERPS.md", diary_line(event.data))
+        elif self.is_live and is_worth_it:
             log.log(logging.WARNING if is_risk else logging.INFO, "%s %s", event.type,
                     diary_line(event.data))
+        self.alerts.apply(event, self.is_live)
 
     def snapshot(self) -> dict[str, object]:
-        return {"risk_events": self._risk_events}
+        return {"risk_events": self._risk_events, "alerts": self.alerts.snapshot()}
 
     def publish(self, bot: Bot, now: datetime, error: str = "") -> None:
         """Rename the files into place; one that cannot be written stops nothing."""
-        is_news = bool(error) or bot.message != self._message
+        bot.store.look_for_the_file()
+        is_news = self.alerts.look(bot, now, error) or bool(error) or bot.message != self._message
         since = None if self._published_at is None else now - self._published_at
         if not is_news and since is not None and timedelta() <= since < PUBLISH_EVERY:
             return
@@ -88,7 +98,9 @@ class Surfaces:
         if bot.message != self._message:
             self._message = bot.message
             log.warning("%s", bot.message or "nothing stands in the way any more")
-        self._write("health.json", health(bot, now, error))
+        said = health(bot, now, error)
+        self.alerts.beat(now, said["ok"])
+        self._write("health.json", said)
         self._write("last_state.json", self.state(bot, now))
         self._write("risk_events.json", self._risk_events)
         self._write("marks.json", _windows(bot))
@@ -151,8 +163,8 @@ def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
     unwanted = [kind for kind in bot.risk.holds if kind != "settings"]
     halted = bot.risk.state is TradingState.HALTED
     bare = [symbol for symbol in bot.symbols if not bot.protector.is_protected(symbol)]
-    ok = not any((error, missing, unwanted, halted, bare, bot.untraded, bot.is_over)) and (
-        bot.store.writable)
+    ok = not any((error, missing, unwanted, halted, bare, bot.untraded, bot.books.restricted,
+                  bot.is_over)) and bot.store.writable
     valid = max(HEALTH_TICKS * int(bot.settings.interval), HEALTH_SECONDS_MIN)
     return {
         "timestamp": now, "ok": ok, "profile": bot.settings.profile,
@@ -162,7 +174,15 @@ def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
         "pid": os.getpid(), "broker": bot.broker_name, "trading_state": bot.risk.state,
         "liquidation_guard": "armed" if bot.engine.margin is not None else "unarmed",
         "feed": None if bot.feed is None else bot.feed.figures(),
+        "version": __version__, "settings_hash": settings_hash(bot.settings),
+        "alerts": bot.surfaces.alerts.rows(), "delivery": bot.surfaces.alerts.delivery(),
     }
+
+
+def settings_hash(settings: Settings) -> str:
+    """Name the settings in force, so that two runs can be told apart; of secrets only whether."""
+    said = repr([(name, value) for name, value, _, _ in described(settings)])
+    return hashlib.sha256(said.encode()).hexdigest()[:12]
 
 
 def start_lines(bot: Bot, found: Recovery) -> Iterator[str]:
@@ -284,8 +304,8 @@ class _PrivateLog(RotatingFileHandler):
 def _windows(bot: Bot) -> dict[str, object]:
     """The mark-window cache: the closes that the averages are made of."""
     return {
-        symbol: {"bar_at": bot.strategy.bar_at(symbol), "bar_seconds": bot.settings.bar,
-                 "closes": bot.strategy.window(symbol)} for symbol in bot.symbols
+        symbol: window_row(symbol, bot.strategy.bar_at(symbol), bot.settings.bar,
+                           bot.strategy.window(symbol)) for symbol in bot.symbols
     }
 
 

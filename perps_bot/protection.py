@@ -35,14 +35,16 @@ TAKEN_BACK = (OrderStatus.CANCELLED, OrderStatus.EXPIRED, OrderStatus.REJECTED)
 class _Exit:
     """A position that shall be closed, over as many steps as it takes; until then, protected.
 
-    keep   base units that shall stay
-    tried  the position when the last closing order was sent, signed base units
+    keep     base units that shall stay
+    tried    the position when the last closing order was sent, signed base units
+    sent_at  when that was; None before the first
     """
 
     reason: str
     not_before: datetime
     keep: Decimal = ZERO
     tried: Decimal = ZERO
+    sent_at: datetime | None = None
 
 
 class Protector:
@@ -90,7 +92,7 @@ class Protector:
         trail_to  where the trail says that the stop belongs, not on the tick; None when unknown
         """
         for order in self.engine.take_found(symbol):
-            self._say_stop("stop.placed", order)
+            self._say_stop(order)
         position, plan = self.tracker.get_position(symbol), self._exits.get(symbol)
         if plan is not None and abs(position.quantity) <= plan.keep:
             plan = self._exits.pop(symbol) and None
@@ -108,8 +110,9 @@ class Protector:
             return
         old = tightest(position, [o.intent.stop_price for o in stops])
         new = quantize_stop(self.catalog.get(symbol), trail_to, position.side.opposite)
-        # A sell stop only ever rises, a buy stop only ever falls.
-        if (new - old) * position.side.sign >= old * self.engine.config.stop_move_min_pct:
+        # A sell stop only ever rises, a buy stop only ever falls; none is replaced by its equal.
+        better = (new - old) * position.side.sign
+        if better > 0 and better >= old * self.engine.config.stop_move_min_pct:
             self._stop_not_before.pop(symbol, None)
             self.engine.cancel(stops)
             self.work(symbol, trail_to)
@@ -132,9 +135,11 @@ class Protector:
     def _fold_trade(self, event: Event) -> None:
         data, order = event.data, self.engine.orders.get(event.data["client_order_id"])
         if order is not None and order.intent.attached_stop_price is not None:
-            # The venue brings the stop along: with the first fill, or never.
-            is_first = abs(Decimal(data["position_quantity"])) == Decimal(data["quantity"])
-            if is_first or any(o.originating_order_id for o in self._resting_stops(order.symbol)):
+            # The venue brings the stop along: with the first fill, or never; it may not grow it.
+            before = abs(Decimal(data["position_quantity"])) - Decimal(data["quantity"])
+            stops = self._resting_stops(order.symbol)
+            keeps_up = sum((o.remaining for o in stops), ZERO) >= before
+            if not before or keeps_up and any(o.originating_order_id for o in stops):
                 self._stop_not_before[order.symbol] = event.at + self._patience
         if not Decimal(data["position_quantity"]):
             self._stop_levels.pop(data["symbol"], None)
@@ -186,7 +191,8 @@ class Protector:
         """Bring the stops to the position's size: replace what is too much, add what is missing."""
         symbol, now, stops = position.symbol, self.store.now, self._resting_stops(position.symbol)
         kept = self._stop_levels.get(symbol)
-        if self._committed(position) <= abs(position.quantity):  # else all of them are too much
+        held = abs(position.quantity) + self.engine.orders.untold(symbol)
+        if self._committed(position) <= held:  # else all of them are too much
             stops = [o for o in stops if kept is not None and o.intent.stop_price
                      != tightest(position, [kept, o.intent.stop_price])]
         if stops:
@@ -214,7 +220,7 @@ class Protector:
         return level if kept is None else tightest(position, [kept, level])
 
     def _place_stop(self, position: Position, quantity: Decimal, level: Decimal) -> None:
-        symbol, moved = position.symbol, position.symbol in self._stop_levels
+        symbol = position.symbol
         bracket_refused = self._taken_back[symbol] > 1
         for intent in protective_orders(
                 position, quantity, level, self.engine.config.bracket_profit_pct):
@@ -225,21 +231,28 @@ class Protector:
             except OrderRejected as refusal:
                 code = refusal.code.removeprefix("PREVIEW_")
                 if code in STOP_PASSED:
-                    why = f"the price has passed the stop at {level:f}"
-                    is_new = symbol not in self._exits
-                    self._exits[symbol] = _Exit(why, self.store.now)
-                    if is_new and self.catalog.get(symbol).is_session_open:
-                        self.work(symbol, None)
+                    self._give_up_the_stop(symbol, level)
                     return
                 if code in NOTHING_TO_STOP:
                     return  # a stop on nothing could open: the comparison of the books decides
                 bracket_refused = code not in OUT_OF_BOUNDS
                 continue
-            if self.tracker.get_position(symbol).quantity:  # else it has fired at once
-                self._say_stop("stop.moved" if moved else "stop.placed", order)
+            if order.status is OrderStatus.OPEN:  # else it has fired, or nobody knows yet
+                self._say_stop(order)
             return
         # Every form of it was refused: asking at every tick would only get the account throttled.
         self._stop_not_before[symbol] = self.store.now + self._patience
+
+    def _give_up_the_stop(self, symbol: str, level: Decimal) -> None:
+        """No stop is possible there any more: close, at once unless that was just tried."""
+        now, plan = self.store.now, self._exits.get(symbol)
+        self._stop_not_before[symbol] = now + self._patience
+        sent_at = plan and plan.sent_at
+        self._exits[symbol] = _Exit(f"the price has passed the stop at {level:f}",
+                                    now if sent_at is None else sent_at + self._patience,
+                                    sent_at=sent_at)
+        if plan is None and self.catalog.get(symbol).is_session_open:
+            self.work(symbol, None)
 
     def _is_to_try(self, intent: OrderIntent, position: Position, bracket_refused: bool) -> bool:
         if intent.order_type is OrderType.BRACKET:
@@ -247,11 +260,16 @@ class Protector:
         # A plain stop on what the venue does not show could open.
         return self._closable(position) >= intent.quantity
 
-    def _say_stop(self, type: str, order: Order) -> None:
+    def _say_stop(self, order: Order) -> None:
+        """Write down a stop that the venue has confirmed.
+
+        One that came with an entry adds to what rests, and takes nothing's place.
+        """
+        moved = order.symbol in self._stop_levels and not order.originating_order_id
         bare_since = self._unprotected_since.pop(order.symbol, self.store.now)
         self.store.append(
-            type, symbol=order.symbol, client_order_id=order.id, quantity=order.quantity,
-            stop_price=order.intent.stop_price,
+            "stop.moved" if moved else "stop.placed", symbol=order.symbol,
+            client_order_id=order.id, quantity=order.quantity, stop_price=order.intent.stop_price,
             seconds_unprotected=int((self.store.now - bare_since).total_seconds()),
         )
 
@@ -308,7 +326,7 @@ class Protector:
         """Send the closing order; where it changes nothing, the stop goes back meanwhile."""
         symbol = position.symbol
         if quantity > 0:
-            plan.tried = position.quantity
+            plan.tried, plan.sent_at = position.quantity, self.store.now
             with suppress(OrderRejected):  # the order.updated event has the venue's reason
                 self.engine.send(OrderIntent(
                     symbol, position.side.opposite, quantity, OrderType.MARKET, Purpose.EXIT,

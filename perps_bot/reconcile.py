@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from perps_bot.errors import ConfigError
 from perps_bot.model import Event, Position, Product, TradingState
 
 log = logging.getLogger("perps_bot")
@@ -44,6 +45,13 @@ class Reconciler:
     _differs: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     _contracts: dict[str, tuple[Decimal, Decimal, str]] = field(default_factory=dict)
     _rates_at: dict[str, datetime] = field(default_factory=dict)
+    _restricted: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def restricted(self) -> dict[str, str]:
+        """What we hold and the venue lists no longer, or does not let trade freely, and why."""
+        return {symbol: why for symbol, why in self._restricted.items()
+                if self.engine.tracker.get_position(symbol).quantity}
 
     def begin(self, now: datetime) -> None:
         """At a start: adopt what the operator said, leave alone what nothing explains."""
@@ -81,6 +89,23 @@ class Reconciler:
                 self.engine.risk.hold("contract", TradingState.REDUCING, said)
             self._contracts[symbol] = now
 
+    def check_listing(self, listed: Any) -> str:
+        """Look for every symbol in the catalog `listed`; return what is missing or in doubt there.
+
+        A closed session restricts nothing: it was planned.
+        """
+        doubts, flagged = {}, {}
+        for symbol in self.symbols:
+            try:
+                product = listed.get(symbol)
+            except ConfigError as doubt:
+                doubts[symbol] = str(doubt)
+                continue
+            if not product.tradable and "session" not in product.note:
+                flagged[symbol] = product.note
+        self._restricted = {**doubts, **flagged}
+        return "; ".join(doubts.values())
+
     def note_funding(self, venue: Any, now: datetime) -> None:
         """Write each hour's rate down: the venue keeps no history of them."""
         for symbol in self.symbols:
@@ -109,7 +134,7 @@ class Reconciler:
             "account.tied_out", venue_change=change, ledger_change=ledger, difference=difference,
             unbooked_funding=unbooked, tolerance=tolerance, explained=is_explained)
         if not is_explained:
-            self.store.append("alert", code="TIE_OUT", message=(
+            self.store.append("alert", code="TIE_OUT", about="", message=(
                 f"the account changed by {change:.2f} USD, our ledger by {ledger:.2f}: a transfer, "
                 f"or something that we do not know of: see 'The daily tie-out' in the runbook"))
 
@@ -170,7 +195,9 @@ def obstacles(bot: Any, symbol: str) -> Iterator[str]:
     """What stands in the way in one symbol, for people."""
     bars, needed = bot.strategy.bars(symbol), bot.settings.long_ma_period
     product = bot.catalog.get(symbol)
-    if not product.tradable:
+    if symbol in bot.books.restricted:
+        yield f"{symbol} is held, and the venue says: {bot.books.restricted[symbol]}"
+    elif not product.tradable:
         open_said = "the venue takes no new orders"
         said = open_said if product.is_session_open else "the market is closed"
         yield f"{symbol}: {said}: {product.note}"

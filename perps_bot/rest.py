@@ -8,6 +8,7 @@ thread calls.
 
 import json
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -36,11 +37,15 @@ CANCEL_SECONDS_MAX, CANCEL_ATTEMPT_SECONDS_MAX, CANCEL_ATTEMPTS_MAX = 9, 3, 3
 ORDER_SECONDS_MAX, ORDER_GRACE_SECONDS = 10, 1
 CLOCK_SECONDS_MAX = 2
 CLOCK_AGE_SECONDS_MAX = 600
+YEARS = range(2020, 2200)  # in which a venue can be
 CLOCK_STEP_SECONDS_MAX = 60  # from what we carried on, and from this machine's clock
 WARM_SECONDS_MAX = 30  # the cancels' connection is used at least so often
 BACK_OFF_SECONDS = 0.25
 RETRY_AFTER_SECONDS_MAX = 5
 REQUESTS_PER_SECOND_MAX = CANCELS_PER_SECOND_MAX = 10
+# So long after a cancel, the look at what became of it and the order that takes its place have a
+# budget of their own: a position may be bare, and a stop of the bot waits for it.
+AFTER_CANCEL_SECONDS = 2
 
 DEFINITE = (400, 401, 403, 404, 422)
 # How often what may be asked twice is asked again; what stands not here: to the last attempt.
@@ -93,6 +98,7 @@ class Rest:
         self._trading, self._cancels = Lane("trading", self._origin), Lane("cancels", self._origin)
         self._budget = _Budget(REQUESTS_PER_SECOND_MAX)
         self._cancel_budget = _Budget(CANCELS_PER_SECOND_MAX)
+        self._next_budget, self._cancelled_at = _Budget(REQUESTS_PER_SECOND_MAX), -math.inf
         self._tend_after = monotonic()
 
     def get(self, path: str, query: Iterable[tuple[str, str]] = (), public: bool = False) -> dict:
@@ -112,9 +118,7 @@ class Rest:
         Raises OrderRejected (it does not exist), VenueUnavailable (it was not sent) or
         OutcomeUnknown (look it up).
         """
-        if opens and self._interrupted():
-            raise VenueUnavailable(f"POST {path}: not sent, a signal waits")
-        until = Until(ORDER_SECONDS_MAX, self._interrupted, ORDER_GRACE_SECONDS)
+        until = Until(ORDER_SECONDS_MAX, self._interrupted, ORDER_GRACE_SECONDS, opens)
         reply = self._ask(self._trading, _Request("POST", path, body), until)
         if reply.status == 401:  # the next read measures the clock; an order never waits for that
             self._tend_after, self._cancels.used_at = 0, 0
@@ -174,8 +178,7 @@ class Rest:
         if not request.is_public and self.signer is None:
             raise ConfigError(f"{request.path} needs a key; set COINBASE_API_KEY and "
                               f"COINBASE_API_SECRET, or COINBASE_API_KEY_FILE")
-        budget = self._cancel_budget if request.path == CANCEL else self._budget
-        if not until.wait(budget.take()):
+        if not until.wait(self._budget_of(request).take()):
             return _Reply(words=until.why)
         answer = lane.ask(self._prepared(request), until)
         log.debug("rest.answered method=%s path=%s status=%d ms=%d bytes=%d", request.method,
@@ -184,6 +187,13 @@ class Rest:
         if self.signer is not None:
             reply.words = reply.words.replace(self.signer.name, "(our key)")
         return reply
+
+    def _budget_of(self, request: "_Request") -> "_Budget":
+        if request.path == CANCEL:
+            self._cancelled_at = monotonic()
+            return self._cancel_budget
+        is_next = monotonic() - self._cancelled_at < AFTER_CANCEL_SECONDS
+        return self._next_budget if is_next else self._budget
 
     def _prepared(self, request: "_Request") -> requests.PreparedRequest:
         made = requests.Request(request.method, self._url + request.path, dict(HEADERS),
@@ -295,8 +305,14 @@ def _words(value: dict) -> str:
 
 def _time_said(value: dict) -> datetime:
     if "epochMillis" not in value:
-        return moment(value.get("iso"), "iso")
-    try:
-        return EPOCH + timedelta(milliseconds=int(number(value["epochMillis"], "epochMillis")))
-    except OverflowError:
-        raise Malformed("epochMillis is not a time") from None
+        said = moment(value.get("iso"), "iso")
+    else:
+        try:
+            millis = int(number(value["epochMillis"], "epochMillis"))
+            said = EPOCH + timedelta(milliseconds=millis)
+        except OverflowError:
+            raise Malformed("epochMillis is not a time") from None
+    # Near the end of the calendar, the first addition to it would end the process.
+    if said.year not in YEARS:
+        raise Malformed("a time of another age")
+    return said

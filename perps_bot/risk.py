@@ -7,6 +7,7 @@ fold over events, so a halt survives any restart.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -26,6 +27,8 @@ from perps_bot.model import (
 
 # So many entries refused by the venue in a row, with none accepted between them, and it is us.
 REJECTS_IN_A_ROW_MAX = 3
+# So many entries in a row that a symbol accepts and takes back unfilled are as good as a refusal.
+TAKEN_BACK_MAX = 3
 # How long nothing is opened in a symbol after the venue refused an entry there.
 PAUSE_MINUTES = 10
 # Nothing is opened so shortly before a close, or before the contract's end.
@@ -181,6 +184,7 @@ class LiveRiskManager:
         self._store = event_store
         self._holds: dict[str, Hold] = {}
         self._rejects_in_a_row = 0
+        self._taken_back: Counter[str] = Counter()  # entries in a row, by symbol
         self._flow = Flow(self.config)
         # By symbol, "" for the whole account: the venue's reason to refuse, and since when.
         self._refused: dict[str, tuple[str, datetime]] = {}
@@ -291,7 +295,8 @@ class LiveRiskManager:
         holds = {kind: {"state": h.state, "reason": h.reason, "at": h.at}
                  for kind, h in self._holds.items()}
         return {"rejects_in_a_row": self._rejects_in_a_row, "holds": holds,
-                "refused": dict(self._refused), "flow": self._flow.snapshot()}
+                "refused": dict(self._refused), "taken_back": dict(self._taken_back),
+                "flow": self._flow.snapshot()}
 
     # The table of what is refused, in four parts.  Each row:
     # refused when, code, measured, allowed, message, unit, setting
@@ -401,6 +406,17 @@ class LiveRiskManager:
                 self._refused["" if what is Remedy.HALT else data["symbol"]] = reason, at
         elif is_entry and data["status"] != OrderStatus.LOST:  # never arrived: nobody judged it
             self._rejects_in_a_row = 0
+            self._count_taken_back(at, data)
+
+    def _count_taken_back(self, at: datetime, data: Mapping) -> None:
+        """An entry that ended unfilled, and not because we asked for it, counts until one fills."""
+        symbol = data["symbol"]
+        if Decimal(data["filled_quantity"]):
+            del self._taken_back[symbol]
+        elif data["status"] == OrderStatus.CANCELLED and not data.get("asked"):
+            self._taken_back[symbol] += 1
+            if self._taken_back[symbol] >= TAKEN_BACK_MAX:
+                self._refused[symbol] = "TAKEN_BACK", at
 
     def _restore(self, data: Mapping) -> None:
         self._rejects_in_a_row = data["rejects_in_a_row"]
@@ -408,6 +424,7 @@ class LiveRiskManager:
             kind: Hold(TradingState(h["state"]), h["reason"], moment(h["at"]))
             for kind, h in data["holds"].items()
         }
+        self._taken_back = Counter(data.get("taken_back", {}))
         refused = data.get("refused", {}).items()
         self._refused = {symbol: (why, moment(at)) for symbol, (why, at) in refused}
 

@@ -79,7 +79,8 @@ NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,12})?")
 DECIMALS_MAX = 12
 SYMBOL = re.compile(r"[A-Z0-9]{1,16}(-[A-Z0-9]{1,12}){1,3}")
 URL = re.compile(
-    r"(https?|wss?)://([A-Za-z0-9.-]{1,253}|\[::1\])(?::([0-9]{1,5}))?([/?][!-~]{0,2000})?"
+    r"(https?|wss?)://((?:[A-Za-z0-9-]{1,63}\.){0,9}[A-Za-z0-9-]{1,63}|\[::1\])"
+    r"(?::([0-9]{1,5}))?([/?][!-~]{0,2000})?"
 )
 
 
@@ -148,7 +149,7 @@ def origin(scheme: str, *hosts: str) -> Kind:
 
 def webhook() -> Kind:
     def parse(raw):
-        return raw if _host_and_rest(raw, "https")[0] else None
+        return Secret(raw) if _host_and_rest(raw, "https")[0] else None
 
     return Kind(parse, "an https address, or a loopback address; no user name in it")
 
@@ -334,9 +335,9 @@ class Settings:
         PEM, None, "", "private key of the API key", env="COINBASE_API_SECRET", secret=True)
     passphrase: Secret | None = setting(
         SECRET, None, "", "of retired keys; ignored", env="COINBASE_PASSPHRASE", secret=True)
-    alert_webhook_url: str | None = setting(
+    alert_webhook_url: Secret | None = setting(
         webhook(), None, "", "where alerts are posted", env="PERPS_ALERT_WEBHOOK_URL", secret=True)
-    heartbeat_url: str | None = setting(
+    heartbeat_url: Secret | None = setting(
         webhook(), None, "", "fetched while all is well", env="PERPS_HEARTBEAT_URL", secret=True)
 
 

@@ -34,12 +34,10 @@ def stop(bot: Any, clock: Any, number: int | None) -> int:
         if not (left or bare) or is_impatient or clock.now() >= ends_at:
             break
         number = clock.wait(LOOK_EVERY_SECONDS)
-    for _ in range(STOP_LOOKS_MAX):  # a SIGINT that came during the last look still halts
-        if (number := clock.wait(ZERO)) is None:
-            break
-        _halts(bot, number)
+    _heed_late(bot, clock)  # what came during the last look
     code = 3 if left or bare else 0
     record_end(bot, name, code, left)
+    _heed_late(bot, clock)  # and while that was written, which a slow disk makes seconds
     _report_stop(bot, left, bare, code)
     bot.message, bot.is_over = f"stopped by {name}", True
     bot.publish(bot.store.now)
@@ -60,6 +58,13 @@ def _halts(bot: Any, number: int | None) -> bool:
     if number == signal.SIGINT and bot.settings.profile != "dev":
         bot.risk.hold("signal", TradingState.HALTED, "kill -INT")
     return number == signal.SIGINT
+
+
+def _heed_late(bot: Any, clock: Any) -> None:
+    for _ in range(STOP_LOOKS_MAX):
+        if (number := clock.wait(ZERO)) is None:
+            return
+        _halts(bot, number)
 
 
 def _wind_down(bot: Any) -> tuple[list[Order], list[str]]:

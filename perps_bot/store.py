@@ -35,6 +35,7 @@ BACKLOG_LINES_MAX = 10_000  # lines that wait in memory for a disk that refuses 
 STRING_LENGTH_MAX = 2_000  # characters of one string in an event, day.opened excepted
 DECIMAL_MAGNITUDE_MAX = 100  # digits before or after the point; a longer number is a bug
 DAY_FILES = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].jsonl"
+WORDS_MAX = 200  # characters that an error about foreign bytes may quote
 STATE_BYTES_MAX = COPY_BYTES = 1 << 20
 LOCK_ATTEMPTS_MAX = 100
 
@@ -70,7 +71,8 @@ class EventStore:
     profile   whose events these are; a file that says another is refused.  Empty: not asked
     day       the day that is open; None before the first
     trouble   why a line is not safely on disk, in one line; empty while all are
-    poisoned  an fsync failed or lines were lost: in this process no required append succeeds again
+    poisoned  an fsync failed, lines were lost or the file is not where it was: in this process no
+              required append succeeds again
     """
 
     def __init__(self, folder: str | Path | None = None, now: datetime = EPOCH, sync: bool = True,
@@ -142,6 +144,23 @@ class EventStore:
     def read(self, day: date | None = None) -> Iterator[Event]:
         """See `read_events`."""
         return read_events(self._folder, day)
+
+    def look_for_the_file(self) -> None:
+        """Notice that the file, or a folder above it, was renamed: who starts next finds nothing.
+
+        What happens is still written, to where the file went; nothing is increased any more.
+        """
+        if self._fd < 0 or self.poisoned:
+            return
+        try:
+            is_there = os.path.samestat(os.stat(self._path), _stat(self._fd))
+        except (FileNotFoundError, NotADirectoryError):
+            is_there = False
+        except OSError:  # the next line that is written will say it
+            return
+        if not is_there:
+            self.poisoned = True
+            self.trouble = f"{self._path}: was moved away while in use: put it back and restart"
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -278,7 +297,7 @@ def read_state(path: str | Path, size_max: int = STATE_BYTES_MAX) -> dict | None
         bad = path.with_name(f"{path.name}.bad")
         with suppress(OSError):
             _replace(path, bad)
-        log.warning("state.ignored path=%s moved_to=%s because=%s", path, bad, error)
+        log.warning("state.ignored path=%s moved_to=%s because=%s", path, bad, _said(error))
         return None
 
 
@@ -384,7 +403,7 @@ class _DayFile:
                     try:
                         event = self._accept(line)
                     except UNREADABLE as error:
-                        self.damage = f"{self.path} line {self.events + 1}: {error}"
+                        self.damage = f"{self.path} line {self.events + 1}: {_said(error)}"
                         return
                     yield event
                 self.torn = len(line)
@@ -403,11 +422,12 @@ class _DayFile:
         if line[-CRC_LENGTH:] != CRC_FORM % crc or seq != seq_before + 1:
             raise ValueError("does not follow the line before")
         if not self.events and (data.get("schema"), data.get("day")) != (SCHEMA, self.path.stem):
-            raise ConfigError(f"{self.path}: holds schema {data.get('schema')} of {data.get('day')}"
-                              ": undo the renaming, or use the version that wrote it")
+            raise ConfigError(f"{self.path}: holds schema {_said(data.get('schema'))} of "
+                              f"{_said(data.get('day'))}: undo the renaming, or use the version "
+                              f"that wrote it")
         owner = data.get("profile") if not self.events else None
         if self._profile and owner not in (None, self._profile):
-            raise ConfigError(f"{self.path}: holds events of profile {owner!s:.40}, not of "
+            raise ConfigError(f"{self.path}: holds events of profile {_said(owner):.40}, not of "
                               f"{self._profile}: put them back into their own folder")
         self.last = seq, crc
         self.offset += len(line)
@@ -417,6 +437,11 @@ class _DayFile:
 
 def _files(folder: str | Path | None, pattern: str) -> list[Path]:
     return sorted(Path(folder).glob(pattern)) if folder is not None else []
+
+
+def _said(foreign: object) -> str:
+    """What stands in a file, or an error that repeats it: of any length there, not here."""
+    return ascii(str(foreign)[:WORDS_MAX])[1:-1]
 
 
 # What decoding raises on text that is not ours: bad UTF-8 or JSON, 1e99999999999999999999, [[[[
@@ -479,6 +504,8 @@ def _make_folder(path: Path) -> None:
         _make_folder(path.parent)
         path.mkdir(0o700, exist_ok=True)  # another profile's bot may have been quicker
         os.chmod(path, 0o700)
+    # Also where it is there: who made it may have died before its name was on the disk.
+    if os.access(path.parent, os.R_OK | os.W_OK):  # else it was not us
         _fsync_folder(path.parent)
 
 

@@ -303,6 +303,11 @@ class OrderTracker:
     def knows(self, order_id: str) -> bool:
         return self.find(order_id) is not None or order_id in self._finished
 
+    def never_arrived(self, order_id: str) -> bool:
+        """Whether it was refused or not sent, so that the venue has never named it."""
+        ended = self._finished.get(order_id)
+        return ended is not None and not ended.venue_order_id
+
     def is_ours(self, venue_order_id: str) -> bool:
         tickets = (t.order for t in (*self.tickets.values(), *self.lost.values()))
         orders = (*tickets, *self._finished.values())
@@ -323,6 +328,12 @@ class OrderTracker:
         """Whether the venue says that more was filled than our books were told."""
         return any(t.order.symbol == symbol and t.recorded < t.order.filled_quantity
                    for t in self.tickets.values())
+
+    def untold(self, symbol: str) -> Decimal:
+        """Base units that the venue says our entries have added, and our books were not told."""
+        return sum((t.order.filled_quantity - t.recorded for t in self.tickets.values()
+                    if t.order.symbol == symbol and t.order.purpose is Purpose.ENTRY
+                    and t.order.filled_quantity > t.recorded), ZERO)
 
     def are_told(self, symbol: str) -> bool:
         """Whether all orders of `symbol` are open, and all of their fills in our books."""
@@ -354,9 +365,10 @@ class OrderTracker:
 
     def _fold_state(self, event: Event) -> None:
         data, identity = event.data, event.data["client_order_id"]
-        if identity in self.lost:  # it turned up after all
-            self.tickets[identity] = found = self.lost.pop(identity)
-            found.order = replace(found.order, status=OrderStatus.UNKNOWN)
+        if identity in self.lost or self.never_arrived(identity):  # it turned up after all
+            found = self.lost.pop(identity, None) or Ticket(self._finished.pop(identity))
+            found.order, found.is_late = replace(found.order, status=OrderStatus.UNKNOWN), True
+            self.tickets[identity] = found
         ticket = self.tickets.get(identity)
         if ticket is None:
             return

@@ -42,17 +42,23 @@ class Until:
     """How long one call may still take: to its deadline, or `grace` seconds after a signal.
 
     interrupted  whether a signal waits
+    opens        whether it is about an order that opens a position
     why          what to say when the time is over
     """
 
     def __init__(self, seconds: float, interrupted: Callable[[], bool] = lambda: False,
-                 grace: float = 0):
+                 grace: float = 0, opens: bool = False):
         self._end, self._interrupted, self._grace = monotonic() + seconds, interrupted, grace
+        self._opens = opens
         self._is_cut, self.why = False, f"no answer within {seconds:.3g} seconds"
 
     def part(self, seconds: float) -> "Until":
         """Return the same, but at most `seconds` from now."""
         return Until(min(seconds, max(self.left(), 0)), self._interrupted, self._grace)
+
+    def forbids_to_begin(self) -> bool:
+        """Whether a signal waits, after which nothing that opens a position is begun."""
+        return self._opens and self._interrupted()
 
     def left(self) -> float:
         if not self._is_cut and self._interrupted():
@@ -92,14 +98,17 @@ class Origin:
 
     url      scheme, host and port: Coinbase's own or a loopback address
     ca_file  certificates to trust in place of the usual ones
+    hosts    who may be asked; None: whom the owner named for alerts, never with a token
     host     host and port as a token names them
     good     the address that worked last
     """
 
-    def __init__(self, url: str, ca_file: str | None = None):
+    def __init__(self, url: str, ca_file: str | None = None,
+                 hosts: tuple[str, ...] | None = HOSTS):
         found = ORIGIN.fullmatch(url)
         scheme, host, port = found.groups() if found else ("", "", "")
-        if not (_is_loopback(host) or (scheme == "https" and host in HOSTS)):
+        is_known = scheme == "https" and (hosts is None or host in hosts)
+        if not (_is_loopback(host) or is_known):
             raise ConfigError(f"COINBASE_API_URL: must be https://{HOSTS[0]} or a loopback address")
         self.host, self.context = url.partition("://")[2], None
         if scheme == "https":
@@ -191,7 +200,7 @@ class _Worker(threading.Thread):
         super().__init__(name=f"rest-{name}", daemon=True)
         self._jobs, self._lock = queue.SimpleQueue(), threading.Lock()
         self._was_sent = self._is_over = False
-        self._connection = self._handle = None
+        self._connection = self._handle = self._until = None
         self._origin, self._session = origin, _Session()
         for scheme in PORTS:
             self._session.mount(f"{scheme}://", _Adapter(self, origin.context))
@@ -199,7 +208,7 @@ class _Worker(threading.Thread):
 
     def ask(self, request: requests.PreparedRequest, until: Until) -> Answer | None:
         """Return the answer; None when `until` comes first."""
-        self._was_sent, answers = False, queue.SimpleQueue()
+        self._was_sent, self._until, answers = False, until, queue.SimpleQueue()
         self._jobs.put((request, max(until.left(), SLICE_SECONDS), answers))
         while (left := until.left()) > 0:
             with suppress(queue.Empty):
@@ -236,6 +245,8 @@ class _Worker(threading.Thread):
         with self._lock:
             if self._is_over:
                 raise OSError("given up")
+            if not self._was_sent and self._until.forbids_to_begin():
+                raise OSError("not sent, a signal waits")
             self._was_sent = True
 
     def run(self) -> None:
@@ -340,10 +351,13 @@ def _body(response: requests.Response) -> bytes:
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise OSError("an encoded body, which was not asked for")
     body = bytearray()
-    for chunk in response.iter_content(CHUNK_BYTES):
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise OSError(f"a body above {BODY_BYTES_MAX} bytes")
+    try:
+        for chunk in response.iter_content(CHUNK_BYTES):
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                raise OSError(f"a body above {BODY_BYTES_MAX} bytes")
+    except ValueError as error:  # what the library says to a chunk of less than nothing
+        raise OSError(f"a body that has no form: {error}") from error
     return bytes(body)
 
 

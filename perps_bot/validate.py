@@ -20,6 +20,7 @@ from perps_bot.client import OPEN
 from perps_bot.clock import SystemClock
 from perps_bot.errors import ConfigError, OrderRejected, PerpsBotError, VenueUnavailable
 from perps_bot.feed import MarkFeed
+from perps_bot.limits import largest_order
 from perps_bot.loop import Bot, assemble, attempt, configured, recover
 from perps_bot.market import SYNTHETIC_PRODUCTS, bar_closes
 from perps_bot.model import Mark, Order, OrderIntent, Position, Product, Side
@@ -236,6 +237,14 @@ def _trade(bot: Bot, desk: Desk) -> str:
     """Return what a round trip of the smallest order did.  Raises what the engine raises."""
     engine, symbol = bot.engine, bot.symbols[0]
     product = bot.catalog.get(symbol)
+    entry = OrderIntent(symbol, Side.BUY, product.min_quantity)
+
+    def is_enough_offered() -> bool:
+        _work(bot, desk)
+        most = largest_order(entry, engine.marks[symbol], product, bot.risk.config)
+        return most >= entry.quantity
+
+    _until(is_enough_offered, f"{symbol}: too little is offered at the best price")
     engine.place_order(symbol, Side.BUY, product.min_quantity, reason="validate")
     _work(bot, desk)
     stop = bot.protector.stop_price(symbol)

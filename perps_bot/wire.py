@@ -21,6 +21,7 @@ from perps_bot.model import (
 DEPTH_MAX = 32
 WORDS_MAX = 200  # characters of the venue's own text that are passed on
 NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,18})?")
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a surrogate pair, whether or not the other is there
 NEVER = "0001-01-01T00:00:00Z"
 MOMENT = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?Z")
 
@@ -41,6 +42,8 @@ def decoded(body: bytes) -> dict:
     try:
         value = json.loads(body.decode("utf-8"), parse_float=_json_number, parse_int=_json_number,
                            parse_constant=_refused, object_pairs_hook=_object)
+        if HALF.search(body):  # whoever writes or sends half a character later would fail
+            json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise Malformed(f"not the JSON that was expected ({type(error).__name__})") from None
     if not isinstance(value, dict):
@@ -124,8 +127,6 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a repeated key")
-    # Half of a surrogate pair is no character: whoever writes or sends it later would fail.
-    "".join(each for pair in pairs for each in pair if isinstance(each, str)).encode("utf-8")
     return found
 
 
@@ -157,10 +158,17 @@ def _positive(value: object, name: str) -> Decimal:
     return found
 
 
+def _not_negative(value: object, name: str) -> Decimal:
+    found = number(value, name)
+    if found < 0:
+        raise Malformed(f"{name} is below zero")
+    return found
+
+
 def _count(value: object, name: str) -> Decimal:
     """A number of contracts: whole, and not below zero."""
-    found = number(value, name)
-    if found < 0 or found % 1:
+    found = _not_negative(value, name)
+    if found % 1:
         raise Malformed(f"{name} is no number of contracts")
     return found
 
@@ -173,6 +181,7 @@ def _maybe(read: Callable, value: object, name: str):
 # Products
 
 
+PRODUCT_ID = re.compile(r"[A-Z0-9]+(-[A-Z0-9]+)*")
 SYMBOL_ROOT = re.compile(r"[A-Z0-9]{1,12}")
 # Every one of these must be there and false; any other boolean that is true restricts as well,
 # but for those that are known to mean nothing.
@@ -180,8 +189,6 @@ FLAGS = ("is_disabled", "trading_disabled", "cancel_only", "limit_only", "post_o
          "auction_mode")
 HARMLESS = ("watched", "new", "is_alpha_testing", "hidden_from_discovery")
 SESSION_OPEN = "FCM_TRADING_SESSION_STATE_OPEN"
-
-
 # With one of these, no order is taken at all, as in a closed market.
 NOTHING_TAKEN = ("is_disabled", "trading_disabled", "view_only", "cancel_only")
 
@@ -189,13 +196,15 @@ NOTHING_TAKEN = ("is_disabled", "trading_disabled", "view_only", "cancel_only")
 def symbol_of(row: Mapping) -> str | None:
     """Return `BTC-PERP` for a perpetual of the US futures venue; None for anything else.
 
-    Not by expiry type, date, display name or prefix: those also fit what cannot be traded.
+    Not by expiry type, date, display name or prefix: those also fit what cannot be traded.  Its
+    id becomes part of addresses, so that it must not be able to change one.
     """
     details = row.get("future_product_details")
     if row.get("product_venue") != "FCM" or not isinstance(details, dict):
         return None
-    root = word(details.get("contract_root_unit"))
-    if not word(details.get("funding_interval")) or not SYMBOL_ROOT.fullmatch(root):
+    root, identity = word(details.get("contract_root_unit")), word(row.get("product_id"))
+    is_named = SYMBOL_ROOT.fullmatch(root) and PRODUCT_ID.fullmatch(identity)
+    if not word(details.get("funding_interval")) or not is_named:
         return None
     return f"{root}-PERP"
 
@@ -222,7 +231,7 @@ def product(row: Mapping, now: datetime, weekly_close: datetime) -> Product:
         price_increment=_positive(row.get("price_increment"), "price_increment"),
         min_quantity=size * _positive(row.get("base_min_size"), "base_min_size"),
         max_quantity=size * _positive(row.get("base_max_size"), "base_max_size"),
-        min_notional=_maybe(number, row.get("quote_min_size"), "quote_min_size") or ZERO,
+        min_notional=_maybe(_not_negative, row.get("quote_min_size"), "quote_min_size") or ZERO,
         long_margin_rate=rates[0], short_margin_rate=rates[1],
         tradable=not restrictions, note=", ".join(restrictions),
         is_session_open=isinstance(session, dict) and session.get("is_session_open") is True
@@ -403,7 +412,7 @@ def order(row: Mapping, product: Product) -> Order:
     status = STATUSES.get(word(row.get("status")), OrderStatus.UNKNOWN)
     if row.get("pending_cancel") is True and not status.is_terminal:
         status = OrderStatus.CANCEL_QUEUED
-    average = _maybe(number, row.get("average_filled_price"), "average_filled_price")
+    average = _maybe(_not_negative, row.get("average_filled_price"), "average_filled_price")
     filled = _count(row.get("filled_size"), "filled_size")
     venue_id = text(row.get("order_id"), "order_id")
     # An order made in the app may have no id of its owner's.
@@ -430,8 +439,8 @@ def _intent(row: Mapping, product: Product) -> OrderIntent:
         quantity = product.contract_size * _count(body.get("base_size"), "base_size")
         return OrderIntent(
             product.symbol, side, quantity, kind, purpose,
-            _maybe(number, body.get("limit_price"), "limit_price"),
-            number(body.get(stop), stop) if stop else None, force,
+            _maybe(_positive, body.get("limit_price"), "limit_price"),
+            _positive(body.get(stop), stop) if stop else None, force,
             _maybe(moment, body.get("end_time"), "end_time"), reason="found at the venue")
     except Malformed:  # of one of ours, the books know the intent; else that it exists is enough
         return foreign
@@ -497,10 +506,11 @@ def contracts(quantity: Decimal, product: Product) -> str:
     return f"{count:f}"
 
 
-# What an answer repeats of the order; the kind of order that closes a position; the refusals
-# that say that the order is there.
+# What an answer repeats of the order; the kind of order that closes a position; where a refusal
+# gives its reason; the refusals that say that the order is there.
 ECHOED = ("product_id", "side", "client_order_id")
 CLOSES_AS = "market_market_ioc"
+REASONS = ("new_order_failure_reason", "error", "preview_failure_reason")
 DUPLICATE = ("DUPLICATE_CLIENT_ORDER_ID", "PREVIEW_DUPLICATE_CLIENT_ORDER_ID")
 
 
@@ -510,29 +520,35 @@ def accepted(answer: Mapping, sent: Mapping) -> str:
     Raises OrderRejected (it said no) or OutcomeUnknown (it contradicts itself, or speaks of
     another order).
     """
-    said, identity = answer.get("success_response"), _order_id(answer)
-    if answer.get("success") is True and identity:
-        said = said if isinstance(said, dict) else {}
-        is_ours = all(said.get(name) == sent[name] for name in ECHOED)
-        if is_ours and _same_size(answer.get("order_configuration"), sent):
+    identity, (reasons, message) = _order_id(answer), _refusal(answer)
+    if answer.get("success") is True and identity and not reasons:
+        if _is_echo(answer, sent):
             return identity
         raise OutcomeUnknown(f"the answer speaks of another order, {identity}")
     if answer.get("success") is not False or identity:
         raise OutcomeUnknown("the answer contradicts itself")
-    code, message = _refusal(answer)
-    if code in DUPLICATE:
+    code = words(*reasons) or "NO_REASON_GIVEN"
+    if any(each in DUPLICATE for each in reasons):
         raise OutcomeUnknown(f"{code}: an order with this id exists")
     raise OrderRejected(code, f"{code}: {message or 'the venue gave no words'}")
 
 
 def _order_id(answer: Mapping) -> str:
+    """The one order that the answer names; "" where it names none."""
     said = answer.get("success_response")
-    found = said.get("order_id") if isinstance(said, dict) else None
-    return word(found) or word(answer.get("order_id"))
+    inner = said.get("order_id") if isinstance(said, dict) else None
+    named = [each for each in (inner, answer.get("order_id")) if each not in (None, "")]
+    # A number, or a text that cannot be looked up, names an order all the same.
+    if any(each != named[0] or not word(each) for each in named):
+        raise OutcomeUnknown("the answer contradicts itself")
+    return named[0] if named else ""
 
 
-def _same_size(echo: object, sent: Mapping) -> bool:
-    """Whether the echo, where there is one, has the kind and the size that were sent."""
+def _is_echo(answer: Mapping, sent: Mapping) -> bool:
+    """Whether it repeats our order, and where it gives them, its kind and its size."""
+    said, echo = answer.get("success_response"), answer.get("order_configuration")
+    if not isinstance(said, dict) or any(said.get(name) != sent[name] for name in ECHOED):
+        return False
     if not echo:
         return True
     (key, asked), = sent.get("order_configuration", {CLOSES_AS: sent}).items()
@@ -543,14 +559,14 @@ def _same_size(echo: object, sent: Mapping) -> bool:
     return size == Decimal(asked["size" if asked is sent else "base_size"])
 
 
-def _refusal(answer: Mapping) -> tuple[str, str]:
-    """The reason that says most, and the venue's words."""
+def _refusal(answer: Mapping) -> tuple[list, str]:
+    """What it gives as reasons, the one that says most first, and the venue's words."""
     error = answer.get("error_response")
-    error = error if isinstance(error, dict) else {}
-    reasons = [error.get(name) for name in
-               ("new_order_failure_reason", "error", "preview_failure_reason")]
-    code = words(*reasons, answer.get("failure_reason")) or "NO_REASON_GIVEN"
-    return code, words(error.get("message"), error.get("error_details"))
+    error = error if isinstance(error, dict) else {"error": error}
+    given = [*(error.get(name) for name in REASONS), answer.get("failure_reason")]
+    reasons = [each for each in given if each not in (None, "")
+               and not (isinstance(each, str) and _is_filler(each))]
+    return reasons, words(error.get("message"), error.get("error_details"))
 
 
 def cancel_answers(body: Mapping) -> dict[str, str]:

@@ -42,7 +42,7 @@ BTC, ETH = "BTC-PERP", "ETH-PERP"
 LIVE = (OrderStatus.OPEN, OrderStatus.CANCEL_QUEUED)
 STOPS = (OrderType.STOP_LIMIT, OrderType.BRACKET)
 # Limits that stand in nobody's way.
-NO_LIMITS = RiskConfig(max_position_pct_per_symbol=1, max_exposure_pct=1)
+NO_LIMITS = RiskConfig(max_position_pct_per_symbol=1, max_exposure_pct=1, max_mark_move_pct=1)
 
 
 def a_product(symbol=BTC, step="0.1", tick="0.5"):

@@ -11,7 +11,7 @@ import pytest
 from helpers import BTC, ETH, FALLING, RISING, Desk, Rig, ScriptedVenue, VirtualClock
 
 from perps_bot import store as disk
-from perps_bot.errors import ConfigError, VenueUnavailable
+from perps_bot.errors import ConfigError, OrderRejected, VenueUnavailable
 from perps_bot.loop import run
 from perps_bot.model import (
     Fill, Order, OrderIntent, OrderStatus, OrderType, Purpose, Side, TimeInForce, TradingState,
@@ -307,6 +307,74 @@ def test_the_stop_that_came_with_an_entry_stays_while_the_fill_is_not_told_yet()
     assert desk.protector.is_protected(BTC)
 
 
+def test_the_stop_that_came_with_an_entry_stays_while_only_a_part_of_its_fills_is_told():
+    desk = Desk(order_type=OrderType.LIMIT)
+    desk.tick(0)
+    entry = desk.engine.enter(BTC, Side.BUY, Decimal(8), "a cross")
+    desk.trail_to = {BTC: Decimal(99)}
+    for part in (3, 5):
+        desk.venue.fill(entry.id, part)
+    told = desk.venue.fills
+    desk.venue.fills = lambda since: told(since)[:1]
+    for _ in range(3):
+        desk.tick(2)
+    assert desk.held() == 3
+    desk.venue.fills = told
+    desk.tick(2)
+    assert desk.venue.cancelled == [] and desk.stops() == ["sell 3 at 99", "sell 5 at 99"]
+    assert desk.held() == 8 and desk.protector.is_protected(BTC)
+
+
+def test_the_parts_of_an_entry_whose_stop_covers_only_the_first_are_covered_in_time():
+    desk, brought = Desk(order_type=OrderType.LIMIT), []
+    desk.tick(0)
+    entry = desk.engine.enter(BTC, Side.BUY, Decimal(30), "a cross")
+    desk.trail_to[BTC], attach = Decimal(99), desk.venue._attach
+    desk.venue._attach = lambda *said: brought or (brought.append(1), attach(*said))
+    for _ in range(15):
+        desk.venue.fill(entry.id, 1)
+        desk.tick(4)
+    covered = sum(o.remaining for o in desk.venue.live() if o.purpose is Purpose.STOP)
+    assert desk.held() == 15 and covered >= 11 and not desk.venue.overcommitted
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_price_beyond_the_stop_that_nothing_fills_is_tried_at_the_pace_of_exits(kept):
+    desk = Desk().hold("2")
+    desk.venue.end(desk.venue.live()[0].id)
+    desk.price(90)
+    desk.protector.exit(BTC, "thin", keep=Decimal(kept))
+    begun = len(desk.venue.sent)
+    desk.venue.watch = lambda o: o.purpose is Purpose.EXIT and desk.venue.answers.append("rest")
+    for _ in range(30):
+        desk.tick(1)
+        for order in desk.venue.live():
+            desk.venue.end(order.id)
+    sent = desk.venue.sent[begun:]
+    exits = [o.quantity for o in sent if o.purpose is Purpose.EXIT]
+    assert exits == [2 - kept, 2, 2] and len(sent) - len(exits) <= 4
+    desk.venue.watch = lambda order: None
+    desk.tick(10)
+    assert desk.held() == 0
+
+
+@pytest.mark.parametrize("answer", ["unknown", "lost"])
+def test_a_stop_of_unknown_outcome_is_told_once_the_venue_shows_it(answer):
+    desk = Desk().hold(stop=None)
+    assert desk.held() == 1 and not desk.of("stop.placed")
+    desk.trail_to[BTC] = Decimal(99)
+    desk.venue.answers.append(answer)
+    desk.venue.listing_lag = 4
+    desk.tick(2)
+    assert len(desk.venue.sent) == 2 and not desk.of("stop.placed")
+    for _ in range(9):
+        desk.tick(2)
+    (placed,) = desk.of("stop.placed")
+    assert placed.data["client_order_id"] == desk.venue.live()[0].id
+    assert placed.data["seconds_unprotected"] == (6 if answer == "unknown" else 14)
+    assert placed.data["stop_price"] == 99 and not desk.of("stop.moved")
+
+
 @pytest.mark.parametrize("order_type", [OrderType.MARKET, OrderType.LIMIT])
 def test_a_stop_of_the_process_looks_for_the_fills_of_an_entry_that_is_over(order_type):
     rig = a_rig(order_type=order_type)
@@ -422,3 +490,184 @@ def test_positions_that_cannot_be_read_hold_up_the_stop_of_no_other_symbol():
     for _ in range(4):
         rig.tick(2)
     assert [o.purpose for o in rig.venue.live(ETH)] == [Purpose.STOP]
+
+
+@pytest.mark.parametrize("what", ["candles", "equity", "marks", "positions"])
+def test_a_start_that_cannot_be_finished_gives_a_bare_position_its_stop(tmp_path, what):
+    rig = a_rig(tmp_path)
+
+    def die(event):
+        if event.type == "order.updated":
+            raise Killed
+
+    rig.bot.store.subscribe(die)
+    with pytest.raises(Killed):
+        rig.tick()
+    rig.venue.down.add(what)
+    rig.restart()
+    rig.tick()
+    assert what in rig.bot.trouble and not rig.bot.is_started
+    assert purposes(rig) == [Purpose.STOP] and rig.bot.protector.is_protected(BTC)
+    rig.venue.down.clear()
+    rig.tick()
+    assert rig.bot.is_started and purposes(rig) == [Purpose.STOP] and not rig.venue.overcommitted
+
+
+def test_a_read_of_the_fills_that_fails_after_a_stop_was_cancelled_costs_no_stop():
+    rig = a_rig()
+    rig.tick()
+    rig.tick()
+    rig.venue.prices[BTC] += 10
+    cancel, bare = rig.venue.cancel, 0
+
+    def then_silence(orders, now):
+        cancel(orders, now)
+        rig.venue.down.add("fills")
+
+    rig.venue.cancel = then_silence
+    for _ in range(30):
+        rig.tick(5)
+        bare += not rig.venue.live()
+    assert "fills" in rig.bot.trouble and bare == 0 and not rig.venue.overcommitted
+    assert len(rig.venue.cancelled) == 1
+
+
+def test_an_order_that_is_missing_while_the_fills_cannot_be_read_is_not_proved_absent():
+    desk = Desk()
+    desk.tick()
+    desk.venue.answers.append("lost")
+    desk.engine.enter(BTC, Side.BUY, Decimal(1), "x")
+    desk.venue.down.add("fills")
+    for _ in range(30):
+        with suppress(VenueUnavailable):
+            desk.tick(5)
+    assert not desk.of("order.lost")
+    desk.venue.down.clear()
+    desk.tick()
+    assert not desk.of("order.lost")  # the first listing that counts
+
+
+def turn_up(desk, order, **state):
+    """`order`, which our events say has ended, is at the venue after all."""
+    desk.venue._set(replace(order, status=OrderStatus.OPEN, venue_order_id="v-late", **state))
+
+
+@pytest.mark.parametrize("cancel", ["at once", "down"])
+@pytest.mark.parametrize("answer", ["reject INVALID_BRACKET_PRICES", "unavailable"])
+def test_an_entry_that_rests_although_it_was_refused_or_not_sent_is_cancelled(answer, cancel):
+    """D4, I-20: nothing of ours rests at the venue without a place in our books."""
+    desk = Desk(order_type=OrderType.LIMIT)
+    desk.trail_to[BTC] = Decimal(99)
+    desk.tick(0)
+    desk.venue.answers.append(answer)
+    with suppress(OrderRejected, VenueUnavailable):
+        desk.engine.enter(BTC, Side.BUY, Decimal(2), "x")
+    assert desk.engine.outstanding() == () and not desk.venue.live()
+    turn_up(desk, desk.venue.sent[0])
+    desk.venue.fill(desk.venue.sent[0].id, 1)
+    desk.venue.down |= {cancel}
+    desk.tick()
+    assert desk.engine.entries() and desk.held() == 1
+    desk.venue.down.clear()
+    desk.tick()
+    assert desk.venue.order(desk.venue.sent[0].id).status is OrderStatus.CANCELLED
+    desk.tick()
+    assert desk.engine.entries() == [] and desk.stops() == ["sell 1 at 99"]
+    desk.tick(60)
+    assert len(desk.venue.cancelled) == 1 and not desk.engine.foreign
+
+
+def test_an_entry_that_turned_up_and_could_not_be_cancelled_is_cancelled_after_a_restart(tmp_path):
+    desk = Desk(folder=tmp_path, order_type=OrderType.LIMIT)
+    desk.tick(0)
+    desk.venue.answers.append("unavailable")
+    with suppress(VenueUnavailable):
+        desk.engine.enter(BTC, Side.BUY, Decimal(2), "x")
+    turn_up(desk, desk.venue.sent[0])
+    desk.venue.down = {"cancel"}
+    desk.tick()
+    desk.store.open_day(desk.now.date() + timedelta(days=1),
+                        {"orders": desk.engine.orders.snapshot()})
+    desk = desk.restart()
+    desk.venue.down = set()
+    desk.tick()
+    assert desk.venue.live() == []
+
+
+def test_a_close_that_was_executed_although_it_was_refused_is_booked_as_ours():
+    desk = Desk().hold()
+    desk.protector.exit(BTC, "enough")
+    desk.venue.answers.append("reject X")
+    desk.tick()
+    turn_up(desk, desk.venue.sent[-1])
+    desk.venue.fill(desk.venue.sent[-1].id)
+    desk.tick()
+    assert desk.held() == 0 and not desk.engine.moved_by_others
+    assert desk.of("trade.executed")[-1].data["purpose"] == Purpose.EXIT
+
+
+def test_a_stop_that_rests_although_it_was_refused_is_not_doubled():
+    desk = Desk().hold()
+    desk.venue.end(desk.venue.live()[0].id)
+    desk.venue._refuse = lambda order: None
+    desk.venue.answers.extend(["reject A", "reject B"])
+    desk.tick()
+    assert desk.venue.live() == []
+    turn_up(desk, desk.venue.sent[-1])
+    for _ in range(4):
+        desk.tick()
+    assert desk.stops() == ["sell 1 at 99"] and not desk.venue.overcommitted
+    assert desk.protector.is_protected(BTC)
+
+
+def test_an_order_that_the_venue_lists_as_refused_is_refused_once():
+    desk = Desk()
+    desk.tick(0)
+    desk.venue.answers.append("reject X")
+    with suppress(OrderRejected):
+        desk.engine.enter(BTC, Side.BUY, Decimal(1), "x")
+    desk.venue._set(replace(desk.venue.sent[0], status=OrderStatus.REJECTED, venue_order_id="v-9"))
+    desk.tick()
+    assert len(desk.of("order.updated")) == 1
+
+
+@pytest.mark.parametrize("by, sent", [("the venue", 3), ("us", 5)])
+def test_entries_that_the_venue_takes_back_at_once_are_not_repeated_for_ever(by, sent):
+    rig = a_rig(order_type=OrderType.LIMIT)
+    for _ in range(5):
+        rig.tick(20)
+        for entry in rig.venue.live():
+            if by == "us":
+                rig.bot.engine.cancel_all()
+            else:
+                rig.venue.end(entry.id)
+    assert len(rig.venue.sent) == sent
+    assert ("SYMBOL_PAUSED" in str(rig.of("risk.rejected"))) == (by == "the venue")
+
+
+def test_a_stop_that_grows_at_the_venue_with_its_entry_is_known_in_full(tmp_path):
+    desk = Desk(folder=tmp_path, order_type=OrderType.LIMIT)
+    desk.tick(0)
+    entry = desk.engine.enter(BTC, Side.BUY, Decimal(8), "a cross")
+    desk.trail_to[BTC] = Decimal(99)
+    desk.venue.fill(entry.id, 3)
+    desk.tick(2)
+    (child,) = desk.venue.live()[1:]
+    desk.venue._attach = lambda *_: None
+    desk.venue.fill(entry.id, 5)
+    desk.venue._set(replace(child, intent=replace(child.intent, quantity=Decimal(8))))
+    for _ in range(4):
+        desk.tick(10)
+    assert desk.protector.is_protected(BTC) and len(desk.venue.sent) == 1
+    desk = desk.restart()
+    desk.tick()
+    assert desk.protector.is_protected(BTC) and len(desk.venue.sent) == 1
+    assert [order.remaining for order in desk.venue.live()] == [8]
+
+
+def test_the_size_of_a_stop_that_a_listing_does_not_say_stays_what_it_was():
+    desk = Desk().hold("2")
+    (stop,) = desk.venue.live()
+    desk.venue._set(replace(stop, intent=replace(stop.intent, quantity=Decimal(0))))
+    desk.tick(60)
+    assert desk.protector.is_protected(BTC) and len(desk.venue.sent) == 2

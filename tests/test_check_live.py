@@ -17,9 +17,10 @@ from types import SimpleNamespace
 import pytest
 from exchange.harness import Simulator
 
-from perps_bot.checklist import send_alert
-from perps_bot.settings import FOREIGN_VARIABLES
+from perps_bot.alerts import post
 from perps_bot.model import Position
+from perps_bot.secret import Secret
+from perps_bot.settings import FOREIGN_VARIABLES
 from perps_bot.store import EventStore
 from perps_bot.tracker import PositionTracker
 
@@ -327,12 +328,13 @@ def test_a_test_alert_needs_a_route(owner):
 @pytest.mark.parametrize("status, words", [(500, "HTTP 500"), (302, "HTTP 302"), (200, "")])
 def test_an_alert_is_delivered_where_it_was_sent_or_not_at_all(status, words, hook):
     hook.status = status
-    assert send_alert(hook.url, "x") == words
+    assert post(Secret(hook.url), {"text": "x"}) == words
     assert [path for path, _ in hook.taken] == ["/swordfish"]
 
 
 def test_an_alert_that_nobody_takes_does_not_tell_the_address():
-    assert send_alert("http://127.0.0.1:1/swordfish", "x") == "not delivered: ConnectionError"
+    assert post(Secret("http://127.0.0.1:1/swordfish"), {"text": "x"}) == (
+        "not delivered: ConnectionRefusedError")
 
 
 # Time

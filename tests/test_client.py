@@ -189,12 +189,26 @@ def test_the_perpetuals_are_found_among_the_decoys():
     ((a_row(trading_disabled=True), a_row("BIX-20DEC30-CDE", view_only=True)),
      [BIP, "BIX-20DEC30-CDE"]),
     ((a_row(trading_disabled=True),), [BIP]),
-    ((a_row(size=""),), []),
-    ((a_row(), a_row("BIX-20DEC30-CDE", size="")), []),
 ])
 def test_one_candidate_is_taken_and_several_are_told(rows, listed):
-    """Several that trade are for the catalog to refuse; one that cannot be read spoils them all."""
+    """Several that trade are for the catalog to refuse."""
     assert sorted(identity for _, identity in found(*rows)) == listed
+
+
+@pytest.mark.parametrize("rows", [
+    (), (a_row(size=""),), (a_row(), a_row("BIX-20DEC30-CDE", size=""))])
+def test_a_listing_that_hides_what_is_traded_is_a_failed_read_and_no_missing_product_C5(rows):
+    """E12: "no such product" would end the process for good; one row spoils all of its symbol."""
+    with pytest.raises(VenueUnavailable, match="listing is empty|cannot be read"):
+        found(*rows)
+    assert found(*rows, a_row("ETP-20DEC30-CDE", "ETH"), symbols=(ETH,)) == [(ETH, ETP)]
+
+
+def test_a_row_that_becomes_unreadable_leaves_what_is_known_of_its_product():
+    venue = Venue()
+    client = a_client(venue, symbols=(BTC,))
+    venue.answers["/products"] = a_page(a_row(size=""))
+    assert (BIP, False) in [(p.product_id, p.tradable) for p in client.products()]
 
 
 def test_a_product_that_is_named_by_its_venue_id_keeps_that_name():
@@ -321,9 +335,9 @@ def test_a_row_of_a_perpetual_that_cannot_be_read_fails_the_read(read):
                   orders__historical__batch={"orders": [an_order_row()]},
                   orders__historical__fills={"fills": [a_fill_row()]})
     arguments = () if read == "positions" else (NOW - timedelta(hours=1),)
-    client = a_client(venue)
+    client = CoinbasePerpetualsClient(venue)
     assert "cannot be read" in failing(getattr(client, read), *arguments)
-    venue.answers["/products"], venue.time = a_page(), NOW + timedelta(hours=1)
+    venue.answers["/products"], venue.time = a_page(a_dated_row()), NOW + timedelta(hours=1)
     client.products()
     assert "cannot be read" in failing(getattr(client, read), *arguments)
     venue.answers["/products"] = a_page(a_dated_row(BIP))
@@ -552,12 +566,40 @@ def test_each_hour_is_accrued_once_by_what_was_held(side, rate, pays):
     [payment] = client.funding_payments(NOW)
     assert (payment.symbol, payment.amount, payment.rate) == (BTC, Decimal(pays), Decimal(rate))
     assert payment.at == datetime(2026, 10, 10, tzinfo=UTC)
+    assert payment.held == Decimal("0.03") * (1 if side == "LONG" else -1)
     venue.answers["/products"] = hourly(rate, 1)
     client.products()
     assert len(client.funding_payments(NOW)) == 2
     assert len({payment.payment_id for payment in client.funding_payments(NOW)}) == 2
     assert len(client.funding_payments(payment.at)) == 2
     assert client.funding_payments(payment.at + MINUTES) == client.funding_payments(NOW)[1:]
+
+
+@pytest.mark.parametrize("read_at, filled_at, held", [
+    ("00:00:30", "23:59:50", "0.03"),  # before the hour's end, and in the positions
+    ("00:00:30", "00:00:10", "0.01"),  # after the end, and in the positions: taken out again
+    ("23:59:30", "23:59:50", "0.05"),  # before the end, and not in the positions: added
+    ("23:59:30", "00:00:10", "0.03"),  # after both
+])
+def test_an_hour_costs_what_was_held_at_its_end_whenever_the_positions_were_read(
+        read_at, filled_at, held):
+    """E4: 0.03 BTC were read at one moment, 0.02 of another product count nothing."""
+    def at(clock):
+        day = "2026-10-10" if clock.startswith("00") else "2026-10-09"
+        return f"{day}T{clock}Z"
+
+    venue = Venue(
+        cfm__positions={"positions": [a_position_row()]},
+        orders__historical__fills={"cursor": "", "fills": [
+            a_fill_row(at=at(filled_at)), a_fill_row("e2", product_id=ETP, at=at(filled_at))]})
+    client = a_client(venue)
+    client.fills(NOW - timedelta(days=1))
+    venue.time = datetime.fromisoformat(at(read_at))
+    client.positions()
+    venue.answers["/products"], venue.time = hourly("0.0001", 0), NOW + 47 * MINUTES
+    client.products()
+    [payment] = client.funding_payments(NOW)
+    assert payment.amount == Decimal(held) * 82500 * Decimal("0.0001")
 
 
 def test_an_hour_without_a_position_or_without_a_rate_costs_nothing():
@@ -644,6 +686,26 @@ def test_a_future_whose_size_nobody_says_counts_without_bound():
     client = a_client(Venue(cfm__positions={"positions": [a_position_row(product_id="NEW-CDE")]}))
     [position] = client.positions().values()
     assert (position.symbol, position.notional) == ("NEW-CDE", Decimal("Infinity"))
+
+
+@pytest.mark.parametrize("harm", [
+    {"entry": ""}, {"mark": "0"}, {"side": "UP"}, {"contracts": "1.5"}])
+def test_an_unreadable_position_of_ours_is_a_failed_read_and_anothers_is_without_bound(harm):
+    """E2, E3: what we trade must be known; what somebody else trades must not stop all."""
+    rows = {"positions": [a_position_row(**harm)]}
+    assert failing(a_client(Venue(cfm__positions=rows)).positions).startswith("the positions")
+    [position] = a_client(Venue(cfm__positions=rows), symbols=(ETH,)).positions().values()
+    assert (position.symbol, position.notional) == (BTC, Decimal("Infinity"))
+
+
+def test_a_dated_future_whose_size_cannot_be_read_is_left_out_and_counts_without_bound(caplog):
+    """E1, E12: it hides no perpetual."""
+    venue = Venue(products=a_page(*LISTING, a_dated_row("BIX-25DEC26-CDE", size="x")),
+                  cfm__positions={"positions": [a_position_row(product_id="BIX-25DEC26-CDE")]})
+    client = a_client(venue)
+    assert sorted(product.symbol for product in client.products()) == [BTC, ETH]
+    assert "BIX-25DEC26-CDE left out: contract_size is not a number" in caplog.text
+    assert client.positions()["BIX-25DEC26-CDE"].notional == Decimal("Infinity")
 
 
 # Orders that are read
@@ -809,6 +871,13 @@ def test_an_order_that_is_not_found_yet_is_asked_for_again_and_only_so_often(ans
     assert len(asked) == room.LOOK_UPS_MAX
     client.rest.answers["/orders/historical/v8"] = {"order": an_order_row("pb-8")}
     assert told(client)[-1] == ("e8", "pb-8", False)
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_an_order_whose_name_would_change_the_address_is_not_asked_for_J4(name):
+    client = a_client_with_fills(a_fill_row("e1", name))
+    assert told(client) == [("e1", "", False)]
+    assert not [path for path, _ in client.rest.asked if path == f"/orders/historical/{name}"]
 
 
 def test_owners_are_forgotten_only_when_there_are_very_many(monkeypatch):

@@ -23,6 +23,7 @@ from perps_bot.settings import PROFILES, SETTINGS, described, resolve
 from perps_bot.store import SYNCED, EventStore, read_events
 from perps_bot.tracker import PositionTracker
 
+pytestmark = pytest.mark.xdist_group("the commands share what they made")
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = {name: (ROOT / name).read_text("utf-8") for name in (
     "README.md", "docs/RUNBOOK_PERPS.md", "docs/ONE_TICK.md", "docs/EVENTS.md")}
@@ -323,7 +324,7 @@ def test_every_event_type_in_the_code_is_documented_and_no_other():
              for node in ast.walk(ast.parse(text))
              if isinstance(node, ast.Constant) and isinstance(node.value, str)
              and re.fullmatch("(?:bot|day|order|stop|funding|state|position|reconcile|trade|risk|"
-                              "strategy|feed|account)\\.[a-z_]+|alert", node.value)}
+                              "strategy|feed|account|alert)\\.[a-z_]+|alert", node.value)}
     assert words == set(documented())
 
 
@@ -358,7 +359,8 @@ def written(used, tmp_path_factory):
 
 # Types whose fields are read from the call that writes them, and where that stands.
 SELDOM = {"order.unknown": "execution", "order.lost": "execution", "alert": "reconcile",
-          "account.tied_out": "reconcile"}
+          "account.tied_out": "reconcile", "alert.cleared": "alerts", "alert.sent": "alerts",
+          "alert.failed": "alerts"}
 FROM_THE_FEED = {"feed.stale", "feed.recovered"}
 
 

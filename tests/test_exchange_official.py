@@ -21,7 +21,8 @@ websocket_package = pytest.importorskip("coinbase.websocket", reason=REASON)
 BTC = "BIP-20DEC30-CDE"
 TIMEOUT_SECONDS = 10
 FILLED, OPEN, CANCELLED = "FILLED", "OPEN", "CANCELLED"
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+              pytest.mark.xdist_group("one exchange serves all")]
 
 
 @pytest.fixture(scope="module", params=["es256", "ed25519"])

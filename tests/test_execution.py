@@ -282,6 +282,40 @@ def test_funding_is_booked_once_however_long_a_stop_rests(desk):
     assert desk.tracker.total("funding") == len(desk.venue.payments) == 72
 
 
+@pytest.mark.parametrize("ours, by_hand, booked", [
+    ("0", "3", None), ("1", "0", "0.5"), ("1", "3", "0.5"), ("1", "-3", "0.5"), ("-2", "1", "-1"),
+])
+def test_only_what_falls_on_our_own_contracts_is_booked_as_our_funding(desk, ours, by_hand, booked):
+    """The venue charges the account: half a dollar a contract here."""
+    desk.hold(ours, stop=None) if ours != "0" else desk.tick(0)
+    held = Decimal(ours) + Decimal(by_hand)
+    due = FundingPayment("f", BTC, held / 2, Decimal("0.005"), desk.now + timedelta(hours=1), held)
+    desk.tick(3599)
+    desk.tick(2)
+    desk.venue.payments.append(due)
+    for _ in range(2):
+        desk.tick(1)
+    assert [event.data["amount"] for event in desk.of("funding.paid")] == (
+        [] if booked is None else [Decimal(booked)])
+
+
+def test_funding_is_of_what_was_held_at_the_end_of_its_hour_however_late_it_is_told(desk):
+    desk.hold("2", stop=None)
+    desk.venue.payments.append(FundingPayment(
+        "f", BTC, Decimal(4), Decimal("0.01"), desk.now + timedelta(hours=1), Decimal(4)))
+    desk.venue.down.add("funding_payments")
+    with pytest.raises(VenueUnavailable):
+        desk.tick(3610)
+    desk.engine.broker.down.clear()
+    desk.protector.exit(BTC, "x")
+    desk.tick(1)
+    desk.venue.payments.append(FundingPayment(
+        "g", BTC, Decimal(4), Decimal("0.01"), desk.now - timedelta(seconds=5), Decimal(4)))
+    desk.tick(1)
+    assert desk.held() == 0
+    assert [event.data["amount"] for event in desk.of("funding.paid")] == [2, 2]
+
+
 # Protective stops.
 
 
@@ -380,7 +414,7 @@ def test_a_stop_of_the_last_position_does_not_bind_the_next(desk):
     desk.tracker.adopt("reconcile.mismatch", Position(BTC))
     desk.tick()
     desk.price(50)
-    desk.tick()
+    desk.tick(600)  # so fast a fall would pause the entries
     desk.hold(stop="49")
     assert desk.stops() == ["sell 1 at 49"]
     assert desk.held() == 1
@@ -411,6 +445,13 @@ def test_the_stop_moves_by_at_least_a_fifth_of_a_percent(to, rests):
     assert desk.stops() == [rests]
 
 
+@pytest.mark.parametrize("to, sent", [("98.9", 2), ("99", 2), ("99.5", 3)])
+def test_a_stop_is_not_replaced_by_its_equal_even_where_every_move_is_worth_it(to, sent):
+    desk = Desk(stop_move_min_pct=Decimal(0)).hold(stop="99")
+    desk.protector.trail(BTC, Decimal(to))
+    assert len(desk.venue.sent) == sent
+
+
 def test_a_stop_that_fires_as_it_is_placed_leaves_no_level_behind():
     class Hasty(ScriptedVenue):
         def place(self, order, now):
@@ -423,6 +464,7 @@ def test_a_stop_that_fires_as_it_is_placed_leaves_no_level_behind():
     desk.hold()
     assert desk.held() == 0
     desk.price(50)
+    desk.tick(600)  # so fast a fall would pause the entries
     desk.hold(stop="49")
     assert desk.stops() == ["sell 1 at 49"]
 

@@ -23,8 +23,9 @@ LISTING = "GET /orders/historical/batch"
 SIZE = Decimal("0.01")  # base units a contract
 LIVE = ("PENDING", "OPEN", "QUEUED", "CANCEL_QUEUED")
 # So many orders at once are no ordinary trading.
-A_CROWD = dict.fromkeys(("max_orders_per_minute_per_symbol", "max_orders_per_minute",
-                         "max_messages_per_second", "max_entries_per_hour", "max_open_orders"), 1000)
+A_CROWD = dict.fromkeys((
+    "max_orders_per_minute_per_symbol", "max_orders_per_minute", "max_messages_per_second",
+    "max_entries_per_hour", "max_open_orders"), 1000)
 
 
 @pytest.fixture(autouse=True)
@@ -505,6 +506,7 @@ def test_a_resting_entry_brings_its_stop_along_and_fills_in_parts_d6(rig, force)
         rig.ticks(2)
     assert rig.held() == Decimal(body["order_configuration"][f"limit_limit_{force.lower()}"]
                                  ["base_size"])
+    rig.ticks(4)  # beyond the patience with a bracket that does not grow
     assert len(rig.orders()) == 1
     assert [o.status for o in rig.stops()] == [OrderStatus.OPEN]
     agreed(rig)

@@ -81,9 +81,9 @@ class Live:
 
     def protected(self, symbol=BTC):
         """The one bracket over the whole position, once there is one."""
-        sizes = [Decimal(bracket["size"]) for bracket in self.resting("BRACKET", symbol)]
-        held = abs(self.held(symbol))
-        return held and sizes == [held] and self.resting("BRACKET", symbol)[0]
+        brackets, held = self.resting("BRACKET", symbol), abs(self.held(symbol))
+        sizes = [Decimal(bracket["size"]) for bracket in brackets]
+        return held and sizes == [held] and brackets[0]
 
     def posts(self):
         """Every request that could move money: (path, body), in order."""

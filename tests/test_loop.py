@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -476,7 +477,7 @@ def test_only_the_third_interrupt_within_ten_seconds_ends_the_wait(tmp_path, sig
     rig.venue.cancels = "queue"
     assert rig.run(signals=signals, on_wait=waits.append) == 3
     if waits_at_most:
-        assert len(waits) == waits_at_most + 1  # the last one lasts no time: what came meanwhile?
+        assert len(waits) == waits_at_most + 2  # the last two last no time: what came meanwhile?
         assert any(rig.venue.sent[0].id in line for line in rig.said)
     else:
         assert len(waits) > 20
@@ -494,6 +495,18 @@ def test_an_interrupt_during_an_orderly_stop_is_an_emergency_after_all(
     assert rig.bot.risk.state is TradingState.HALTED
 
 
+def test_an_interrupt_while_the_end_is_written_down_halts_too(tmp_path):
+    """H5: a slow disk makes seconds of that."""
+    rig = a_rig(tmp_path, profile="prod", environ=MOCK)
+    rig.tick()
+    signals = {1: signal.SIGTERM}
+    rig.bot.store.subscribe(lambda event: event.type == "bot.stopped" and signals.update(
+        dict.fromkeys(range(2, 9), signal.SIGINT)))
+    assert rig.run(signals=signals) == 0
+    rig.restart()
+    assert rig.bot.risk.state is TradingState.HALTED
+
+
 def test_sigusr1_reduces_in_the_running_process(tmp_path):
     rig = a_rig(tmp_path)
     rig.tick()
@@ -502,6 +515,14 @@ def test_sigusr1_reduces_in_the_running_process(tmp_path):
     assert rig.held() > 0  # nothing is flattened by it
     rig.restart()
     assert rig.bot.risk.state is TradingState.REDUCING
+
+
+def test_a_hold_by_sigusr1_is_dated_when_it_came_not_at_the_last_tick(tmp_path):
+    """H6: ticks that fail before they begin leave the time of the events where it was."""
+    rig = a_rig(tmp_path)
+    rig.tick()
+    rig.run(signals={1: signal.SIGUSR1}, ticks=1)
+    assert [event.at for event in rig.of("state.changed")] == [rig.now]
 
 
 def test_a_halt_freezes_the_trail_but_not_the_stop(tmp_path):
@@ -778,3 +799,79 @@ def test_a_restart_tells_the_venue_what_was_traded_before(tmp_path):
     rig.restart()
     rig.tick()
     assert rig.venue.traded_before == [rig.bot.catalog.get(BTC).product_id]
+
+
+def changed(rig, **facts):
+    rig.venue._products = [replace(product, **facts) for product in rig.venue._products]
+
+
+RESTRICTIONS = (
+    # what happens to the product              what is said of it
+    ({"symbol": "GONE-PERP"},                                   "BTC-PERP: no such product"),
+    ({"tradable": False, "note": "no longer listed"},           "no longer listed"),
+    ({"tradable": False, "note": "cancel_only"},                "cancel_only"),
+    ({"tradable": False, "note": "trading_disabled", "is_session_open": False},
+                                                                "trading_disabled"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("facts, said", RESTRICTIONS)
+def test_what_is_held_and_delisted_or_flagged_is_not_ok_and_an_alert(tmp_path, facts, said):
+    """E10: delisted; E8: flagged."""
+    rig = a_rig(tmp_path / "data")
+    rig.tick()
+    rig.tick()
+    assert rig.held() and rig.file("health.json")["ok"]
+    listed = list(rig.venue._products)
+    changed(rig, **facts)
+    for _ in range(3):
+        rig.tick(60)
+    health = rig.file("health.json")
+    assert not health["ok"] and said in health["message"]
+    (alert,) = [e for e in rig.of("alert") if e.data["code"] == "RESTRICTED"]
+    assert alert.data["about"] == BTC and said in alert.data["message"]
+    assert rig.held() and [o.purpose for o in rig.venue.live()] == [Purpose.STOP]
+    rig.venue._products = listed
+    rig.tick(60)
+    assert rig.file("health.json")["ok"]
+
+
+def test_a_delisted_product_that_is_not_held_alerts_nobody(tmp_path):
+    rig = a_rig(tmp_path / "data", trends=(FALLING,))
+    rig.tick()
+    changed(rig, tradable=False, note="no longer listed")
+    rig.tick(60)
+    assert rig.file("health.json")["ok"] and not rig.of("alert")
+    assert "no longer listed" in rig.file("health.json")["message"]
+
+
+def test_a_held_product_whose_session_closes_is_ok(tmp_path):
+    rig = a_rig(tmp_path / "data")
+    rig.tick()
+    changed(rig, tradable=False, is_session_open=False,
+            note="cancel_only, session closed: maintenance")
+    rig.tick(60)
+    assert rig.held() and rig.file("health.json")["ok"] and not rig.of("alert")
+
+
+def test_a_start_with_a_flagged_product_in_hand_is_not_ok(tmp_path):
+    rig = a_rig(tmp_path / "data")
+    rig.tick()
+    changed(rig, tradable=False, note="view_only")
+    rig.restart().tick()
+    assert len(rig.of("alert")) == 1 and not rig.file("health.json")["ok"]
+
+
+@pytest.mark.parametrize("down, said", [("equity", "tick failed"),
+                                        ("products", "products not refreshed")])
+def test_a_lasting_outage_is_logged_once(caplog, down, said):
+    rig = a_rig()
+    rig.tick()
+    rig.venue.down.add(down)
+    for _ in range(5):
+        rig.tick(60)
+    rig.venue.down.clear()
+    rig.tick(60)
+    rig.venue.down.add(down)
+    rig.tick(60)
+    assert sum(said in record.message for record in caplog.records) == 2

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perps_bot import market as market_room
 from perps_bot.broker import MarketData
 from perps_bot.errors import ConfigError
 from perps_bot.market import (
@@ -28,6 +29,8 @@ from perps_bot.market import (
     SYNTHETIC_PRODUCTS,
     RecordedMarket,
     SyntheticMarket,
+    cached_closes,
+    window_row,
 )
 from perps_bot.model import Side
 
@@ -779,3 +782,50 @@ def test_every_real_funding_file_is_read_to_its_end(name, rows):
         rate = market.funding("BTC-PERP", moment)
         seen.add(rate and rate.at)
     assert len(seen - {None}) == rows
+
+
+# The cache of mark windows
+
+
+CACHED_AT = datetime(2025, 5, 1, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def cached(**changes):
+    """What a cache of three closes tells, after a row of it was changed."""
+    row = window_row("BTC-PERP", CACHED_AT, 60, [Decimal("100"), Decimal("1.5"), Decimal("7.25")])
+    return cached_closes({"BTC-PERP": row | changes}, "BTC-PERP", MINUTE, CACHED_AT - MINUTE,
+                         CACHED_AT + MINUTE)
+
+
+def test_a_window_that_was_cached_comes_back_with_the_ends_of_its_bars():
+    assert cached() == [(CACHED_AT - 2 * MINUTE, Decimal("100")),
+                        (CACHED_AT - MINUTE, Decimal("1.5")), (CACHED_AT, Decimal("7.25"))]
+
+
+@pytest.mark.parametrize("changes", [
+    {"closes": ["900", "1.5", "7.25"]}, {"closes": ["100", "1.5"]}, {"closes": "100"},
+    {"bar_at": "2025-05-01T11:59:00+00:00"}, {"bar_at": "2025-05-01T12:00:00"}, {"crc": 0},
+    {"crc": None}, {"bar_seconds": "60"}, {"bar_seconds": 10**30},
+])
+def test_a_window_that_was_changed_is_none_I22(changes):
+    """A14: garbage in a state file changes no decision."""
+    assert cached(**changes) == []
+
+
+@pytest.mark.parametrize("close", [
+    "NaN", "sNaN", "Infinity", "1E2000011", "0", "0.00", "-5", "1_0", "١٢٣", " 5", "", 5, None,
+    True, [0, [1], 5], "9" * 16])
+def test_what_is_no_price_in_a_cache_is_none_even_with_a_crc_that_fits_G1_G2(close):
+    """F8, A14: it would end the process at every start, as the file stays."""
+    closes = ["100", close]
+    crc = market_room._window_crc("BTC-PERP", {
+        "bar_at": CACHED_AT.isoformat(), "bar_seconds": 60, "closes": closes})
+    assert cached(closes=closes, crc=crc) == []
+
+
+@pytest.mark.parametrize("row", [None, 3, [], {}, {"bar_at": "never"}, {"closes": None}])
+@pytest.mark.parametrize("cache", [{}, None, []])
+def test_what_is_no_cache_is_none(cache, row):
+    cache = {**cache, "BTC-PERP": row} if isinstance(cache, dict) else cache
+    assert cached_closes(cache, "BTC-PERP", MINUTE, CACHED_AT, CACHED_AT) == []

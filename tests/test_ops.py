@@ -11,15 +11,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from perps_bot import __version__
 from perps_bot.checklist import check, settings_text
-from perps_bot.errors import OrderRejected, VenueUnavailable
+from perps_bot.errors import OrderRejected, StoreDamaged, VenueUnavailable
 from perps_bot.loop import assemble, attempt, recover
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import Side, TradingState
-from perps_bot.ops import HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, diary_line, health
+from perps_bot.ops import (
+    HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, diary_line, health, settings_hash,
+)
 from perps_bot.paper import PaperBroker
 from perps_bot.settings import resolve
-from perps_bot.store import EventStore
+from perps_bot.store import EventStore, read_events
 
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -84,7 +87,8 @@ def test_health_has_the_promised_fields_in_their_order(desk):
         "last_decisions": {BTC: "hold", ETH: "hold"}, "message": "", "error": "",
         "valid_until": (desk.now + timedelta(seconds=15)).isoformat(), "pid": os.getpid(),
         "broker": "paper-synthetic", "trading_state": "TRADING", "liquidation_guard": "armed",
-        "feed": None,
+        "feed": None, "version": __version__, "settings_hash": settings_hash(desk.settings),
+        "alerts": [], "delivery": None,
     }
     assert list(desk.health())[:7] == ["timestamp", "ok", "profile", "symbols", "last_decisions",
                                        "message", "error"]
@@ -139,6 +143,35 @@ def test_a_symbol_without_a_mark_is_named(desk):
     said = desk.tick().health()
     assert not said["ok"]
     assert "No mark price for symbol ETH-PERP" in said["message"]
+
+
+@pytest.mark.parametrize("moved", [".", "events"])
+def test_a_folder_that_is_moved_away_under_a_bot_ends_its_entries_and_not_its_exits_A13(
+        desk, moved, caplog):
+    """Nothing fails by itself: the open file goes with its folder, and takes every line."""
+    desk.buy("0.01")
+    desk.tick()
+    folder = desk.folder if moved == "." else desk.folder / moved
+    elsewhere = folder.rename(folder.with_name("elsewhere"))
+    with caplog.at_level(logging.ERROR, "perps_bot"):
+        desk.tick()
+    assert "was moved away while in use" in desk.bot.store.trouble
+    assert "alert code=EVENTS_NOT_WRITTEN" in caplog.text
+    assert not health(desk.bot, desk.now)["ok"]
+    with pytest.raises((OrderRejected, StoreDamaged)):
+        desk.buy("0.02")
+    desk.bot.protector.exit(BTC, "out")
+    desk.tick().tick()
+    assert desk.bot.tracker.get_position(BTC).quantity == 0
+    kept = elsewhere if moved == "events" else elsewhere / "events"
+    assert [e.type for e in read_events(kept)].count("trade.executed") == 2
+
+
+def test_health_names_the_version_and_the_settings_K5(tmp_path):
+    one, same, other = (ADesk(tmp_path / name, interval=interval).tick().health()
+                        for name, interval in (("a", "5"), ("b", "5"), ("c", "6")))
+    assert one["version"] == __version__ and len(one["settings_hash"]) == 12
+    assert one["settings_hash"] == same["settings_hash"] != other["settings_hash"]
 
 
 # last_state.json
@@ -252,7 +285,7 @@ def test_a_file_that_cannot_be_written_is_said_once_and_stops_nothing(desk, capl
 def test_risk_events_are_an_array_with_the_newest_last_and_bounded(desk):
     assert desk.risk_events() == []
     for number in range(RISK_EVENTS_MAX + 5):
-        desk.bot.store.append("alert", text=f"number {number}")
+        desk.bot.store.append("feed.stale", text=f"number {number}")
     rows = desk.tick().risk_events()
     assert len(rows) == RISK_EVENTS_MAX
     assert rows[-1]["text"] == f"number {RISK_EVENTS_MAX + 4}"
@@ -261,7 +294,7 @@ def test_risk_events_are_an_array_with_the_newest_last_and_bounded(desk):
 
 
 def test_risk_events_outlive_the_day_and_the_process(desk):
-    desk.bot.store.append("alert", text="yesterday")
+    desk.bot.store.append("feed.stale", text="yesterday")
     desk.tick(timedelta(days=1))
     again = ADesk(desk.folder, symbols=[BTC, ETH])
     again.now = desk.now

@@ -375,6 +375,16 @@ def test_a_clock_that_says_nothing_changes_nothing(make, body):
     assert clock.now() == NOON
 
 
+@pytest.mark.parametrize("body", [
+    {"iso": "9999-12-31T23:59:59.999999Z"}, {"epochMillis": "253402300799999"},
+    {"iso": "0001-01-01T00:00:00Z"}, {"iso": "2200-01-01T00:00:00Z"}])
+def test_a_time_at_the_end_of_the_calendar_is_no_time_even_at_first_E12(make, body):
+    clock = Machine().clock()
+    with BadServer(time=says(body)) as server, pytest.raises(VenueUnavailable, match="/time"):
+        make(server, clock=clock).measure_clock()
+    assert clock.age_seconds() is None
+
+
 def test_tokens_carry_the_venues_time(make):
     venue_now = NOON + timedelta(hours=1)
     with BadServer(time=the_time(venue_now)) as server:
@@ -513,6 +523,8 @@ def test_every_call_ends_in_time(make, hurried, bad, how, result):
                  "IncompleteRead", id="cut chunk C4"),
     pytest.param(close_after(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
                  "", id="no chunk length C4"),
+    pytest.param(close_after(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-7\r\n{}\r\n"),
+                 "ValueError", id="a chunk of less than nothing C4"),
     pytest.param(close_after(b"nonsense\r\n\r\n"), "BadStatusLine", id="no HTTP C5"),
     pytest.param(close_after(), "RemoteDisconnected", id="closed under it C10"),
     pytest.param(reset, "ConnectionResetError", id="reset C2"),
@@ -813,6 +825,26 @@ def test_an_order_that_opens_is_not_begun_once_a_signal_waits_and_any_other_is(m
         assert rest.send("/orders", ORDER) == {"ok": "1"}
 
 
+@pytest.mark.parametrize("comes", ["while it waits for its turn", "while it connects"])
+def test_nor_is_one_begun_where_the_signal_comes_before_its_first_byte(make, comes, monkeypatch):
+    """I-10, H1: a second's requests may be used up, and a connection takes its time."""
+    signals = []
+    with BadServer(*[GOOD] * (rest_room.REQUESTS_PER_SECOND_MAX + 1)) as server:
+        rest = make(server, interrupted=lambda: bool(signals))
+        if comes == "while it connects":
+            connected = transport._connected
+            monkeypatch.setattr(transport, "_connected", lambda origin: (
+                signals.append(2), connected(origin))[1])
+        else:
+            for _ in range(rest_room.REQUESTS_PER_SECOND_MAX):
+                rest.get("/time", public=True)
+            threading.Timer(0.1, signals.append, [2]).start()
+        with pytest.raises(VenueUnavailable, match="not sent, a signal waits"):
+            rest.send("/orders", ORDER, opens=True)
+        assert [each for each in server.requests if b"POST" in each] == []
+        assert rest.send("/orders", ORDER) == {"ok": "1"}
+
+
 def test_an_answer_within_the_grace_counts(make):
     with BadServer(drip(GOOD, 0.003)) as server:
         assert make(server, interrupted=lambda: True).send("/orders", ORDER) == {"ok": "1"}
@@ -871,6 +903,7 @@ def test_closing_ends_the_threads(make):
 
 def test_requests_keep_to_their_budget_and_cancels_have_their_own_C8(make, monkeypatch):
     monkeypatch.setattr(rest_room, "REQUESTS_PER_SECOND_MAX", 5)
+    monkeypatch.setattr(rest_room, "AFTER_CANCEL_SECONDS", 0)
     with BadServer(GOOD) as server:
         rest = make(server)
         rest.measure_clock()
@@ -883,6 +916,27 @@ def test_requests_keep_to_their_budget_and_cancels_have_their_own_C8(make, monke
         assert time.monotonic() - begun < 0.6
         rest.send("/orders", ORDER)
         assert 0.9 < time.monotonic() - begun < 1.6
+
+
+def test_what_follows_a_cancel_does_not_wait_for_what_came_before_it_C8(make, monkeypatch):
+    monkeypatch.setattr(rest_room, "REQUESTS_PER_SECOND_MAX", 3)
+    monkeypatch.setattr(rest_room, "AFTER_CANCEL_SECONDS", 0.5)
+    with BadServer(GOOD) as server:
+        rest = make(server)
+        begun = time.monotonic()
+        rest.measure_clock()
+        for _ in range(2):
+            rest.get("/products")
+        rest.cancel({"order_ids": []})
+        rest.get("/orders/historical/batch")
+        rest.get("/orders/historical/fills")
+        rest.send("/orders", ORDER)  # the stop that takes the place of the old one
+        assert time.monotonic() - begun < 0.5
+        rest.get("/products")  # this budget is bounded too
+        assert 0.9 < time.monotonic() - begun < 1.6
+        begun = time.monotonic()
+        rest.get("/products")  # and long after a cancel the others' budget counts again
+        assert time.monotonic() - begun < 0.5
 
 
 def test_the_wait_for_the_budget_is_bounded_and_sends_nothing(make, monkeypatch):

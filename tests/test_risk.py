@@ -824,6 +824,44 @@ def test_an_order_that_was_not_refused_pauses_nothing():
         assert Desk().answer(status, answer="TRADING_DISABLED: halted").refusals() == []
 
 
+def test_entries_that_the_venue_accepts_and_takes_back_three_times_in_a_row_pause_their_symbol():
+    """D5: what is accepted and never filled is as good as refused."""
+    desk = Desk()
+    for _ in range(3):
+        assert desk.refusals() == []
+        desk.answer(OrderStatus.OPEN).answer(OrderStatus.CANCELLED, answer="")
+    assert desk.refusals() == ["SYMBOL_PAUSED"] and desk.refusals(ETH) == []
+    assert desk.wait(600).refusals() == []
+    assert desk.answer(OrderStatus.CANCELLED).refusals() == ["SYMBOL_PAUSED"]
+
+
+@pytest.mark.parametrize("end", [
+    {"status": OrderStatus.CANCELLED, "asked": True}, {"status": OrderStatus.EXPIRED},
+    {"status": OrderStatus.CANCELLED, "purpose": Purpose.STOP}])
+def test_what_was_cancelled_as_we_wished_or_ran_out_was_not_taken_back(end):
+    desk = Desk()
+    for _ in range(5):
+        desk.answer(**end)
+    assert desk.refusals() == []
+
+
+def test_a_fill_ends_the_row_of_entries_that_were_taken_back():
+    desk = Desk()
+    for filled in ("0", "0", "1", "0", "0"):
+        desk.store.append("order.updated", client_order_id="pb-1", symbol=BTC, answer="",
+                          purpose=Purpose.ENTRY, status=OrderStatus.CANCELLED, asked=False,
+                          filled_quantity=Decimal(filled))
+    assert desk.refusals() == []
+
+
+def test_entries_that_were_taken_back_are_counted_over_restarts_and_midnights(desk):
+    desk.answer(OrderStatus.CANCELLED).answer(OrderStatus.CANCELLED)
+    desk.next_day()
+    desk = desk.restart()
+    assert desk.refusals() == []
+    assert desk.answer(OrderStatus.CANCELLED).refusals() == ["SYMBOL_PAUSED"]
+
+
 def test_pauses_and_the_throttle_survive_restarts_and_midnights(desk):
     desk.store.now = NOON.replace(hour=23, minute=59, second=40)
     desk.answer(REJECTED, answer="TRADING_DISABLED: halted")

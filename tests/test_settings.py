@@ -434,8 +434,10 @@ def test_a_webhook_is_https_or_on_this_computer(variable):
     name = next(row.name for row in SETTINGS if row.env == variable)
     for url in ("https://hc-ping.com/1-2", "https://Hooks.example:8443/a/b?c=d#e",
                 "https://example", "http://127.0.0.1:9/x", "http://[::1]/x", "http://localhost"):
-        assert chosen(name, environ={variable: url})[0] == url
-    for url in ("http://hc-ping.com/1", "ftp://a.b", "hc-ping.com/1", "https://", "https:///x",
+        assert chosen(name, environ={variable: url})[0].reveal() == url
+    unnamed = ("https://a..b/x", "https://.a/x", f"https://{'a' * 64}.b/x")
+    for url in (*unnamed, "http://hc-ping.com/1", "ftp://a.b", "hc-ping.com/1", "https://",
+                "https:///x",
                 "https://u:p@a.b/x", "http://localhost@a.b/x", "http://127.0.0.1.a.b/", " ",
                 "https://a.b/x y", "https://a.b/x\n", "https://a.b/é", "https://a.b:0/",
                 "https://a.b:70000/", "wss://a.b/x", "https://a.b/" + "x" * 2001):

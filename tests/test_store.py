@@ -441,6 +441,26 @@ def test_a_whole_line_that_is_not_ours_is_damage(folder, tail):
     assert kept_aside(folder) == [content + tail]
 
 
+@pytest.mark.parametrize("ts", ["x" * 4000, "\x1b[2J" * 900, "\u202e" * 4000])
+def test_damage_is_quoted_in_one_short_plain_line_I45(folder, ts):
+    """J5: whatever stands in the file; read and recovered alike."""
+    line = json.dumps({"seq": 3, "ts": ts, "type": "alert", "crc": ""}).encode() + b"\n"
+    a_copy(folder, written(folder, "alert") + line)
+    with pytest.raises(StoreDamaged) as refused:
+        list(read_events(folder))
+    for said in (str(refused.value), restarted(folder)[1].damage):
+        assert "line 3" in said and said.isprintable() and len(said) < 600
+
+
+def test_what_another_version_wrote_is_quoted_in_one_short_plain_line_I45(folder):
+    content = written(folder, "alert")
+    long = b'"schema":"' + b"\\u001b" * 4000 + b'"'
+    a_copy(folder, relined(content.replace(b'"schema":1', long).splitlines(True), range(2)))
+    with pytest.raises(ConfigError, match="holds schema") as refused:
+        EventStore(folder).recover()
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 1200
+
+
 def spied(monkeypatch):
     """A list that grows by (call, file name) with every call that changes the disk."""
     calls = []
@@ -467,6 +487,7 @@ def test_what_is_wrong_is_kept_then_cut_and_both_are_on_disk_before_the_first_ap
     ((kept,),) = ([path.name for path in (folder / aside).iterdir()],)
     assert kept.startswith(f"{FIRST}.3-" if aside == "torn" else f"{FIRST}.2-")
     assert calls == [
+        ("_fsync", folder.parent.name), ("_fsync", folder.parent.name),
         ("_fsync", "events"),  # in which the folder aside is new
         ("_write", kept), ("_fsync", kept), ("_fsync", aside),
         ("_truncate", FIRST),
@@ -488,13 +509,13 @@ def test_what_the_last_process_wrote_is_on_disk_before_the_first_append(folder, 
     written(folder, "alert")
     calls = spied(monkeypatch)
     restarted(folder)
-    assert calls == [("_fsync", FIRST), ("_fsync", "events")]
+    assert calls[1:] == [("_fsync", FIRST), ("_fsync", "events")]
 
 
 def test_a_new_folder_is_on_disk_before_its_first_event(tmp_path, monkeypatch):
     calls = spied(monkeypatch)
     EventStore(tmp_path / "profile" / "events")
-    assert calls == [("_fsync", tmp_path.name), ("_fsync", "profile")]
+    assert calls[-2:] == [("_fsync", tmp_path.name), ("_fsync", "profile")]
 
 
 def test_any_flipped_bit_in_the_last_record_loses_that_record_and_no_other(folder, quick):
@@ -728,6 +749,19 @@ def test_a_file_of_another_schema_is_refused_with_its_path(folder):
     a_copy(folder, relined(lines, range(2)))
     with pytest.raises(ConfigError, match=f"{folder / FIRST}: holds schema 2 of 2025-05-01: undo"):
         EventStore(folder).recover()
+
+
+@pytest.mark.parametrize("asks, is_refused", [("demo", True), ("prod", False), ("", False)])
+def test_events_of_another_profile_are_refused_with_the_path_A15(folder, asks, is_refused):
+    store = EventStore(folder, NOON, profile="prod")
+    store.append("alert")
+    store.close()
+    again = EventStore(folder, NOON, profile=asks)
+    if is_refused:
+        with pytest.raises(ConfigError, match=f"{folder / FIRST}: holds events of profile prod"):
+            again.recover()
+    else:
+        assert again.recover().events == 2
 
 
 def test_a_renamed_file_is_refused_with_its_path(folder):
@@ -970,7 +1004,7 @@ def test_a_start_on_a_disk_that_cannot_be_repaired_lets_the_owner_close_and_goes
 
 
 @pytest.mark.parametrize("harm", ["torn", "damaged"])
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("number", [3, 4, 5, 6, 7])  # the first two are of the folders
 def test_after_a_failed_fsync_a_repair_is_not_trusted_and_what_it_kept_not_lost(
     folder, monkeypatch, harm, number
 ):
@@ -985,7 +1019,7 @@ def test_after_a_failed_fsync_a_repair_is_not_trusted_and_what_it_kept_not_lost(
 
     monkeypatch.setattr(room, "_fsync", fsync)
     store, recovery, told = restarted(folder)
-    assert store.poisoned == (number <= 4) and len(told) == good
+    assert store.poisoned == (number <= 6) and len(told) == good
     if store.poisoned:
         with pytest.raises(StoreDamaged, match="Input/output error: .* restart"):
             store.append("order.intended", required=True)
@@ -1263,6 +1297,30 @@ def test_who_only_asks_for_the_holder_cannot_keep_the_bot_from_starting(tmp_path
     assert lock.acquire() is None and not refusals
 
 
+def test_a_lock_that_is_always_asked_for_is_given_up_after_a_bounded_time(tmp_path, monkeypatch):
+    """Every attempt finds it shared, and nobody who holds it: the pid is then not known."""
+    def flock(fd, how):
+        if how & room.fcntl.LOCK_EX:
+            attempts.append(how)
+            raise BlockingIOError
+
+    lock, attempts, before = InstanceLock(tmp_path / "lock"), [], len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(room.fcntl, "flock", flock)
+    assert lock.acquire() == 0 and len(attempts) == room.LOCK_ATTEMPTS_MAX
+    lock.release()  # of what was never taken
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_account_is_held_by_one_until_it_is_let_go_A17():
+    name = f"organizations/1/apiKeys/{os.getpid()}"
+    held = room.account_lock(name)
+    assert held is not None and room.account_lock(name) is None
+    with room.account_lock(f"{name}-other"):
+        held.close()
+    with room.account_lock(name) as again:
+        assert again is not None
+
+
 def test_the_lock_is_taken_on_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(room, "_write", failing(errno.ENOSPC))
     lock = InstanceLock(tmp_path / "lock")
@@ -1343,3 +1401,21 @@ def test_a_folder_of_another_user_is_refused(tmp_path):
     os.chown(tmp_path / "profile", 12345, 12345)
     with pytest.raises(ConfigError, match="is another user's"):
         prepare_folder(tmp_path / "profile")
+
+
+def test_a_folder_whose_name_may_not_be_on_the_disk_yet_is_made_sure_of(tmp_path, monkeypatch):
+    """A6: the last start may have ended between making the folder and the fsync of its parent."""
+    path, synced, fails = tmp_path / "data" / "profile", [], [True]
+
+    def fsync(fd):
+        if fails and os.path.samestat(os.fstat(fd), os.stat(tmp_path)):
+            raise OSError(fails.pop() and errno.EIO, "the name of data is not on the disk")
+        synced.append(os.fstat(fd).st_ino)
+    monkeypatch.setattr(room, "_fsync", fsync)
+    with pytest.raises(ConfigError, match="not on the disk"):
+        prepare_folder(path)
+    prepare_folder(path)
+    assert synced[-2:] == [tmp_path.stat().st_ino, path.parent.stat().st_ino]
+    synced.clear()
+    prepare_folder(path)  # and it may have been killed there
+    assert synced == [path.parent.stat().st_ino]

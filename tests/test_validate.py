@@ -6,6 +6,9 @@ import os
 import shlex
 import threading
 import time
+from dataclasses import replace
+from decimal import Decimal
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,25 @@ def test_a_limit_that_forbids_the_smallest_order_fails_the_round_trip(said):
     code, rows, text = said("e2e --profile demo")
     assert (code, rows[-1]) == (1, ["NO", "round trip"])
     assert "set --max-position" in text
+
+
+@pytest.mark.parametrize("thin_looks, code, told", [
+    (20,     0, "0.01 BTC-PERP bought"),
+    (10_000, 1, "BTC-PERP: too little is offered at the best price"),
+])
+def test_a_round_trip_waits_until_enough_is_offered(thin_looks, code, told, said, monkeypatch):
+    """One contract at the best price is too little for one contract: half of it may be taken."""
+    quotes, looks = PaperBroker.marks, count()
+
+    def marks(*arguments):
+        size = Decimal("0.01") if next(looks) < thin_looks else Decimal(1)
+        return {symbol: replace(mark, bid_size=size, ask_size=size)
+                for symbol, mark in quotes(*arguments).items()}
+
+    monkeypatch.setattr(PaperBroker, "marks", marks)
+    monkeypatch.setattr("perps_bot.validate.LOOK_SECONDS", 0.01)
+    found, _, text = said("e2e")
+    assert found == code and told in text
 
 
 # Against the real adapter

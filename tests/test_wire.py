@@ -398,7 +398,8 @@ def nested(depth, opening="[", closing="]"):
     b"", b" ", b"null", b"1", b"[]", b'"a"', b"<html>", b"Unauthorized", b'{"a":1', b"{'a':1}",
     b'{"a":1}{', b'{"a":NaN}', b'{"a":Infinity}', b'{"a":-Infinity}', b'{"a":1,"a":2}',
     b'{"b":[{"a":1,"a":1}]}', b'\xff\xfe{"a":1}', b'\xef\xbb\xbf{"a":1}', b'{"a":"\xe9"}',
-    rb'{"a":"\ud800"}', rb'{"a":["x",{"b":"\udc00x"}]}', rb'{"\ud83d":1}', b'{"a":01}',
+    rb'{"a":"\ud800"}', rb'{"a":["x",{"b":"\udc00x"}]}', rb'{"a":["\ud800"]}',
+    rb'{"\ud83d":1}', b'{"a":01}',
     b'{"a":+1}', b'{"a":.5}', b'{"a":1_000}', "{\"a\":\u0661}".encode(),
     *(nested(depth).encode() for depth in (32, 500, 960, 990, 1100, 100_000)),
     *(nested(depth, '{"a":', "}").encode() for depth in (32, 900, 990, 100_000)),
@@ -510,6 +511,8 @@ def test_a_name_may_be_as_long_as_the_bound():
     (a_row(details={"contract_root_unit": "btc"}), None),
     (a_row(details={"contract_root_unit": "../../x"}), None),
     (a_row(details={"contract_root_unit": ""}), None), ({}, None),
+    # J4: the id becomes part of addresses.
+    (a_row("../../x"), None), (a_row("BIP?a=b"), None), (a_row("BIP#a"), None), (a_row(".."), None),
 ])
 def test_only_a_perpetual_of_the_living_venue_has_a_symbol(row, symbol):
     assert wire.symbol_of(row) == symbol
@@ -575,6 +578,11 @@ def test_a_reason_for_a_close_restricts_nothing_while_the_session_is_open():
     found = a_read_product(session={"closed_reason": reason}, **dict.fromkeys(wire.HARMLESS, True))
     assert found.tradable and found.is_session_open and found.note == ""
     assert set(wire.HARMLESS) == {"watched", "new", "is_alpha_testing", "hidden_from_discovery"}
+
+
+def test_a_least_value_below_zero_is_none():
+    with pytest.raises(Malformed, match="quote_min_size"):
+        a_read_product(quote_min_size="-1")
 
 
 @pytest.mark.parametrize("said, least", [("10.5", "10.5"), ("0", "0"), ("", "0"), (None, "0")])
@@ -820,7 +828,10 @@ def test_an_order_is_of_the_kind_of_its_configuration(configuration, kind, force
     {"market_market_ioc": {"base_size": "1"}, "sor_limit_ioc": {"base_size": "1"}},
     {"market_market_ioc": {}}, {"market_market_ioc": {"base_size": "0.01"}},
     {"market_market_ioc": {"quote_size": "10"}}, {"market_market_ioc": []},
-    {"limit_limit_gtc": {"base_size": "1", "limit_price": "x"}}])
+    {"limit_limit_gtc": {"base_size": "1", "limit_price": "x"}},
+    {"limit_limit_gtc": {"base_size": "1", "limit_price": "0"}},
+    {"limit_limit_gtc": {"base_size": "1", "limit_price": "-5"}},
+    {"stop_limit_stop_limit_gtc": {"base_size": "1", "limit_price": "5", "stop_price": "-5"}}])
 def test_of_an_order_that_we_never_send_only_its_existence_matters(configuration):
     found = wire.order(an_order_row(configuration=configuration), BTC)
     assert (found.quantity, found.status) == (0, OrderStatus.OPEN)
@@ -829,7 +840,7 @@ def test_of_an_order_that_we_never_send_only_its_existence_matters(configuration
 @pytest.mark.parametrize("changes", [
     {"order_id": ""}, {"order_id": None}, {"created_time": None}, {"filled_size": ""},
     {"filled_size": "-1"}, {"filled_size": "0.5"}, {"side": "LONG"}, {"side": None},
-    {"average_filled_price": "NaN"},
+    {"average_filled_price": "NaN"}, {"average_filled_price": "-1"},
 ])
 def test_an_order_that_cannot_be_read_is_an_error(changes):
     with pytest.raises(Malformed):
@@ -1000,6 +1011,13 @@ def test_an_answer_that_fits_is_accepted(answer):
     answered(success=1), answered(said={"order_id": ""}), answered(said={"order_id": None}),
     answered(said={"order_id": ["v1"]}), answered(said={"order_id": "v\n1"}), {},
     {"success": True}, {"success": False, "order_id": "v1"},
+    {"success": False, "order_id": 1}, {"success": False, "order_id": "v" * 201},
+    a_refusal(error="X") | {"success_response": {"order_id": True}},
+    answered(order_id="v2"), answered(order_id=1), answered(order_id=["v1"]),
+    answered(said={"order_id": 1}, order_id="v1"),
+    answered(error_response={"error": "INSUFFICIENT_FUND"}), answered(error_response="X"),
+    answered(error_response={"preview_failure_reason": 7}), answered(failure_reason="INVALID_SIDE"),
+    a_refusal(error="X", preview_failure_reason="PREVIEW_DUPLICATE_CLIENT_ORDER_ID"),
     a_refusal(new_order_failure_reason="DUPLICATE_CLIENT_ORDER_ID"),
     a_refusal(preview_failure_reason="PREVIEW_DUPLICATE_CLIENT_ORDER_ID"),
 ])

@@ -24,13 +24,17 @@ class Query:
     """The query of a request: repeated keys make lists, unknown keys are ignored."""
 
     def __init__(self, pairs):
-        self.pairs = [(str(key), str(value)) for key, value in pairs]
+        self._firsts: dict[str, str] = {}
+        self._lists: dict[str, list[str]] = {}
+        for key, value in pairs:
+            self._firsts.setdefault(str(key), str(value))
+            self._lists.setdefault(str(key).removesuffix("[]"), []).append(str(value))
 
     def one(self, name: str, default: str = "") -> str:
-        return next((value for key, value in self.pairs if key == name), default)
+        return self._firsts.get(name, default)
 
     def all(self, name: str) -> list[str]:
-        return [value for key, value in self.pairs if key in (name, name + "[]")]
+        return self._lists.get(name, [])
 
     def count(self, name: str, default: int | None = None) -> int | None:
         text = self.one(name)

@@ -6,6 +6,7 @@ them stay true.
 """
 
 from datetime import timedelta
+from operator import attrgetter
 
 from . import orders as forms_of
 from . import rules
@@ -32,6 +33,16 @@ STATUSES = ("PENDING", "OPEN", "FILLED", "CANCELLED", "EXPIRED", "FAILED", "UNKN
 PORTFOLIO = "11111111-1111-4111-8111-111111111111"
 PERMISSIONS = {"can_view": True, "can_trade": True, "can_transfer": False, "can_receive": False,
                "portfolio_uuid": PORTFOLIO, "portfolio_type": "DEFAULT"}
+
+ORDER_FILTERS = (
+    ("order_ids", attrgetter("order_id")), ("product_ids", attrgetter("product_id")),
+    ("order_status", attrgetter("status")), ("time_in_forces", attrgetter("time_in_force")),
+    ("order_types", attrgetter("kind")), ("order_side", attrgetter("side")),
+)
+FILL_FILTERS = (
+    ("order_ids", attrgetter("order.order_id")), ("trade_ids", attrgetter("trade_id")),
+    ("product_ids", attrgetter("order.product_id")), ("order_side", attrgetter("order.side")),
+)
 
 
 class Endpoints:
@@ -331,21 +342,24 @@ class Endpoints:
             raise Problem(400, "INVALID_ARGUMENT", "unknown order_status")
         if "OPEN" in statuses and len(statuses) > 1:
             raise Problem(400, "INVALID_ARGUMENT", "OPEN cannot be combined with other statuses")
-        chosen = [order for order in self.engine.orders.values() if self._listed(order, query)]
+        narrowed = self._narrowed(query, ORDER_FILTERS)
+        start, end = query.time("start_date"), query.time("end_date")
+        chosen = [order for order in self.engine.orders.values()
+                  if self._listed(order, query, narrowed, start, end)]
         page, cursor, more = paged(chosen, query, PAGE_MAX, lambda order: order.number)
         rows = [self._shown(order) for order in page]
         flags = {"cursor": cursor, "has_next": more}
         rows, flags = self._lied(rows, flags, "cursor", "orders", query.one("cursor"))
         return {"orders": rows, "sequence": "0", **flags}
 
-    def _listed(self, order, query):
-        start, end = query.time("start_date"), query.time("end_date")
-        narrowed = (
-            ("order_ids", order.order_id), ("product_ids", order.product_id),
-            ("order_status", order.status), ("time_in_forces", order.time_in_force),
-            ("order_types", order.kind), ("order_side", order.side))
+    @staticmethod
+    def _narrowed(query, filters):
+        """The filters that the query names, each with its values."""
+        return [(value_of, query.all(name)) for name, value_of in filters if query.all(name)]
+
+    def _listed(self, order, query, narrowed, start, end):
         return ((order.listed_at is None or order.listed_at <= self.engine.now)
-                and all(value in query.all(name) for name, value in narrowed if query.all(name))
+                and all(value_of(order) in values for value_of, values in narrowed)
                 and query.one("product_type", "FUTURE") == "FUTURE"
                 and query.one("order_placement_source", "RETAIL_ADVANCED") == order.source
                 and (start is None or order.created >= start)
@@ -357,7 +371,13 @@ class Endpoints:
                   "order_types", "order_side", "product_types")
         if by_order and any(query.all(name) for name in others):
             raise Problem(400, "INVALID_ARGUMENT", "cannot pass order_ids with other filters")
-        chosen = [fill for fill in self.engine.fills if self._fill_listed(fill, query)]
+        narrowed = self._narrowed(query, FILL_FILTERS)
+        start = query.time("start_sequence_timestamp")
+        end = query.time("end_sequence_timestamp")
+        now = self.engine.now - timedelta(seconds=self._lag("fills"))
+        chosen = [fill for fill in self.engine.fills if fill.at <= now
+                  and all(value_of(fill) in values for value_of, values in narrowed)
+                  and (start is None or fill.at >= start) and (end is None or fill.at < end)]
         page, cursor, more = paged(chosen, query, FILLS_PAGE, lambda fill: fill.number)
         if page and not more and self.engine.mishaps.get("last_page_cursor"):
             cursor = str(page[-1].number)
@@ -365,16 +385,6 @@ class Endpoints:
                                  {"cursor": cursor, "has_next": more}, "cursor", "fills",
                                  query.one("cursor"))
         return {"fills": rows, "cursor": flags["cursor"]}
-
-    def _fill_listed(self, fill, query):
-        start = query.time("start_sequence_timestamp")
-        end = query.time("end_sequence_timestamp")
-        visible = fill.at + timedelta(seconds=self._lag("fills"))
-        narrowed = (("order_ids", fill.order.order_id), ("trade_ids", fill.trade_id),
-                    ("product_ids", fill.order.product_id), ("order_side", fill.order.side))
-        return (visible <= self.engine.now
-                and all(value in query.all(name) for name, value in narrowed if query.all(name))
-                and (start is None or fill.at >= start) and (end is None or fill.at < end))
 
     def _lag(self, name):
         return max(self.engine.lag.get(name, 0), self.engine.mishaps.seconds(f"lag_{name}"))

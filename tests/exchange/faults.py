@@ -7,6 +7,8 @@ decided here.
 """
 
 import gzip
+import os
+import signal
 import threading
 
 from .connection import FILLER, encoded_answer, encoded_json
@@ -177,6 +179,15 @@ def wrong_type(row, connection, *_):
     return connection.answer(200, b"[]")
 
 
+def killed(row, connection, status, body, kind):
+    """The client, `pid`, dies now; `bytes` of the answer have reached it, all where none is named.
+    """
+    if row.get("bytes") != 0:
+        connection.send(encoded_answer(status or 200, body, kind)[:row.get("bytes")])
+    os.kill(row["pid"], signal.SIGKILL)
+    return False
+
+
 def delayed(row, connection, status, body, kind):
     connection.stopping.wait(min(row.get("seconds", 1), HOLD_SECONDS_MAX))
     return connection.answer(status, body, kind)
@@ -204,4 +215,5 @@ ACTS = {
     "empty_200":             (empty_200,     True),
     "wrong_type":            (wrong_type,    True),
     "delay":                 (delayed,       True),
+    "kill":                  (killed,        True),
 }

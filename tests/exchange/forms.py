@@ -44,11 +44,11 @@ def decimal(value: object) -> Decimal:
 
 
 def iso(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).isoformat(timespec="microseconds")[:-len("+00:00")] + "Z"
 
 
 def short_iso(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return at.astimezone(UTC).isoformat(timespec="seconds")[:-len("+00:00")] + "Z"
 
 
 def moment(value: object) -> datetime:

@@ -4,7 +4,6 @@ Pure.  A market holds the product's row, the quotes, the scripted path still to 
 candles built from what was played, and the trading session by the calendar of Chicago.
 """
 
-import copy
 from collections import deque
 from datetime import UTC, datetime, time, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -198,7 +197,7 @@ class Market:
     # The row
 
     def shown(self, now: datetime) -> dict:
-        row = copy.deepcopy(self.row)
+        row = copied(self.row)
         if not self.tradable or not row.get("price"):
             return row
         row["price"] = plain(self.last)
@@ -221,6 +220,13 @@ class Market:
 
     def flag(self, name: str) -> bool:
         return self.row.get(name) is True
+
+
+def copied(value):
+    """As `copy.deepcopy` does with what JSON carries, at a fifth of its cost."""
+    if isinstance(value, dict):
+        return {key: copied(each) for key, each in value.items()}
+    return [copied(each) for each in value] if isinstance(value, list) else value
 
 
 def trade_date(now: datetime) -> tuple[datetime, datetime]:

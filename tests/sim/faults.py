@@ -34,6 +34,8 @@ PLACES = (ANY, POST, "POST /orders$", "GET ", "/orders", "batch_cancel", "close_
 AFTERMATH = 25
 # How likely a kind strikes as an order leaves: 1 in 6, where its mean gap is 45 s.
 AT_ORDERS = 7.5
+# Of a pair: orders that leave before its first strike, operations until its second, and the peace.
+PAIR_ORDERS_SKIPPED, PAIR_OPERATIONS, PAIR_PEACE_SECONDS = 4, 16, 45
 
 
 class Fault:
@@ -487,7 +489,8 @@ FAULTS = {
                                               reason=STOP_REJECTS, times=(2, 6))),
     "profit out of bounds": Fault("D5", mishap("profit_out_of_bounds", pct=("0.02", "0.06"))),
     "close refused":       Fault("D5", mishap("close_refused", reason=REJECTS, times=(1, 3))),
-    "accepted, cancelled": Fault("D5", mishap("accepted_then_cancelled", times=(1, 2))),
+    "accepted and cancelled": Fault("D5", mishap("accepted_then_cancelled",
+                                                      times=(1, 2))),
     "another's answer":    Fault("D1", mishap("echo_other_order", placed=(True, False), times=1)),
     "yes and no":          Fault("D5", mishap("contradiction", shape=(
         "failure_with_id", "success_without_id"), placed=(True, False), times=1)),
@@ -565,3 +568,46 @@ FAULTS = {
 }
 for _name, _fault in FAULTS.items():
     _fault.name = _name
+# What may go wrong between the decision to send an order and the knowledge of what became of it:
+# the kinds of which all ordered pairs are tried.
+OFF_THE_PATH = ("E4", "E5", "E6", "E7", "E8", "E9", "E10", "E11", "E13", "B1", "B2", "B3", "B4")
+ORDER_PATH = tuple(name for name, fault in FAULTS.items()
+                   if fault.row[0] in "ABCDEH" and fault.row not in OFF_THE_PATH)
+
+
+class Pair:
+    """Two kinds, one after the other, while one order is on its way.
+
+    The first strikes as an order or a cancel leaves; the second some operations later, or as the
+    next one leaves.  Then there is peace for a while, and it comes again.
+    """
+
+    def __init__(self, first, second):
+        self.first, self.second, self._is_begun, self._calm_until = first, second, False, 0.0
+
+    def begin(self, sim):
+        self._skip = random.Random(f"{sim.seed} pair").randrange(PAIR_ORDERS_SKIPPED)
+        sim.at_orders.append((self, random.Random(f"{sim.seed} pair at orders")))
+
+    def at_an_order(self, sim, dice):
+        if self._skip:
+            self._skip -= 1
+        elif self._is_begun:
+            self._strike_second(sim, dice)
+        elif sim.time.mono >= self._calm_until:
+            self._is_begun = True
+            self._strike(sim, dice, self.first)
+            if dice.random() < 0.7:
+                sim.at_operation(dice.randrange(1, PAIR_OPERATIONS), lambda where, size:
+                                 self._is_begun and self._strike_second(sim, dice))
+
+    def _strike_second(self, sim, dice):
+        self._is_begun = False
+        self._calm_until = sim.time.mono + PAIR_PEACE_SECONDS
+        self._strike(sim, dice, self.second)
+
+    @staticmethod
+    def _strike(sim, dice, name):
+        sim.say(f"fault {name}")
+        FAULTS[name].strike(sim, dice)
+

@@ -5,6 +5,7 @@ the seed does not say.  `wired` puts the seams into the bot's rooms and takes th
 """
 
 import heapq
+import json
 import os
 import queue
 import random
@@ -111,7 +112,7 @@ class Disk:
         self.step, self.note = step, note
         self.refuses = self.fails_sync = self.refuses_open = 0
         self.is_short = self.is_dead = False
-        self.struck = self.cuts = 0
+        self.struck = self.cuts = self.lines = 0
         self._paths, self._durable, self._fresh, self._replaced = {}, {}, set(), {}
 
     # What the store calls
@@ -134,16 +135,19 @@ class Disk:
         self.step("disk write")
         if self.refuses:
             self.struck += 1
+            self.lines += 1
             if self.is_short and len(data) > SHORT_WRITE_BYTES:
                 return os.write(fd, data[:SHORT_WRITE_BYTES])
             raise OSError(self.refuses, os.strerror(self.refuses))
         try:
             self.step("disk inside", len(data))
         except Killed as killed:
+            self.lines += 1
             os.write(fd, data[:killed.args[0] if killed.args else 0])
             raise
         written = os.write(fd, data)
         if path.endswith(".jsonl"):
+            self.lines += 1
             self._durable.setdefault(path, 0)
             self.note(b"line", data)
         self.step("disk written")
@@ -252,6 +256,17 @@ class LightRequest:
     @property
     def path_url(self):
         return self.url[self.url.index("/", 8):]
+
+
+class PlainJson:
+    """State files without indents, which Python writes in C; every tenth seed indents."""
+
+    JSONEncoder, JSONDecoder = json.JSONEncoder, json.JSONDecoder
+    _encode = staticmethod(json.JSONEncoder().encode)
+
+    @classmethod
+    def dumps(cls, value, indent=None):
+        return cls._encode(value)
 
 
 class _Os:

@@ -8,8 +8,12 @@ import json
 import threading
 from types import SimpleNamespace
 
+from exchange.forms import iso
+
 from perps_bot import wire
 from perps_bot.feed import LOSSES, MarkFeed
+
+from .net import sound
 
 URL = "ws://127.0.0.1:9"  # never opened
 CONNECT_SECONDS, HEARTBEAT_SECONDS, LATENCY_SECONDS = 0.1, 1.0, 0.02
@@ -125,7 +129,7 @@ class Link:
         if self.time.mono < stream.mute:
             return
         said = {"channel": channel, "client_id": "", "sequence_num": self.number,
-                "timestamp": f"{self.time.venue():%Y-%m-%dT%H:%M:%S.%fZ}", "events": events}
+                "timestamp": iso(self.time.venue()), "events": events}
         body, odd = encode(said).encode(), stream.odd
         stream.odd = None
         copies, stream.repeat = (2 if stream.repeat else 1), False
@@ -133,10 +137,12 @@ class Link:
         try:
             for _ in range(copies):
                 self.heard_at = self.time.mono
-                link._hear(wire.decoded(odd or body))
+                link._hear(wire.decoded(odd) if odd else sound(body))
         except LOSSES as error:
             self._lost(error)
             return
+        if channel == "ticker" and not odd:
+            stream.sim.checks.quoted(row for event in events for row in event["tickers"])
         if link._is_lost:  # it subscribes anew, and the venue answers with snapshots
             link._is_lost = False
             self.time.at(LATENCY_SECONDS, self._snapshot, self.visit)
