@@ -18,6 +18,7 @@ from .world import IDS, SYMBOLS
 
 ROOT = "/api/v3/brokerage"
 CREATES = (f"{ROOT}/orders", f"{ROOT}/orders/close_position")
+CANCELS = f"{ROOT}/orders/batch_cancel"
 ENTRY_KINDS = ("market_market_ioc", "market_market_fok", "sor_limit_ioc", "limit_limit_gtc",
                "limit_limit_gtd", "limit_limit_fok")
 # Ticks without any disturbance within which a position has its stop, and a stop a position.
@@ -151,6 +152,8 @@ class Checks:
 
     def before_request(self, asked):
         self.requests_at.append(asked.at)
+        if asked.path == CANCELS:
+            self.e1_what_is_the_owners_is_left_alone(asked)
         if asked.method == "POST" and asked.path in CREATES:
             self.look()
             self._note_others_fills()
@@ -348,7 +351,19 @@ class Checks:
         if len(self.requests_at) > REQUESTS_A_MINUTE:
             self.fail("I-32", f"{len(self.requests_at)} requests within a minute")
 
+    # At a cancel
+
+    def e1_what_is_the_owners_is_left_alone(self, asked):
+        for identity in asked.body["order_ids"]:
+            order = self.engine.orders.get(identity)
+            if order is not None and order.by == "owner":
+                self.fail("E1", f"the owner's {identity} is to be cancelled")
+
     # At an entry
+
+    def i6_shorts_only_where_they_are_allowed(self, asked):
+        if asked.body["side"] == "SELL" and not self.settings.enable_shorts:
+            self.fail("I-6", f"a short: {asked}")
 
     def i5_one_increase_a_tick(self, asked):
         sent = [a for a in self.entries_this_tick
@@ -550,10 +565,22 @@ class Checks:
                 self.fail("I-26", f"{cid} is {status} in the events and {order.status} at the "
                                   f"venue")
 
-    def i18_no_fill_twice(self, _):
+    def i18_i37_a_fill_is_booked_once_and_as_it_was(self, _):
         for event in self.journal.news:
-            if event["type"] == "trade.executed" and self.journal.fills[event["fill_id"]] > 1:
+            if event["type"] != "trade.executed":
+                continue
+            if self.journal.fills[event["fill_id"]] > 1:
                 self.fail("I-18", f"fill {event['fill_id']} is booked twice")
+            fill = next((f for f in reversed(self.engine.fills)
+                         if f.entry_id == event["fill_id"]), None)
+            if fill is None:
+                self.fail("I-18", f"fill {event['fill_id']} is none of the venue's")
+            if fill.order.kind != "LIQUIDATION" and self.steps_at < 0 and (
+                    Decimal(event["price"]) != fill.price or event["side"] != fill.order.side.lower()
+                    or Decimal(event["quantity"]) != fill.contracts * self.engine.contract_size(
+                        fill.order.product_id)):
+                self.fail("I-37", f"fill {event['fill_id']} of {fill.contracts} at {fill.price} is "
+                                  f"booked as {event['quantity']} at {event['price']}")
 
     def i41_health_is_true(self, _):
         health = self._file("health.json")
@@ -688,6 +715,7 @@ AT_A_CREATE = (
 )
 AT_AN_ENTRY = (
     Checks.i5_one_increase_a_tick,
+    Checks.i6_shorts_only_where_they_are_allowed,
     Checks.i6_within_the_limits,
     Checks.i7_the_product_takes_orders,
     Checks.i8_throttled,
@@ -704,7 +732,7 @@ AT_A_TICK = (
     Checks.a_position_has_its_stop,
     Checks.no_stop_is_left_behind,
     Checks.i26_nothing_ends_by_an_error,
-    Checks.i18_no_fill_twice,
+    Checks.i18_i37_a_fill_is_booked_once_and_as_it_was,
     Checks.i41_health_is_true,
     Checks.i12_the_state_is_in_the_events,
     Checks.i46_no_canary,

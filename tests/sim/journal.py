@@ -8,6 +8,7 @@ import json
 import os
 import zlib
 from datetime import datetime
+from decimal import Decimal
 
 CRC_BYTES = len(',"crc":"00000000"}\n')
 LINE_BYTES_MAX = 8192
@@ -26,6 +27,9 @@ class Journal:
     filled    by client order id: the largest filled_quantity so far
     holds     by kind: REDUCING or HALTED
     fills     how often each fill id is there
+    held      by symbol: what the last trade there left
+    levels    by symbol: where the stop of the position was last
+    lost      USD lost today by the trades and payments alone; None while that is not all
     """
 
     def __init__(self, folder):
@@ -38,6 +42,7 @@ class Journal:
         self.intents, self.status, self.filled, self.holds = {}, {}, {}, {}
         self.fills, self.days, self.news = {}, {}, []
         self.kinds, self.changed_at = {}, ""
+        self.held, self.levels, self.lost, self._booked_at = {}, {}, None, ""
 
     def follow(self):
         """Read what was added; the new events are also kept in `news`."""
@@ -118,9 +123,46 @@ class Journal:
 
     def _traded(self, event):
         self.fills[event["fill_id"]] = self.fills.get(event["fill_id"], 0) + 1
+        self._booked_at = event["ts"]
+        self.held[event["symbol"]] = Decimal(event["position_quantity"])
+        if not self.held[event["symbol"]]:
+            self.levels.pop(event["symbol"], None)
+        if self.lost is not None:
+            self.lost += Decimal(event["fee"]) - Decimal(event["realized_pnl"])
+
+    def _paid(self, event):
+        self._booked_at = event["ts"]
+        if self.lost is not None:
+            self.lost += Decimal(event["amount"])
+
+    def _adopted(self, event):
+        self.held[event["symbol"]] = Decimal(event["venue"])
+        self.levels.pop(event["symbol"], None)
+        self.lost = None
+
+    def _stopped(self, event):
+        """A stop only ever comes nearer to the price."""
+        symbol, level = event["symbol"], Decimal(event["stop_price"])
+        held, last = self.held.get(symbol, 0), self.levels.get(symbol, level)
+        if (level - last) * held < 0:
+            raise Unsound(f"ratchet {symbol}: {held} held, the stop goes from {last} to {level}")
+        self.levels[symbol] = level
+
+    def _signalled(self, event):
+        """While nothing is held the day's loss is what its trades and payments cost.
+
+        The account was read when the tick began: what the tick itself booked is not in it.
+        """
+        if self.lost is None or any(self.held.values()) or self._booked_at == event["ts"]:
+            return
+        if Decimal(event["daily_loss"]) != self.lost:
+            raise Unsound(f"I-34 seq {event['seq']}: {event['daily_loss']} USD lost today, by the "
+                          f"trades {self.lost}")
 
     def _changed(self, event):
         self.changed_at = event["ts"]
+        if event.get("clears_loss"):
+            self.lost = None if any(self.held.values()) else Decimal(0)
         if event["state"] == "TRADING":
             self.holds.pop(event["kind"], None)
         else:
@@ -131,6 +173,7 @@ class Journal:
         if day in self.days:
             raise Unsound(f"I-34: the day {day} was opened twice")
         self.days[day] = event.get("equity")
+        self.lost = None if any(self.held.values()) else Decimal(0)
         said = event["snapshot"].get("risk", {}).get("holds", {})
         self.holds = {kind: hold["state"] for kind, hold in said.items()}
 
@@ -155,6 +198,12 @@ FOLDS = {
     "order.unknown": Journal._unknown,
     "order.lost": Journal._lost,
     "trade.executed": Journal._traded,
+    "funding.paid": Journal._paid,
+    "position.adopted": Journal._adopted,
+    "reconcile.mismatch": Journal._adopted,
+    "stop.placed": Journal._stopped,
+    "stop.moved": Journal._stopped,
+    "strategy.signal": Journal._signalled,
     "state.changed": Journal._changed,
     "day.opened": Journal._opened,
 }
