@@ -1,8 +1,8 @@
 """Killed at any moment and started again: nothing is lost, nothing is sent twice.
 
 First in one process, where every line of the events is a moment to die at; then with a real
-process and `kill -9`.  PERPS_TEST_KILLS says how often.  What is checked is read by code that
-shares nothing with the bot.
+process on paper and `kill -9`; against the exchange, tests/test_proc.py does it.  PERPS_TEST_KILLS
+says how often.  What is checked is read by code that shares nothing with the bot.
 """
 
 import json
@@ -26,7 +26,7 @@ from perps_bot.model import OrderStatus, OrderType
 from perps_bot.paper import PaperBroker
 
 REPO = Path(__file__).resolve().parents[1]
-KILLS = int(os.environ.get("PERPS_TEST_KILLS", "200"))
+KILLS = int(os.environ.get("PERPS_TEST_KILLS", "24"))
 WORKERS = 4
 SYMBOLS = ("BTC-PERP", "ETH-PERP", "SOL-PERP", "XRP-PERP")
 START_SECONDS_MAX = 60

@@ -1,6 +1,7 @@
 """The documents are true: each command in them runs, each name, field and message exists."""
 
 import ast
+import functools
 import gzip
 import json
 import os
@@ -30,6 +31,7 @@ DOCS = {name: (ROOT / name).read_text("utf-8") for name in (
 README, RUNBOOK, ONE_TICK, EVENTS = DOCS.values()
 SOURCE = {path.name: path.read_text("utf-8") for path in (ROOT / "perps_bot").glob("*.py")}
 PATIENCE_SECONDS = 60
+MAP = ROOT.parent / "shared" / "reference" / "faults.md"
 MAY = datetime(2025, 5, 1, tzinfo=UTC)
 
 
@@ -381,3 +383,46 @@ def test_the_fields_of_a_seldom_event_are_those_that_are_documented(kind):
              and isinstance(node.args[0], ast.Constant) and node.args[0].value == kind]
     (fields,) = [[word.arg for word in call.keywords] for call in calls]
     assert sorted(fields) == sorted(documented()[kind][1])
+
+
+# The fault map
+
+ROW_COUNTS = {"A": 25, "B": 5, "C": 14, "D": 14, "E": 13, "F": 8, "G": 6, "H": 9, "I": 7, "J": 8,
+              "K": 5, "L": 6}
+FAULTS = (ROOT / "docs/FAULTS.md").read_text("utf-8")
+FAULT_ROWS = dict(re.findall(r"^\| ([A-L]\d+) \| (.*) \|$", FAULTS, re.M))
+
+
+def named_in(text):
+    """Yield (file, function or "") of each test that a row names."""
+    file = ""
+    for name, function in re.findall(r"\b(test_\w+\.py)|::(test_\w+)", text):
+        file = name or file
+        yield file, function
+
+
+@functools.cache
+def functions_of(file):
+    tree = ast.parse((ROOT / "tests" / file).read_text("utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_row_of_the_fault_map_is_there_once_and_in_order():
+    expected = [f"{part}{n}" for part, count in ROW_COUNTS.items() for n in range(1, count + 1)]
+    assert re.findall(r"^\| ([A-L]\d+) \|", FAULTS, re.M) == expected == list(FAULT_ROWS)
+
+
+@pytest.mark.skipif(not MAP.exists(), reason="the fault map is not in ../shared")
+def test_the_rows_are_those_of_the_fault_map():
+    listed = set(re.findall(r"^\| ([A-L]\d+) \|", MAP.read_text("utf-8"), re.M))
+    assert listed == set(FAULT_ROWS)
+
+
+@pytest.mark.parametrize("row", FAULT_ROWS)
+def test_the_tests_that_are_named_for_a_row_exist(row):
+    named = list(named_in(FAULT_ROWS[row]))
+    assert [(file, function) for file, function in named
+            if not (ROOT / "tests" / file).is_file()
+            or function and function not in functions_of(file)] == []
+    assert named or len(FAULT_ROWS[row].split()) > 4  # one line why not
+    assert "test_" not in re.sub(r"\btest_\w+\.py|::test_\w+(?:\[\w+\])?", "", FAULT_ROWS[row])

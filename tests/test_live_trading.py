@@ -348,32 +348,6 @@ def test_kill_int_takes_back_the_resting_entry_keeps_the_stop_and_halts_until_re
     bot.balanced()
 
 
-@pytest.mark.parametrize(("fault", "match", "after"), [
-    ("timeout_after_accept", "POST /orders$", 0),  # killed before it knows of the entry
-    ("hang", "POST /orders$", 1),                  # killed before it has a stop
-])
-def test_killed_right_after_the_entry_it_protects_at_the_next_start_and_enters_no_second_time(
-    live, fault, match, after
-):
-    bot = live().market(2)
-    bot.sim.network(fault, match=match, after=after, times=1)
-    bot.start()
-    wait_until(lambda: len(bot.sim.requests("POST", "/orders")) > after, "the order")
-    wait_until(bot.held, "the entry")
-    bot.process.kill()
-    bot.process.wait()
-    bot.sim.network("clear")
-    assert not bot.protected()
-    bot.start()
-    bot.until(bot.protected, "a stop")
-    bot.until(lambda: bot.healthy() and bot.file("health.json")["pid"] == bot.process.pid, "health")
-    assert bot.end() == 0
-    bodies = [body["order_configuration"] for path, body in bot.posts() if path == "orders"]
-    assert sum("market_market_ioc" in body for body in bodies) == 1, "a second entry"
-    assert bot.held() == 6
-    bot.balanced()
-
-
 def test_a_second_process_is_refused_in_the_same_folder_and_with_the_same_key_elsewhere(live):
     bot = live().market(2)
     bot.start()
@@ -477,20 +451,6 @@ def test_one_cycle_without_a_venue_ends_with_1(live):
     assert "one cycle FAILED: VenueUnavailable" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert bot.posts() == []
-
-
-def test_kill_int_is_obeyed_while_a_request_hangs(live):
-    bot = live().market(2)
-    bot.start()
-    bot.until(bot.protected, "a protected position")
-    asked = len(bot.sim.rows("in"))
-    bot.sim.network("hang", match="GET ", times=1)
-    bot.until(lambda: len(bot.sim.rows("in")) > asked, "a request that hangs")
-    began = datetime.now(UTC)
-    assert bot.end(signal.SIGINT) == 0
-    assert datetime.now(UTC) - began < timedelta(seconds=8)
-    assert bot.protected()
-    bot.balanced()
 
 
 @pytest.mark.parametrize(("fault", "code", "held"), [

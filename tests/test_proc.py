@@ -20,6 +20,7 @@ from proc.judge import Broken, Judge
 from proc.kills import ON_THE_WIRE, die_everywhere, has_strace, kill_again_and_again
 from proc.signals import signal_again_and_again
 from proc.silence import an_exchange, seconds_until_noticed
+from proc.starved import STARVED, starve
 
 KILLS, SIGNALS, WORKERS = 50, 16, 16
 ORDER_TYPES = ("market", "limit")
@@ -80,6 +81,13 @@ def test_h1_h3_h5_h6_a_signal_at_a_random_instant_is_obeyed_and_a_halt_lasts_unt
     found = beside_each_other(signal_again_and_again, [
         (share, seed, ORDER_TYPES[seed % 2]) for seed, share in enumerate(shares(SIGNALS))])
     assert sum(each.at_work for each in found) > SIGNALS / 3
+
+
+def test_a10_a20_a_bot_that_may_write_or_open_nothing_opens_nothing_new_and_goes_on_afterwards():
+    """On a full disk, on a file system without room (where this machine lets us), and without
+    descriptors: the exchange's books and the bot's are equal in the end."""
+    beside_each_other(starve, [
+        (name,) for name in STARVED if may_mount() or name not in NEEDS_ROOT])
 
 
 def test_f1_a_silent_feed_is_noticed_within_five_seconds():

@@ -11,6 +11,7 @@ from threading import Lock
 
 from sim.release import Reached, asked
 
+from .account import CONVERGED_SECONDS
 from .calls import cases, late
 from .interrupts import AS_USUAL, IN_TROUBLE, NEEDS_ROOT, SURROUNDINGS, interrupt, may_mount
 from .judge import Broken
@@ -18,7 +19,7 @@ from .kills import kill_again_and_again
 from .signals import signal_again_and_again
 from .silence import NOTICED_SECONDS_MAX, an_exchange, seconds_until_noticed
 
-WORKERS = 16
+WORKERS = 12
 # So often one account is killed; then another begins, for logs and listings grow.
 KILLS_OF_ONE, SIGNALS_OF_ONE = 40, 12
 # Once begun, a case of this kind may take so long; none is begun later.
@@ -34,6 +35,8 @@ def kills(deadline, first_seed):
     def account_of(seed, left):
         lives = kill_again_and_again(min(KILLS_OF_ONE, left), seed, ORDER_TYPES[seed % 2],
                                      deadline - LIFE_SECONDS)
+        if lives.took and max(lives.took) > CONVERGED_SECONDS:
+            raise Broken(f"I-30: {lives.kills} kills, converged after {max(lives.took):.2f} s")
         return lives.kills
 
     return _reached(account_of, asked("PROC kills"), KILLS_OF_ONE, deadline - LIFE_SECONDS,
