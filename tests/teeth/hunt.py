@@ -6,26 +6,61 @@ line, or nothing.  Nothing here knows what was planted.
 
 import sys
 import time
+from pathlib import Path
+
+import perps_bot  # before a rig puts the checkout before it
 
 SECONDS_MAX = 120
-SEEDS_MAX = 600
+INTENTS_AT_ONCE = 5000
+INPUTS_MAX = 1_000_000
 
 
 def sim(kinds, deadline):
+    """Seeds with these kinds of faults, and as many with those that they draw."""
     from sim.run import run_seed
 
-    named = [name for name in kinds.split(",") if name]
-    for seed in range(SEEDS_MAX):
-        # Every other seed meets these faults alone; the rest meet what they draw, too.
-        if broken := run_seed(seed, named).broken:
+    named, seed = [name for name in kinds.split(",") if name], 0
+    while time.monotonic() < deadline:
+        if broken := run_seed(seed, named if seed % 3 else None).broken:
             return f"seed {seed}: {broken}"
-        if time.monotonic() > deadline:
-            break
+        seed += 1
     return ""
 
 
-RIGS = {"sim": sim}
+def intents(_, deadline):
+    from intents import hold
+
+    seed = 0
+    while time.monotonic() < deadline:
+        if wrong := hold(INTENTS_AT_ONCE, seed).wrong:
+            return wrong[0]
+        seed += 1
+    return ""
+
+
+def fuzz(target, deadline):
+    from fuzz.run import run, told
+
+    failures = run(0, INPUTS_MAX, target, deadline, 1).failures
+    return told(failures[0]) if failures else ""
+
+
+def crash(scene, deadline):
+    from crash.points import Explorer, Plan
+    from crash.scenes import SCENES
+
+    failures = Explorer(SCENES[scene], Plan(again=0), deadline).run().failures
+    return f"{failures[0][0]}: {failures[0][1]}" if failures else ""
+
+
+RIGS = {"sim": sim, "intents": intents, "fuzz": fuzz, "crash": crash}
+
+
+def main(rig, told, seconds, copy):
+    if not Path(perps_bot.__file__).is_relative_to(copy):
+        raise SystemExit(f"{perps_bot.__file__} is not in {copy}")
+    print(" ".join(RIGS[rig](told, time.monotonic() + float(seconds)).split()))
 
 
 if __name__ == "__main__":
-    print(RIGS[sys.argv[1]](sys.argv[2], time.monotonic() + float(sys.argv[3])))
+    main(*sys.argv[1:])

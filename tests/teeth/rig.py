@@ -38,14 +38,19 @@ def planted(plant):
 
 
 def found(plant, seconds=SECONDS_MAX):
-    """What its rig says of the plant, in a line; "" where it does not find it."""
+    """What its rig says of the plant, in a line; "" where it does not find it.
+
+    Raises RuntimeError where the rig itself broke.
+    """
     with planted(plant) as folder:
         asked = subprocess.run(
-            [sys.executable, "-P", "-m", "teeth.hunt", plant.rig, plant.with_, str(seconds)],
+            [sys.executable, "-P", "-m", "teeth.hunt", plant.rig, plant.with_,
+             str(seconds), str(folder)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(TESTS)]),
                  "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             timeout=seconds + GRACE_SECONDS)
-    if asked.returncode:
-        return f"ended with {asked.returncode}: {asked.stderr.strip().splitlines()[-1:]}"
+    if asked.returncode:  # the rig broke, and has found nothing
+        raise RuntimeError(f"{plant.name}: the hunt ended with {asked.returncode}: "
+                           f"{asked.stderr.strip()[-500:]}")
     return asked.stdout.strip()
