@@ -27,6 +27,7 @@ ERRORS = {
     "EROFS":        (EROFS,  ALL),
     "short write":  (ENOSPC, WRITING),
 }
+TIME = b'"ts":"'  # what an event's time follows
 SHORT_SHARE = 3  # a short write takes one part in so many
 
 
@@ -283,7 +284,15 @@ def _torn(there, path, safe, whole, bytes_of):
         first = tail.find(b"\n") + 1
         if 0 < first < len(tail):
             found[f"{name} hole"] = {**there, path: safe + bytes(first) + tail[first:]}
+        if tail.endswith(b"\n") and TIME in tail:  # what was not synced may be anything, JSON too
+            found[f"{name} altered"] = {**there, path: safe + _altered(tail)}
     return found
+
+
+def _altered(tail):
+    """One digit of the last line, of the time it was written at, is another."""
+    at = tail.rindex(TIME) + len(TIME + b"2026-11-23T12:0")
+    return tail[:at] + (b"8" if tail[at:at + 1] != b"8" else b"9") + tail[at + 1:]
 
 
 def _put(path, data):

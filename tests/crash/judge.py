@@ -18,6 +18,10 @@ ZERO = Decimal(0)
 LOSS_SLACK = Decimal(25)  # USD: the books value at the mark, the venue at its own
 HEALTH_VALID_SECONDS = 16  # three ticks, see the runbook
 ADOPTIONS = ("position.adopted", "reconcile.mismatch")
+MUST_BE_SYNCED = (
+    "order.intended", "order.updated", "order.unknown", "order.lost", "trade.executed",
+    "funding.paid", "stop.placed", "stop.moved", "position.adopted", "state.changed", "day.opened",
+    "bot.started", "bot.stopped")
 SIGN = {"buy": 1, "sell": -1}
 
 
@@ -45,7 +49,20 @@ class Judge(Checks):
         self.journal.forget()
         self._lines = None
 
+    def i16_what_must_be_synced_is(self):
+        """Nothing is asked or sent while an order, money or a halt is not safely on the disk."""
+        for name in _day_files()[-1:]:
+            path, durable = f"{EVENTS}/{name}", self.sim.disk._durable.get(f"{EVENTS}/{name}", 0)
+            if self.sim.disk.struck or os.path.getsize(path) <= durable:
+                continue
+            with open(path, "rb") as file:
+                file.seek(durable)
+                for line in file:
+                    if (kind := json.loads(line)["type"]) in MUST_BE_SYNCED:
+                        self.fail("I-16", f"{kind} is not synced, and the bot goes on")
+
     def before_request(self, asked):
+        self.i16_what_must_be_synced_is()
         if asked.method == "POST" and asked.body and "client_order_id" in asked.body and (
                 self._is_entry(asked) and self.sim.disk.failed_sync):
             self.fail("I-23", f"an entry after a failed fsync: {asked}")

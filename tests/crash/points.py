@@ -17,7 +17,7 @@ import time
 import traceback
 from collections import Counter
 
-from .disk import images
+from .disk import EVENTS, images
 from .scenes import SCENES
 from .stage import Stage
 
@@ -34,12 +34,15 @@ class Plan:
     """How much of everything there is to try is tried.
 
     share     of the points, by their hash; 1 for all
-    again     of the points: how many are followed by a second crash, at how many operations
+    again     how many of the first 60 operations after a crash are a second one: times ten
+    part      of so many parts, which one
+    only      words in the name of the images that are tried
     bytes_of  how many bytes of a torn record survive: a function of its length
     """
 
-    def __init__(self, share=1.0, again=0.25, every_byte=True, part=0, parts=1, seed=0):
+    def __init__(self, share=1.0, again=0.25, every_byte=True, part=0, parts=1, seed=0, only=""):
         self.share, self.again, self.part, self.parts = share, again, part, parts
+        self.only = only
         self.seed, self.every_byte = seed, every_byte
 
     def bytes_of(self, length):
@@ -57,20 +60,23 @@ class Tally:
 
     def __init__(self):
         self.points, self.failures, self.kinds = 0, [], Counter()
-        self.operations, self.same, self.deep = 0, 0, 0
+        self.operations = self.same = self.deep = self.recoveries = 0
+        self.wire = ""
 
     def take(self, row):
         self.points += row["points"]
         self.deep += row["deep"]
         self.same += row["same"]
         self.operations += row["operations"]
+        self.recoveries += row["recoveries"]
         self.kinds.update(row["kinds"])
         self.failures += [tuple(each) for each in row["failures"]]
         del self.failures[REPORT_FAILURES_MAX:]
 
     def row(self):
         return {"points": self.points, "deep": self.deep, "same": self.same,
-                "operations": self.operations, "kinds": self.kinds, "failures": self.failures}
+                "operations": self.operations, "kinds": self.kinds, "failures": self.failures,
+                "recoveries": self.recoveries, "wire": self.wire}
 
 
 class Explorer:
@@ -79,7 +85,7 @@ class Explorer:
     def __init__(self, scene, plan, until=None):
         self.scene, self.plan, self.until, self.tally = scene, plan, until, Tally()
         self.depth, self.path, self.out = 0, [], None
-        self._seen, self._begun = set(), 0
+        self._seen, self._kinds, self._begun, self._wire = set(), set(), 0, ""
 
     def run(self):
         """Play the scene and all that may become of it; the tally."""
@@ -89,6 +95,7 @@ class Explorer:
                 stage = Stage(self.scene, self.visit)
                 result = stage.run()
                 self._judge(stage, result.broken)
+                self.tally.wire = result.wire
             except BaseException as error:
                 if not self.depth:
                     raise
@@ -130,8 +137,13 @@ class Explorer:
 
     def _first(self, stage, where):
         self.tally.operations += 1
+        if where.startswith("disk inside") and where.endswith(".jsonl"):
+            self._every_byte(stage)
+        wires = {}
         for name, image in images(stage.disk, where, self.plan.bytes_of).items():
             key = self._key(stage, image)
+            if self.plan.only not in name:
+                continue
             if key in self._seen:
                 self.tally.same += 1
                 continue
@@ -140,6 +152,21 @@ class Explorer:
             if self.plan.wants(self.plan.share, self.scene.name, *about) and (
                     len(self._seen) % self.plan.parts == self.plan.part):
                 self._crash(stage, where, name, image)
+                self._compare(wires, name, image)
+
+    def _compare(self, wires, name, image):
+        """I-22: what the state files hold changes nothing that is sent."""
+        events = self._digest({p: d for p, d in image.items() if p.startswith(EVENTS)})
+        other, wire = wires.setdefault(events, (name, self._wire))
+        if wire != self._wire and wire and self._wire:
+            self._fail(f"I-22: after {other!r} and after {name!r} other requests were sent")
+
+    def _every_byte(self, stage):
+        """Once for each kind of event: every part of its line is recovered from."""
+        kind = json.loads(stage.disk.inflight[1])["type"]
+        if self.plan.every_byte and kind not in self._kinds:
+            self._kinds.add(kind)
+            self.tally.recoveries += stage.recover_every_byte()
 
     def _second(self, stage, where):
         about = self.scene.name, *self.path, stage.operations
@@ -157,7 +184,11 @@ class Explorer:
 
     def _key(self, stage, image):
         """What the rest of the run depends on."""
-        digest = hashlib.sha256(f"{stage.time.mono} {stage.wire.delivered}".encode())
+        return stage.time.mono, stage.wire.delivered, self._digest(image)
+
+    @staticmethod
+    def _digest(image):
+        digest = hashlib.sha256()
         for path in sorted(image):
             digest.update(path.encode() + b"\0" + (image[path] or b"") + b"\1")
         return digest.digest()
@@ -185,8 +216,11 @@ class Explorer:
             said = file.read()
         _, status = os.waitpid(child, 0)
         shutil.rmtree(str(child), ignore_errors=True)
+        self._wire = ""
         if said and not status:
-            self.tally.take(json.loads(said))
+            row = json.loads(said)
+            self.tally.take(row)
+            self._wire = row["wire"]
         else:
             kept, self.path = self.path, path
             self._fail(f"the process ended with {status} and said nothing")
@@ -212,6 +246,8 @@ class Again:
             return
         number, name = self.left.pop(0)
         found = images(stage.disk, where, self.bytes_of)
+        if name not in found:
+            raise LookupError(f"{where} leaves no {name!r}, but {', '.join(map(repr, found))}")
         stage.say(f"operation {number}, {where}: the machine stops; it finds: {name}")
         stage.crash(name, found[name])
 

@@ -4,9 +4,11 @@ The simulation of tests/sim with nothing drawn: prices follow the scene's path, 
 happen at their seconds, and the run ends when all has converged, or when it had to have.
 """
 
+import hashlib
 import os
 import random
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -27,6 +29,7 @@ from .judge import Judge
 STARTED = 1000.0  # what the monotonic clock says when a scene begins
 SETTLED_TICKS, QUIET_TICKS_MAX, QUIET_SECONDS_MAX = 4, 60, 240
 COPY = "copy"  # of the events, beside the bot's folder
+GIVES_UP_SECONDS = 60
 PROCESSES_MAX = 6  # without crashes
 BASE = {
     "symbols": (BTC,), "enter_on_start": True, "bar": 60, "short_ma_period": 5,
@@ -49,6 +52,7 @@ class Stage(Sim):
         # The hours, the sizes of pages and the stand-in for `requests` go by the seed.
         super().__init__(scene.seed, ROOT, ["midnight"] if scene.at_midnight else [], 0, traces)
         self.with_feed, self.crashes, self.resumed = False, 0, 0
+        self.spared = 0  # processes that may end as often as they like
         self.stays, self.stays_until = False, float("inf")  # whether it goes on though all is well
         self.disk = CrashDisk(self.step, self._noted)
         self.disk.now_is = self.time.monotonic
@@ -111,10 +115,12 @@ class Stage(Sim):
         """The process is killed, or the machine stops and finds this when it is on again."""
         self.disk.next_image, self.disk.is_kill = image, name.startswith("kill")
         self.power, self.crashes = True, self.crashes + 1
+        self._wire_hash = hashlib.sha256()  # from here on, for I-22
         self.kill("here")
 
     def _process(self):
-        if self.processes > PROCESSES_MAX + 2 * self.crashes and not self.stays:
+        self.spared += self.stays
+        if self.processes - self.spared > PROCESSES_MAX + 2 * self.crashes:
             self.checks.fail("A24", "it does not come up again")
         return super()._process()
 
@@ -122,6 +128,8 @@ class Stage(Sim):
         super()._between(how)
         if how == "killed":
             self.recover_twice()
+        if self.stays and self.second > self.scene.ends + GIVES_UP_SECONDS:
+            self.stays, self.disk.error = False, None  # it did not come up, and the owner saw it
 
     def recover_twice(self):
         """I-21, I-16, I-17, on a copy: the second recovery changes nothing and reads the same."""
@@ -137,12 +145,34 @@ class Stage(Sim):
         if first != second:
             self.checks.fail("I-21", "a second recovery finds something else than the first left")
 
+    def recover_every_byte(self):
+        """A line is being written: what does a recovery make of each part of it?  How many."""
+        path, line = self.disk.inflight
+        kept = self.operations, self.visit, self.disk.inflight
+        self.visit = lambda *about: None
+        shutil.copytree(EVENTS, COPY)
+        name = os.path.basename(path)
+        before = days(COPY)[name]
+        for count in range(len(line) + 1):
+            for aside in ("torn", "quarantine"):
+                shutil.rmtree(f"{COPY}/{aside}", ignore_errors=True)
+            Path(COPY, name).write_bytes(before + line[:count])
+            first, second = recovery(COPY), recovery(COPY)
+            is_whole = count == len(line)
+            if first[0][name] != before + (line if is_whole else b"") or first != second or (
+                    first[1] != ([] if is_whole or not count else [line[:count]])):
+                self.checks.fail("I-17", f"{count} bytes of {line[:80]} are not recovered from")
+        shutil.rmtree(COPY)
+        self.operations, self.visit, self.disk.inflight = kept
+        return len(line) + 1
+
     def _resume(self):
         """As the owner does, who asks again where the machine stopped over it."""
         if self.resumed >= self.scene.resumes:
             return
         for _ in range(3):
-            super()._resume()
+            with suppress(Killed):
+                super()._resume()
             if not self.disk.is_dead:
                 break
             self.checks.process_ended("killed")
