@@ -22,7 +22,7 @@ from perps_bot.alerts import Alerts
 from perps_bot.errors import ConfigError
 from perps_bot.loop import Bot
 from perps_bot.market import window_row
-from perps_bot.model import ZERO, Action, Event, OrderStatus, TradingState
+from perps_bot.model import ZERO, Action, Event, Order, OrderStatus, TradingState
 from perps_bot.process import Diary, Line
 from perps_bot.settings import Settings, described
 from perps_bot.store import Recovery, prepare_folder, write_state
@@ -119,6 +119,7 @@ class Surfaces:
                         **{name: books.total(name) for name in totals},
                         "venue_equity": books.last_equity},
             "positions": [_position_row(bot, symbol) for symbol in books.positions()],
+            "orders": [_order_row(order) for order in bot.engine.outstanding()],
             "daily_loss": {
                 "loss": books.daily_loss(), "day_start_equity": books.day_start_equity,
                 "limit": books.day_start_equity * bot.settings.max_daily_loss_pct,
@@ -314,6 +315,13 @@ def _position_row(bot: Bot, symbol: str) -> dict[str, object]:
     names = ("symbol", "quantity", "entry_price", "mark_price", "unrealized_pnl")
     return {**{name: getattr(position, name) for name in names},
             "stop_price": bot.protector.stop_price(symbol)}
+
+
+def _order_row(order: Order) -> dict[str, object]:
+    intent = order.intent
+    return {"client_order_id": order.id, "symbol": order.symbol, "purpose": order.purpose,
+            "side": order.side, "status": order.status, "remaining": order.remaining,
+            "limit_price": intent.limit_price, "stop_price": intent.stop_price}
 
 
 def _ratio(part: Decimal | int, whole: Decimal | int) -> Decimal | None:

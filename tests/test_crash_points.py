@@ -207,7 +207,8 @@ PLANTS = (
     (what_is_cut_is_not_kept,                 "entry with a stop", "torn 1",   "A7"),
     (the_crc_is_not_looked_at,                "entry with a stop", "altered",  "I-17"),
     (the_old_day_is_not_synced_before_the_new, "midnight",         "zeros",    "I-17"),
-    (an_unanswered_intent_is_forgotten,       "entry with a stop", "kill",     "I-30 I-19 I-18 I-9"),
+    (an_unanswered_intent_is_forgotten,       "entry with a stop", "kill",
+     "I-30 I-19 I-18 I-9"),
 )
 
 

@@ -189,6 +189,10 @@ def test_the_state_adds_up_and_shows_the_stop(tmp_path):
     (position,) = state["positions"]
     assert (position["symbol"], position["quantity"]) == (BTC, "0.02")
     assert Decimal(position["stop_price"]) < Decimal(position["entry_price"])
+    (order,) = state["orders"]
+    assert (order["purpose"], order["side"], order["status"], order["remaining"]) == (
+        "stop", "sell", "open", "0.02")
+    assert order["stop_price"] == position["stop_price"]
     notional = Decimal("0.02") * Decimal(position["mark_price"])
     assert abs(Decimal(state["leverage"]["used"]) - notional / account["equity"]) <= Decimal(
         "0.00005")

@@ -576,7 +576,8 @@ class Checks:
             if fill is None:
                 self.fail("I-18", f"fill {event['fill_id']} is none of the venue's")
             if fill.order.kind != "LIQUIDATION" and self.steps_at < 0 and (
-                    Decimal(event["price"]) != fill.price or event["side"] != fill.order.side.lower()
+                    Decimal(event["price"]) != fill.price
+                    or event["side"] != fill.order.side.lower()
                     or Decimal(event["quantity"]) != fill.contracts * self.engine.contract_size(
                         fill.order.product_id)):
                 self.fail("I-37", f"fill {event['fill_id']} of {fill.contracts} at {fill.price} is "
@@ -677,6 +678,15 @@ class Checks:
         if state is None:
             self.fail("I-30", "no last_state.json after the quiet phase")
         self._compare_books(state)
+        self._compare_orders(state)
+
+    def _compare_orders(self, state):
+        """What the bot calls under way is under way at the venue, but for the youngest."""
+        for row in state["orders"]:
+            order = self.engine.by_client_id.get(row["client_order_id"])
+            if (order is None or not order.live) and not self._is_recent(row["client_order_id"]):
+                self.fail("I-30", f"{row} is under way, and at the venue "
+                                  f"{order.status if order else 'unknown'}")
 
     def i41_health_is_ok_or_says_why(self):
         health = self._file("health.json")

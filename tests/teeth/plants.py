@@ -48,8 +48,7 @@ PLANTS = (
           '"CANCEL_QUEUED":        OrderStatus.CANCEL_QUEUED',
           '"CANCEL_QUEUED":        OrderStatus.CANCELLED', "sim", "cancel slow"),
     Plant("a fill is booked as often as it is read", "tracker",
-          "return identity in self._seen or bool(self.remembers_since and at < "
-          "self.remembers_since)", "return False", "sim", ""),
+          "        self._seen[identity] = at\n        at = min", "        at = min", "sim", ""),
     Plant("of several partial fills the last one counts", "tracker",
           'ticket.recorded += Decimal(data["quantity"])',
           'ticket.recorded = Decimal(data["quantity"])', "sim", "dripping fills"),
@@ -102,7 +101,8 @@ PLANTS = (
           'self._holds = {\n            kind: Hold(',
           'self._holds = {} and {\n            kind: Hold(', "sim", "midnight,SIGUSR1,SIGINT"),
     Plant("the exit code is 0 whatever is left", "shutdown",
-          "code = 3 if left or bare else 0", "code = 0", "sim", "cancel slow,SIGTERM,cancel refused"),
+          "code = 3 if left or bare else 0", "code = 0", "sim",
+          "cancel slow,SIGTERM,cancel refused"),
     Plant("a shutdown asks for cancels and does not look", "execution",
           "        if orders:  # of one that is over, the fills may still be to come\n"
           "            self.settle()", "        pass", "sim", "SIGTERM"),
@@ -117,7 +117,8 @@ PLANTS = (
           "if ticks + 1 >= MISMATCHES_MAX and self.store.now - since >= stands_for:",
           "if True:", "sim", "positions lag,fills lag"),
     Plant("a restart counts the day's loss from zero", "tracker",
-          "        if self.start_equity is None:\n            self.day_start_equity = self.last_equity",
+          "        if self.start_equity is None:\n"
+          "            self.day_start_equity = self.last_equity",
           "        if True:\n            self.day_start_equity = self.last_equity", "sim",
           "killed on the wire"),
     # The disk
@@ -135,9 +136,10 @@ PLANTS = (
           "        self._crc = crc\n", "", "sim", ""),
     Plant("the old day is not synced before the new one", "store",
           "            self._sync(_fsync, self._fd)  # else the new day could outlive the old "
-          "one's end\n", "            pass\n", "crash", ""),
+          "one's end\n", "            pass\n", "crash", "midnight"),
     Plant("a new file's name is not synced", "store",
-          "        self._sync(_fsync_folder, self._folder)\n", "        pass\n", "crash", ""),
+          "        self._sync(_fsync_folder, self._folder)\n", "        pass\n", "crash",
+          "first start"),
     # Limits
     Plant("a position may be larger than allowed", "limits",
           "return max(abs(held + filled[Side.BUY]), abs(held - filled[Side.SELL]))",
