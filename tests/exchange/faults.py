@@ -10,6 +10,8 @@ import gzip
 import os
 import signal
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 from .connection import FILLER, encoded_answer, encoded_json
 
@@ -180,11 +182,14 @@ def wrong_type(row, connection, *_):
 
 
 def killed(row, connection, status, body, kind):
-    """The client, `pid`, dies now; `bytes` of the answer have reached it, all where none is named.
+    """The client, `pid`, dies now, if `name_of_it` stands in its command line; `bytes` of the
+    answer have reached it, all where none is named.
     """
     if row.get("bytes") != 0:
         connection.send(encoded_answer(status or 200, body, kind)[:row.get("bytes")])
-    os.kill(row["pid"], signal.SIGKILL)
+    with suppress(OSError):  # it is gone already, and its number may be somebody else's
+        if row["name_of_it"].encode() in Path(f"/proc/{row['pid']}/cmdline").read_bytes():
+            os.kill(row["pid"], signal.SIGKILL)
     return False
 
 

@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 from exchange.harness import wait_until
 from helpers import the_settings
-from live import BTC, IDS
+from live import BTC
 
 from perps_bot import rest as rest_room
 from perps_bot.client import CoinbasePerpetualsClient
@@ -40,7 +40,7 @@ GONE = "stopped: every entry confirmed gone"
 # What was on its way when the signal came: between the look for signals and the wire.
 ON_ITS_WAY_SECONDS = 0.1
 POLL_SECONDS = 0.002
-MUTE = ("127.0.53.1", 53)  # a name server of ours, which says nothing
+NAME_SERVER_PORT = 53
 LIMITS = {name: Decimal(1_000_000) for name in (
     "max_open_orders", "max_entries_per_hour", "max_orders_per_minute", "max_messages_per_second",
     "max_orders_per_minute_per_symbol", "max_position", "max_daily_turnover")}
@@ -181,15 +181,17 @@ def no_more_descriptors(one):
 @contextmanager
 def with_a_name_server(one):
     """A bot that knows the exchange by its name, in a world where the name can be forgotten."""
+    # The name server is ours and says nothing; its address is nobody else's.
+    address = "127.0.{}.{}".format(*divmod(one.sim.port, 256))
     hosts, resolver, switch = (one.folder / name for name in ("hosts", "resolv", "switch"))
     hosts.write_text("127.0.0.1 localhost\n")
-    resolver.write_text(f"nameserver {MUTE[0]}\noptions timeout:30 attempts:1\n")
+    resolver.write_text(f"nameserver {address}\noptions timeout:30 attempts:1\n")
     switch.write_text("hosts: files dns\n")
     mounts = " && ".join(f"mount --bind {ours} /etc/{theirs}" for ours, theirs in (
         (hosts, "hosts"), (resolver, "resolv.conf"), (switch, "nsswitch.conf")))
     rest, stream = (url.replace("127.0.0.1", "localhost") for url in (one.sim.url, one.sim.ws_url))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
-        mute.bind(MUTE)
+        mute.bind((address, NAME_SERVER_PORT))
         yield {"wrapper": ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh"],
                "environ": {"COINBASE_API_URL": rest, "COINBASE_WS_URL": stream,
                            "COINBASE_WS_USER_URL": stream}}

@@ -147,7 +147,8 @@ def die_at(one, place):
 
 def _on_the_wire(one, match, how, after):
     one.begin()
-    one.sim.network("kill", match=match, after=after, pid=one.process.pid, **how)
+    one.sim.network("kill", match=match, after=after, pid=one.process.pid,
+                    name_of_it="perps_bot", **how)
 
 
 def _at_a_call(one, call, what, number):
