@@ -86,7 +86,13 @@ def _job(job):
     return do(*about).row()
 
 
+def _is_late(until):
+    return until is not None and time.monotonic() > until
+
+
 def _points(name, part, parts, until, share, seed, again, only, stops):
+    if _is_late(until):
+        return points.Tally()
     plan = points.Plan(share, again, every_byte=part == 0 and share == 1 and not only, part=part,
                        parts=parts, seed=seed, only=only, stops=stops)
     tally = points.Explorer(SCENES[name], plan, until).run()
@@ -96,6 +102,8 @@ def _points(name, part, parts, until, share, seed, again, only, stops):
 
 
 def _errors(name, part, parts, until, kinds, calls):
+    if _is_late(until):
+        return points.Tally()
     plan = points.Plan(part=part, parts=parts)
     return errors.Failing(SCENES[name], plan, kinds, calls, until).run()
 
