@@ -60,9 +60,10 @@ def text(tally):
     return "\n".join(lines)
 
 
-def all_points(names, until=None, share=1.0, seed=0, again=AGAIN, parts=PARTS, only=""):
+def all_points(names, until=None, share=1.0, seed=0, again=AGAIN, parts=PARTS, only="",
+               stops=False):
     """Every crash point of these scenes; the tally."""
-    return _run([(_points, name, part, parts, until, share, seed, again, only)
+    return _run([(_points, name, part, parts, until, share, seed, again, only, stops)
                  for part in range(parts) for name in names])
 
 
@@ -85,9 +86,15 @@ def _job(job):
     return do(*about).row()
 
 
-def _points(name, part, parts, until, share, seed, again, only):
+def _is_late(until):
+    return until is not None and time.monotonic() > until
+
+
+def _points(name, part, parts, until, share, seed, again, only, stops):
+    if _is_late(until):
+        return points.Tally()
     plan = points.Plan(share, again, every_byte=part == 0 and share == 1 and not only, part=part,
-                       parts=parts, seed=seed, only=only)
+                       parts=parts, seed=seed, only=only, stops=stops)
     tally = points.Explorer(SCENES[name], plan, until).run()
     if part:  # each part sees all operations, and tries its own images
         tally.operations = tally.same = 0
@@ -95,6 +102,8 @@ def _points(name, part, parts, until, share, seed, again, only):
 
 
 def _errors(name, part, parts, until, kinds, calls):
+    if _is_late(until):
+        return points.Tally()
     plan = points.Plan(part=part, parts=parts)
     return errors.Failing(SCENES[name], plan, kinds, calls, until).run()
 

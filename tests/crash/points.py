@@ -36,13 +36,15 @@ class Plan:
     share     of the points, by their hash; 1 for all
     again     how many of the first 60 operations after a crash are a second one: times ten
     part      of so many parts, which one
+    stops     at the first failure
     only      words in the name of the images that are tried
     bytes_of  how many bytes of a torn record survive: a function of its length
     """
 
-    def __init__(self, share=1.0, again=0.25, every_byte=True, part=0, parts=1, seed=0, only=""):
+    def __init__(self, share=1.0, again=0.25, every_byte=True, part=0, parts=1, seed=0, only="",
+                 stops=False):
         self.share, self.again, self.part, self.parts = share, again, part, parts
-        self.only = only
+        self.only, self.stops = only, stops
         self.seed, self.every_byte = seed, every_byte
 
     def bytes_of(self, length):
@@ -133,7 +135,8 @@ class Explorer:
                 self._second(stage, where)
 
     def is_late(self):
-        return self.until is not None and time.monotonic() > self.until
+        is_done = self.plan.stops and self.tally.failures
+        return is_done or self.until is not None and time.monotonic() > self.until
 
     def _first(self, stage, where):
         self.tally.operations += 1
@@ -142,7 +145,7 @@ class Explorer:
         wires = {}
         for name, image in images(stage.disk, where, self.plan.bytes_of).items():
             key = self._key(stage, image)
-            if self.plan.only not in name:
+            if self.plan.only not in name or self.is_late():
                 continue
             if key in self._seen:
                 self.tally.same += 1
