@@ -71,7 +71,8 @@ def a_bot(**changes):
         "is_started": True, **changes}
     orders = [SimpleNamespace(symbol=BTC, **order) for order in about["orders"]]
     return SimpleNamespace(
-        symbols=(BTC,), folder=Path("/data/dev"), is_started=about["is_started"], is_over=about["is_over"],
+        symbols=(BTC,), folder=Path("/data/dev"),
+        is_started=about["is_started"], is_over=about["is_over"],
         trouble=about["trouble"], untraded=about["untraded"], _observes="",
         _products_at=NOON - timedelta(seconds=about["aged"]),
         has_price=lambda symbol: about["has_price"],
