@@ -61,10 +61,12 @@ def causes(bot: Any) -> Iterator[tuple[int, str, str, str]]:
     for kind, hold in bot.risk.holds.items():  # risk trips, halts, mismatch, liquidation, damage
         if kind != "settings":  # the owner's own wish, which the start has printed
             yield 0, kind.upper(), "", f"{hold.state}: {hold.reason}"
+    # Where the files lie is nobody's business who reads a post.
+    disk = bot.store.trouble.replace(f"{bot.folder}/", "")
     age = bot.store.now - bot._products_at if bot.is_started else timedelta()
     rows = [
         # stands when, for so many seconds, code, about, message
-        (not bot.store.writable, 0, "EVENTS_NOT_WRITTEN", "", bot.store.trouble),
+        (not bot.store.writable, 0, "EVENTS_NOT_WRITTEN", "", disk),
         (bot.trouble and bot.store.writable, 60, "TICKS_FAIL", "", bot.trouble),
         (age > PRODUCTS_AGE_MAX, 60, "PRODUCTS_UNKNOWN", "",
          "cannot be read, nothing is opened: is one delisted?"),

@@ -71,7 +71,8 @@ def a_bot(**changes):
         "restricted": {}, "is_started": True, **changes}
     orders = [SimpleNamespace(symbol=BTC, **order) for order in about["orders"]]
     return SimpleNamespace(
-        symbols=(BTC,), is_started=about["is_started"], is_over=about["is_over"],
+        symbols=(BTC,), folder=Path("/data/dev"),
+        is_started=about["is_started"], is_over=about["is_over"],
         trouble=about["trouble"], untraded=about["untraded"], _observes="",
         _products_at=NOON - timedelta(seconds=about["aged"]),
         has_price=lambda symbol: about["has_price"],
@@ -104,6 +105,7 @@ ENTRY = an_order(OrderStatus.OPEN, Purpose.ENTRY)
         "liquidation_distance", "mismatch", "contract", "damage", "operator")),
     (held("signal", TradingState.HALTED),       (0, "SIGNAL", "", "HALTED: 12 % lost")),
     ({"disk": "full"},                          (0, "EVENTS_NOT_WRITTEN", "", "full")),
+    ({"disk": "/data/dev/events/1: full"},      (0, "EVENTS_NOT_WRITTEN", "", "events/1: full")),
     ({"disk": "full", "trouble": "full"},       (0, "EVENTS_NOT_WRITTEN", "", "full")),
     ({"trouble": "down"},                       (60, "TICKS_FAIL", "", "down")),
     ({"aged": 60},                              None),
@@ -126,7 +128,7 @@ def test_what_alerts_and_how_long_it_must_have_lasted_E2_E5_E10_C7(matter, said)
         assert found == []
     else:
         ((*row, message),) = found
-        assert tuple(row) == said[:3] and said[3] in message
+        assert tuple(row) == said[:3] and said[3] in message and "/data/dev" not in message
 
 
 @pytest.mark.parametrize("matter, seconds", [({"is_protected": False}, 10), ({"trouble": "x"}, 60)])
