@@ -9,13 +9,13 @@
 """
 
 import argparse
-import multiprocessing
 import time
+
+from sim.fleet import workers
 
 from . import errors, points
 from .scenes import SCENES
 
-WORKERS = 2
 AGAIN = 0.75  # how much of what follows a crash is followed by a second
 PARTS = 4  # jobs a scene
 CALLS_MAX = 100_000
@@ -75,7 +75,7 @@ def all_errors(names, until=None, kinds=errors.every_kind, calls=CALLS_MAX, part
 
 def _run(jobs):
     tally = points.Tally()
-    with multiprocessing.get_context("fork").Pool(WORKERS) as pool:
+    with workers() as pool:
         for row in pool.imap_unordered(_job, jobs):
             tally.take(row)
     return tally

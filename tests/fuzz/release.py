@@ -1,13 +1,13 @@
 """Release: as many inputs as the full run asks for, on both processors."""
 
-import multiprocessing
 import time
 
+from sim.fleet import workers
 from sim.release import Reached, asked
 
 from .run import Report, run, told
 
-PART, WORKERS, BATCH = "FUZZ inputs", 2, 500
+PART, BATCH = "FUZZ inputs", 500
 
 
 def inputs(deadline, first_seed):
@@ -15,7 +15,7 @@ def inputs(deadline, first_seed):
     report, count = Report(), asked(PART)
     batches = ((first, min(BATCH, first_seed + count - first), deadline)
                for first in range(first_seed, first_seed + count, BATCH))
-    with multiprocessing.get_context("fork").Pool(WORKERS) as pool:
+    with workers() as pool:
         for part in pool.imap(_batch, _until(deadline, batches)):
             report.take(part)
     return Reached(report.count, [told(each).replace("\n", ";") for each in report.failures])

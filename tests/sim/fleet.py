@@ -7,6 +7,7 @@ matter which processor runs it, nor what ran there before.
 import gc
 import multiprocessing
 import shlex
+import signal
 import time
 import zlib
 from collections import Counter
@@ -75,13 +76,19 @@ class Report:
             *self.violations()[:FAILURES_SHOWN]])
 
 
+def workers():
+    """A pool of processes that end when they are told to, whatever the bot's handlers here heed."""
+    return multiprocessing.get_context("fork").Pool(
+        WORKERS, signal.signal, (signal.SIGTERM, signal.SIG_DFL))
+
+
 def many(cases, seconds=None, tell=None):
     """Run the cases; after `seconds` no new round is begun."""
     report, begun = Report(), time.monotonic()
     batches = [cases[first:first + BATCH] for first in range(0, len(cases), BATCH)]
     gc.collect()
     gc.freeze()  # what is there now is there for good; each worker collects its own alone
-    with multiprocessing.get_context("fork").Pool(WORKERS) as pool:
+    with workers() as pool:
         for first in range(0, len(batches), ROUND):
             if seconds is not None and time.monotonic() - begun > seconds:
                 break

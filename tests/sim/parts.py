@@ -4,7 +4,6 @@ The gate's intents are here as well: their rig is one room that knows no deadlin
 """
 
 import itertools
-import multiprocessing
 import time
 
 from . import fleet, same
@@ -47,7 +46,7 @@ def intents(deadline, first_seed):
     from intents import hold  # a rig of its own, which may not be there
 
     reached, seeds = Reached(), itertools.count(first_seed)
-    with multiprocessing.get_context("fork").Pool(fleet.WORKERS) as pool:
+    with fleet.workers() as pool:
         while reached.count < asked("INTENTS") and time.monotonic() < deadline:
             jobs = [(INTENTS_AT_ONCE, next(seeds)) for _ in range(fleet.WORKERS)]
             for counts in pool.starmap(hold, jobs):

@@ -36,13 +36,13 @@ from pathlib import Path
 
 PARTS = (
     # name                 asked        share  where it stands
-    ("SIM schedules",      100_000,     30,    "sim.parts:schedules"),
+    ("SIM schedules",      100_000,     26,    "sim.parts:schedules"),
     ("SIM pairs",          0,           8,     "sim.parts:singles_and_pairs"),
     ("SIM same trace",     4_000,       5,     "sim.parts:same_trace"),
     ("CRASH points",       20_000,      12,    "crash.release:points"),
     ("CRASH I/O errors",   0,           6,     "crash.release:io_errors"),
-    ("PROC kills",         2_000,       10,    "proc.release:kills"),
-    ("PROC interrupts",    1_000,       6,     "proc.release:interrupts"),
+    ("PROC kills",         2_000,       12,    "proc.release:kills"),
+    ("PROC interrupts",    1_000,       8,     "proc.release:interrupts"),
     ("PROC silence",       1_000,       3,     "proc.release:silence"),
     ("PROC call times",    0,           2,     "proc.release:calls"),
     ("FUZZ inputs",        1_000_000,   8,     "fuzz.release:inputs"),
