@@ -416,7 +416,7 @@ class LiveRiskManager:
         elif data["status"] == OrderStatus.CANCELLED and not data.get("asked"):
             self._taken_back[symbol] += 1
             if self._taken_back[symbol] >= TAKEN_BACK_MAX:
-                self._refused[symbol] = "TAKEN_BACK", at
+                self._refused[symbol] = "entries taken back", at
 
     def _restore(self, data: Mapping) -> None:
         self._rejects_in_a_row = data["rejects_in_a_row"]

@@ -303,7 +303,8 @@ class _Books:
         if filled:
             self.trade(symbol, entry.side, filled, entry.limit or self.mids[symbol], 0)
         self.tell("order.updated", client_order_id=entry.order.id, symbol=symbol,
-                  purpose=Purpose.ENTRY, answer="", filled_quantity=Decimal(filled) / 1000,
+                  purpose=Purpose.ENTRY, answer="", asked=True,
+                  filled_quantity=Decimal(filled) / 1000,
                   status=OrderStatus.FILLED if filled else OrderStatus.CANCELLED)
         if filled and dice.random() < 0.5:
             self.close(symbol)

@@ -269,7 +269,7 @@ def test_entries_of_which_nothing_came_do_not_count_for_the_hour(desk):
     for number in range(40):
         desk.send(words=f"BUY 2.{number}", identity=f"pb-{number}").wait(20)
         desk.store.append("order.updated", client_order_id=f"pb-{number}", symbol=BTC,
-                          purpose=Purpose.ENTRY, status=CANCELLED, answer="",
+                          purpose=Purpose.ENTRY, status=CANCELLED, answer="", asked=True,
                           filled_quantity=ZERO)
     assert asked(desk) == []
 
