@@ -283,6 +283,7 @@ def _exchanged(data):
     ours, theirs = socket.socketpair()
     worker = object.__new__(transport_room._Worker)
     worker._lock, worker._handle, worker._was_sent = threading.Lock(), None, False
+    worker._until = transport_room.Until(1)
     worker._is_over, worker._connection, worker._origin = False, None, _ORIGIN
     worker._session = transport_room._Session()
     worker._session.mount("http://", transport_room._Adapter(worker, None))
