@@ -21,6 +21,8 @@ from exchange.harness import wait_until
 from live import IDS, TICKS
 from test_live_trading import PRICES, Live
 
+from perps_bot.market import window_row
+
 from .judge import Broken, Judge, positions
 
 INTERVAL_SECONDS = 1
@@ -81,17 +83,17 @@ class Account(Live):
         They are a cache, which the bot takes only while it is fresh.  So every life has something
         to decide: the events say on which side of its averages the last one saw the market.
         """
-        self._closes = {symbol: [str(self.level(symbol) * (1 - direction * STEP * n / BARS))
+        self._closes = {symbol: [self.level(symbol) * (1 - direction * STEP * n / BARS)
                                  for n in range(BARS, 0, -1)]
                         for symbol, direction in directions.items()}
 
     def _keep_it_fresh(self, process):
         """Until the bot begins, however long its start takes: later is in its future."""
         while process.poll() is None and self._lock() != str(process.pid):
-            bar_at = (datetime.now(UTC) + self._ahead).replace(microsecond=0).isoformat()
+            bar_at = (datetime.now(UTC) + self._ahead).replace(microsecond=0)
             fresh = self.data / ".remembered"
             fresh.write_text(json.dumps({
-                symbol: {"bar_at": bar_at, "bar_seconds": 1, "closes": closes}
+                symbol: window_row(symbol, bar_at, 1, closes)
                 for symbol, closes in self._closes.items()}), "utf-8")
             fresh.rename(self.data / "marks.json")
             time.sleep(REMEMBER_SECONDS)
