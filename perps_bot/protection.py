@@ -91,9 +91,10 @@ class Protector:
 
         trail_to  where the trail says that the stop belongs, not on the tick; None when unknown
         """
-        for order in self.engine.take_found(symbol):
-            self._say_stop(order)
         position, plan = self.tracker.get_position(symbol), self._exits.get(symbol)
+        for order in self.engine.take_found(symbol):
+            if position.quantity and not self.engine.order(order.id).status.is_terminal:
+                self._say_stop(order)  # else it has fired, and its level binds nothing any more
         if plan is not None and abs(position.quantity) <= plan.keep:
             plan = self._exits.pop(symbol) and None
         if not position.quantity:

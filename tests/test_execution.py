@@ -714,6 +714,8 @@ def test_an_attached_stop_that_fired_before_it_was_seen_is_booked(resting):
     resting.tick()
     assert resting.held() == resting.venue.held() == 0
     assert len(resting.of("trade.executed")) == 2
+    # Its level would bind the next position, and close a short at once.
+    assert not resting.of("stop.placed") and not resting.protector.snapshot()["stop_levels"]
 
 
 def test_where_no_stop_can_be_attached_the_entry_does_not_rest():

@@ -62,7 +62,7 @@ class Checks:
         self.creates, self.bodies, self.entries_at = {}, {}, {}
         self.requests_at = deque()
         self.entries_this_tick, self.read_ok = [], set()
-        self.bare, self.orphan = Counter(), Counter()
+        self.bare, self.orphan, self.stuck = Counter(), Counter(), Counter()
         self.fills_seen, self.position = 0, Counter()
         self.served, self.doubts = {}, {}
         self.signals, self.stopping = [], False
@@ -532,6 +532,18 @@ class Checks:
                 self.fail("stop", f"{symbol}: {held} contracts, {covered} covered, for "
                                   f"{self.bare[symbol]} calm ticks")
 
+    def what_shall_be_closed_is_closed(self, _):
+        """A halt leaves that to the owner."""
+        for symbol in self.settings.symbols:
+            product_id, holds = IDS[symbol], self.journal.holds
+            is_stuck = (self.held(product_id) and self.journal.wants.get(symbol) == "close"
+                        and self.engine.markets[product_id].matches
+                        and "HALTED" not in holds.values()
+                        and f"{symbol} is left alone" not in self._left_alone())
+            self._count(self.stuck, symbol, is_stuck)
+            if self.stuck[symbol] > 2 * BARE_TICKS:
+                self.fail("exit", f"{symbol}: to be closed for {self.stuck[symbol]} calm ticks")
+
     def _count(self, counts, symbol, is_wrong):
         """In how many calm ticks after each other something was out of order."""
         if not (is_wrong and self.calm_ticks):
@@ -740,6 +752,7 @@ AT_A_TICK = (
     Checks.i11_no_fill_flips,
     Checks.position_truth,
     Checks.a_position_has_its_stop,
+    Checks.what_shall_be_closed_is_closed,
     Checks.no_stop_is_left_behind,
     Checks.i26_nothing_ends_by_an_error,
     Checks.i18_i37_a_fill_is_booked_once_and_as_it_was,

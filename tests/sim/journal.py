@@ -29,6 +29,7 @@ class Journal:
     fills     how often each fill id is there
     held      by symbol: what the last trade there left
     levels    by symbol: where the stop of the position was last
+    wants     by symbol: what was decided there last
     lost      USD lost today by the trades and payments alone; None while that is not all
     """
 
@@ -43,6 +44,7 @@ class Journal:
         self.fills, self.days, self.news = {}, {}, []
         self.kinds, self.changed_at = {}, ""
         self.held, self.levels, self.lost, self._booked_at = {}, {}, None, ""
+        self.wants = {}
 
     def follow(self):
         """Read what was added; the new events are also kept in `news`."""
@@ -153,6 +155,7 @@ class Journal:
 
         The account was read when the tick began: what the tick itself booked is not in it.
         """
+        self.wants[event["symbol"]] = event["action"]
         if self.lost is None or any(self.held.values()) or self._booked_at == event["ts"]:
             return
         if Decimal(event["daily_loss"]) != self.lost:

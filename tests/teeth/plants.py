@@ -100,7 +100,7 @@ PLANTS = (
           'self._holds = {} and {\n            kind: Hold(', "sim", "midnight,SIGUSR1,SIGINT"),
     Plant("the exit code is 0 whatever is left", "shutdown",
           "code = 3 if left or bare else 0", "code = 0", "sim",
-          "cancel slow,SIGTERM,cancel refused"),
+          "outage,SIGTERM,SIGINT"),
     Plant("a shutdown asks for cancels and does not look", "execution",
           "        if orders:  # of one that is over, the fills may still be to come\n"
           "            self.settle()", "        pass", "sim", "SIGTERM"),
