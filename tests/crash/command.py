@@ -76,7 +76,7 @@ def all_errors(names, until=None, kinds=errors.every_kind, calls=CALLS_MAX, part
 def _run(jobs):
     tally = points.Tally()
     with workers() as pool:
-        for row in pool.imap_unordered(_job, jobs):
+        for row in pool.map(_job, jobs):
             tally.take(row)
     return tally
 

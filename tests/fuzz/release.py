@@ -16,7 +16,7 @@ def inputs(deadline, first_seed):
     batches = ((first, min(BATCH, first_seed + count - first), deadline)
                for first in range(first_seed, first_seed + count, BATCH))
     with workers() as pool:
-        for part in pool.imap(_batch, _until(deadline, batches)):
+        for part in pool.map(_batch, _until(deadline, batches)):
             report.take(part)
     return Reached(report.count, [told(each).replace("\n", ";") for each in report.failures])
 

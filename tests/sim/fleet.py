@@ -11,6 +11,7 @@ import signal
 import time
 import zlib
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 from .faults import FAULTS, ORDER_PATH
@@ -77,9 +78,9 @@ class Report:
 
 
 def workers():
-    """A pool of processes that end when they are told to, whatever the bot's handlers here heed."""
-    return multiprocessing.get_context("fork").Pool(
-        WORKERS, signal.signal, (signal.SIGTERM, signal.SIG_DFL))
+    """Processes that are like this one, end when they are told to, and whose death is an error."""
+    return ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork"),
+                               signal.signal, (signal.SIGTERM, signal.SIG_DFL))
 
 
 def many(cases, seconds=None, tell=None):
@@ -92,7 +93,7 @@ def many(cases, seconds=None, tell=None):
         for first in range(0, len(batches), ROUND):
             if seconds is not None and time.monotonic() - begun > seconds:
                 break
-            for rows in pool.imap(_batch, batches[first:first + ROUND]):
+            for rows in pool.map(_batch, batches[first:first + ROUND]):
                 report.take(rows)
             if tell and report.cases % TELL_CASES == 0:
                 tell(f"{report.cases} schedules, {len(report.failures)} violations")

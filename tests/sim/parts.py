@@ -49,7 +49,7 @@ def intents(deadline, first_seed):
     with fleet.workers() as pool:
         while reached.count < asked("INTENTS") and time.monotonic() < deadline:
             jobs = [(INTENTS_AT_ONCE, next(seeds)) for _ in range(fleet.WORKERS)]
-            for counts in pool.starmap(hold, jobs):
+            for counts in pool.map(hold, *zip(*jobs)):
                 reached.count += counts.intents
                 reached.violations += counts.wrong
     return reached

@@ -256,15 +256,17 @@ class Sim:
     def _resume(self):
         """The owner lifts what holds, as `perps-bot resume` does."""
         self.disk.revive()
-        store = EventStore(self.folder / "profile" / "events")
-        bot = assemble(self.settings, _Nobody(), store, "coinbase", self.folder / "profile")
+        store = None
         try:
+            store = EventStore(self.folder / "profile" / "events")
+            bot = assemble(self.settings, _Nobody(), store, "coinbase", self.folder / "profile")
             recover(bot)
             bot.store.now = self.time.venue()
             bot.risk.resume("the schedule says so", bot.store.now.date(), clear_daily_loss=True)
         except Killed:
             pass
-        store.close()
+        if store is not None:
+            store.close()
         self.checks.files_changed()
 
     def _close(self):
