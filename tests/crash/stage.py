@@ -105,6 +105,10 @@ class Stage(Sim):
         self.wire.delivered += 1
         self.checks.answered(asked)
 
+    def signal(self, name):
+        if self.bot is not None:  # else nobody hears it
+            super().signal(name)
+
     # The processes
 
     def step(self, where, size=0):
