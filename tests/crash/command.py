@@ -52,10 +52,11 @@ def show(spec):
 
 
 def text(tally):
-    lines = [f"{tally.points} failing calls; {len(tally.failures)} violations" if not tally.operations
-             else f"{tally.points} points at {tally.operations} operations, {tally.deep} of them in a "
-             f"recovery; {tally.same} images were the same as one tried; {tally.recoveries} torn "
-             f"lines recovered from; {len(tally.failures)} violations"]
+    tried = f"{tally.points} failing calls; " if not tally.operations else (
+        f"{tally.points} points at {tally.operations} operations, {tally.deep} of them in a "
+        f"recovery; {tally.same} images were the same as one tried; {tally.recoveries} torn "
+        f"lines recovered from; ")
+    lines = [f"{tried}{len(tally.failures)} violations"]
     lines += [f"{spec}: {broken}\n    again: bin/perps-sim crash --at '{spec}'"
               for spec, broken in tally.failures[:FAILURES_SHOWN]]
     return "\n".join(lines)
