@@ -3,7 +3,6 @@
 `bin/perps-sim --release` hunts every plant.
 """
 
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -26,7 +25,6 @@ def test_a_plant_changes_one_place_and_what_comes_of_it_is_a_program(name):
 def test_there_are_enough_of_them_and_each_has_a_rig():
     assert len(BY_NAME) == len(PLANTS) >= PLANTS_MIN
     assert {plant.rig for plant in PLANTS} == RIGS.keys()
-    assert min(Counter(plant.rig for plant in PLANTS).values()) >= 2
 
 
 @pytest.mark.parametrize("name", [

@@ -12,7 +12,7 @@ import perps_bot  # before a rig puts the checkout before it
 
 SECONDS_MAX = 120
 INTENTS_AT_ONCE = 5000
-INPUTS_MAX = 1_000_000
+INPUTS_MAX, CALLS_MAX = 1_000_000, 100_000
 
 
 def sim(kinds, deadline):
@@ -53,7 +53,16 @@ def crash(scene, deadline):
     return f"{failures[0][0]}: {failures[0][1]}" if failures else ""
 
 
-RIGS = {"sim": sim, "intents": intents, "fuzz": fuzz, "crash": crash}
+def errors(scene, deadline):
+    from crash.errors import Failing, every_kind
+    from crash.points import Plan
+    from crash.scenes import SCENES
+
+    failures = Failing(SCENES[scene], Plan(), every_kind, CALLS_MAX, deadline).run().failures
+    return f"{failures[0][0]}: {failures[0][1]}" if failures else ""
+
+
+RIGS = {"sim": sim, "intents": intents, "fuzz": fuzz, "crash": crash, "errors": errors}
 
 
 def main(rig, told, seconds, copy):

@@ -101,19 +101,10 @@ PLANTS = (
     Plant("the exit code is 0 whatever is left", "shutdown",
           "code = 3 if left or bare else 0", "code = 0", "sim",
           "outage,SIGTERM,SIGINT"),
-    Plant("a shutdown asks for cancels and does not look", "execution",
-          "        if orders:  # of one that is over, the fills may still be to come\n"
-          "            self.settle()", "        pass", "sim", "SIGTERM"),
     Plant("health is always ok", "ops", '"ok": ', '"ok": True or ', "sim", "liquidation,SIGUSR1"),
     # Books
     Plant("a short position is read as a long one", "wire",
           '"SHORT": -1}', '"SHORT": 1}', "sim", ""),
-    Plant("the venue is believed at its first different word", "reconcile",
-          "return  # the balance says that something is held: one of the two reads is wrong",
-          "pass", "sim", "empty positions"),
-    Plant("what the balance says of margin is not asked", "reconcile",
-          "if ticks + 1 >= MISMATCHES_MAX and self.store.now - since >= stands_for:",
-          "if True:", "sim", "positions lag,fills lag"),
     Plant("a restart counts the day's loss from zero", "tracker",
           "        if self.start_equity is None:\n"
           "            self.day_start_equity = self.last_equity",
@@ -126,7 +117,8 @@ PLANTS = (
           "            _truncate(bad.fileno(), file.offset)", "            pass",
           "sim", "killed in a write"),
     Plant("after a failed fsync it goes on as if nothing were", "store",
-          "self._syncs, self.poisoned = False, True", "pass", "sim", "fsync EIO"),
+          "self._syncs, self.poisoned = False, True", "pass", "errors",
+          "entry with a stop"),
     Plant("what a full disk left of a line is not cut", "store",
           "            self._owed.appendleft(lambda: _truncate(self._fd, self._offset))\n", "",
           "sim", "short write"),
@@ -141,7 +133,7 @@ PLANTS = (
     # Limits
     Plant("a position may be larger than allowed", "limits",
           "return max(abs(held + filled[Side.BUY]), abs(held - filled[Side.SELL]))",
-          "return abs(held)", "sim", ""),
+          "return abs(held)", "intents"),
     Plant("one order may reverse a position", "risk",
           "(account.position(symbol).quantity * intent.side.sign < 0,", "(False,", "intents"),
     Plant("one order more may stand open", "risk",
