@@ -34,7 +34,7 @@ from perps_bot.model import Purpose
 from perps_bot.rest import Rest
 from perps_bot.risk import LiveRiskManager
 
-SEEDS = int(os.environ.get("PERPS_SIM_SEEDS", "1000"))
+SEEDS = int(os.environ.get("PERPS_SIM_SEEDS", "2000"))
 SINGLES_FROM = 50_000
 SAME_SEEDS = range(40_000, 40_020)
 TESTS = Path(__file__).parent
