@@ -263,7 +263,7 @@ class Sim:
             recover(bot)
             bot.store.now = self.time.venue()
             bot.risk.resume("the schedule says so", bot.store.now.date(), clear_daily_loss=True)
-        except Killed:
+        except (Killed, ConfigError):  # it dies, or the disk refuses it: what holds still holds
             pass
         if store is not None:
             store.close()
