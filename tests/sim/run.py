@@ -147,7 +147,6 @@ class Sim:
         lane = lambda name, origin: Lane(self.wire, name)  # noqa: E731
         signals = partial(SignalQueue, self.time)
         more = [
-            (LOG, "disabled", True),
             (ops_room, "PUBLISH_EVERY", timedelta(
                 seconds=1 if self.seed % 10 == 0 else PUBLISH_SECONDS)),
             (client_room, "PAGE_ROWS", 3 if self.seed % 4 == 1 else client_room.PAGE_ROWS),
@@ -156,6 +155,8 @@ class Sim:
             more += [(rest_room, "requests", SimpleNamespace(Request=LightRequest)),
                      (rest_room, "decoded", self.wire.decoded),
                      (store_room, "json", PlainJson)]
+        level = LOG.level
+        LOG.setLevel(logging.CRITICAL + 1)  # for its children, too
         try:
             with wired(self.time, self.disk, lane, signals, more):
                 for fault in ([Pair(*self.kinds)] if self.is_pair
@@ -168,6 +169,7 @@ class Sim:
         finally:
             feed_room.threading = threading
             self._close()
+            LOG.setLevel(level)
         return Result(self, broken)
 
     def figures(self):
