@@ -44,7 +44,7 @@ class Journal:
         self.fills, self.days, self.news = {}, {}, []
         self.kinds, self.changed_at = {}, ""
         self.held, self.levels, self.lost, self._booked_at = {}, {}, None, ""
-        self.wants = {}
+        self.wants, self._told = {}, set()
 
     def follow(self):
         """Read what was added; the new events are also kept in `news`."""
@@ -143,7 +143,10 @@ class Journal:
         self.lost = None
 
     def _stopped(self, event):
-        """A stop only ever comes nearer to the price."""
+        """A stop only ever comes nearer to the price; one that was in doubt is told again."""
+        if event["client_order_id"] in self._told:
+            return
+        self._told.add(event["client_order_id"])
         symbol, level = event["symbol"], Decimal(event["stop_price"])
         held, last = self.held.get(symbol, 0), self.levels.get(symbol, level)
         if (level - last) * held < 0:
