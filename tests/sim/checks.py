@@ -35,6 +35,9 @@ TICK_SECONDS_MAX = 200
 # Prices move between the read and the order, and reads lag.
 SLACK = Decimal("1.03")
 EXCUSED_SECONDS = 90
+# Our books follow what others traded a minute after the last doubt about an order of ours; each
+# death of the process begins that minute anew.
+FOLLOWED_SECONDS = 600
 # What others trade while an order of ours is in doubt is understood only once that is proved
 # absent, a minute after each start, and the books have then differed for ten seconds.
 DOUBT_SECONDS = 40
@@ -340,7 +343,8 @@ class Checks:
         held = self.held(product_id)
         # A bracket cannot open: the venue refuses one that does not close.
         is_excused = self._outside(product_id) or (
-            "bracket" in self._variant(asked) and self._others_are_in_doubt(product_id))
+            # The venue refuses it on that side: until our books follow, it only says so.
+            "bracket" in self._variant(asked) and self._outside(product_id, FOLLOWED_SECONDS))
         if "side" in body and held and SIGN[body["side"]] * held > 0 and not is_excused and (
                 self.calm_ticks > 1):
             self.fail("I-11", f"a {self._variant(asked)} {body['side']} on {held}")
