@@ -12,6 +12,7 @@ from decimal import Decimal
 
 CRC_BYTES = len(',"crc":"00000000"}\n')
 LINE_BYTES_MAX = 8192
+TAG = "pb-"
 TERMINAL = ("filled", "cancelled", "expired", "rejected", "lost")
 
 
@@ -150,6 +151,8 @@ class Journal:
         symbol, level = event["symbol"], Decimal(event["stop_price"])
         held, last = self.held.get(symbol, 0), self.levels.get(symbol, level)
         if (level - last) * held < 0:
+            if not event["client_order_id"].startswith(TAG):
+                return  # the venue brought it along, and ours will replace it
             raise Unsound(f"ratchet {symbol}: {held} held, the stop goes from {last} to {level}")
         self.levels[symbol] = level
 
