@@ -13,6 +13,7 @@ from time import monotonic
 from types import SimpleNamespace
 
 from bodies import BIP, CLOSE, NOW, a_product, an_order
+from sim.seams import LightRequest
 
 from perps_bot import rest as rest_room
 from perps_bot import wire
@@ -337,23 +338,6 @@ def _renamed(dice):
 
 
 ODD = {"products": _renamed, "time": lambda dice: mutate.written({"iso": mutate.time(dice)})}
-
-
-class LightRequest:
-    """A request as `requests` prepares it, without its checks, in a twentieth of the time."""
-
-    def __init__(self, method, url, headers, params=()):
-        self.method, self.url, self.headers, self.body = method, url, headers, None
-
-    def prepare(self):
-        return self
-
-    def prepare_body(self, text, _):
-        self.body = text
-
-    @property
-    def path_url(self):
-        return self.url[self.url.index("/", 8):]
 
 
 class Line:

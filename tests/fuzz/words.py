@@ -29,7 +29,7 @@ KEYED = [row for row in SETTINGS if row.in_config]
 VALUES = (
     "1e9", "inf", "-1", "０", " ", "true", "false", "1", "0", "", "dev", "demo", "prod",
     "DEV", "5",
-    "20", "BTC-PERP", "ETH-PERP", "btc-perp", "../../x", "a/b", ".", "~", "/tmp/x", "market", "GTC",
+    "20", "BTC-PERP", "ETH-PERP", "btc-perp", "../../x", "a/b", ".", "~", "/x/y", "market", "GTC",
     "https://api.coinbase.com", "https://evil.invalid", "http://127.0.0.1:1", "http://[::1]:5",
     "wss://advanced-trade-ws.coinbase.com", "https://user:pass@x.invalid/",
     "http://127.0.0.1:99999",

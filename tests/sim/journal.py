@@ -110,8 +110,8 @@ class Journal:
 
     def _updated(self, event):
         identity, status = event["client_order_id"], event["status"]
-        filled = float(event["filled_quantity"])
-        if filled < self.filled.get(identity, 0) - 1e-12:
+        filled = Decimal(event["filled_quantity"])
+        if filled < self.filled.get(identity, 0):
             raise Unsound(f"I-24 {identity}: filled fell to {filled}")
         before = self.status.get(identity)
         if before in TERMINAL and before != "lost" and status not in TERMINAL:
