@@ -345,7 +345,6 @@ class Checks:
         held = self.held(product_id)
         # A bracket cannot open: the venue refuses one that does not close.
         is_excused = self._outside(product_id) or (
-            # The venue refuses it on that side: until our books follow, it only says so.
             "bracket" in self._variant(asked) and self._outside(product_id, FOLLOWED_SECONDS))
         if "side" in body and held and SIGN[body["side"]] * held > 0 and not is_excused and (
                 self.calm_ticks > 1):
