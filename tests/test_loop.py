@@ -201,11 +201,13 @@ def test_a_read_that_lags_its_fill_by_seconds_is_no_mismatch(tmp_path, lag):
     assert rig.bot.risk.state is TradingState.TRADING
 
 
-def test_what_nobody_explained_at_the_start_is_left_alone(tmp_path):
+def test_what_nobody_explained_at_the_start_is_left_alone(tmp_path, caplog):
     rig = a_rig(tmp_path, trends=(RISING, RISING))
     rig.venue.trade_by_hand("3", BTC)
     for _ in range(5):
         rig.tick()
+    said = [line for line in caplog.messages if line.endswith(f"untouched until --adopt {BTC}")]
+    assert len(said) == 1
     assert sent(rig) == [f"entry {ETH}", f"stop {ETH}"]
     assert rig.bot.untraded == {BTC}
     assert rig.file("health.json")["ok"] is False

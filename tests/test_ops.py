@@ -18,11 +18,11 @@ from perps_bot.loop import assemble, attempt, recover
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import Side, TradingState
 from perps_bot.ops import (
-    HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, diary_line, health, settings_hash,
+    HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, diary_line, health, settings_hash, warn,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.settings import resolve
-from perps_bot.store import EventStore, read_events
+from perps_bot.store import EventStore, Recovery, read_events
 
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -388,3 +388,35 @@ def test_the_settings_stand_in_columns_without_secrets():
     rows = settings_text(settings).splitlines()
     assert len({line.rindex("  ") for line in rows if line.endswith("  default")}) == 1
     assert "swordfish" not in "".join(rows)
+
+
+# What the owner is warned of at a start
+
+
+@pytest.mark.parametrize("found, flags, level, words", [
+    (Recovery(torn_bytes=17), {}, "WARNING", "17 bytes of a last write that did not finish"),
+    (Recovery(damage="1.jsonl line 3"), {}, "ERROR", "the events are damaged, nothing is increased: "
+                                                     "1.jsonl line 3: see 'Damaged events'"),
+    (Recovery(), {"order_type": "limit", "time_in_force": "GTC"}, "WARNING",
+     "a resting entry outlives a dead bot"),
+], ids=["torn", "damaged", "GTC"])
+def test_a_start_warns_of_what_the_owner_must_look_at(found, flags, level, words, caplog):
+    warn(resolve(flags, {}), found)
+    (record,) = caplog.records
+    assert record.levelname == level and words in record.message
+
+
+def test_a_start_with_nothing_the_matter_warns_of_nothing(caplog):
+    warn(resolve({}, {}), Recovery())
+    assert caplog.records == []
+
+
+def test_what_stands_in_the_way_is_said_and_that_it_no_longer_does(desk, caplog):
+    with caplog.at_level(logging.WARNING, "perps_bot"):
+        desk.market.silent = (BTC,)
+        desk.tick()
+        desk.market.silent = ()
+        desk.tick()
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert said[0].startswith(f"No mark price for symbol {BTC}")
+    assert said[-1] == "nothing stands in the way any more"
