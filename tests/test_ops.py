@@ -395,8 +395,8 @@ def test_the_settings_stand_in_columns_without_secrets():
 
 @pytest.mark.parametrize("found, flags, level, words", [
     (Recovery(torn_bytes=17), {}, "WARNING", "17 bytes of a last write that did not finish"),
-    (Recovery(damage="1.jsonl line 3"), {}, "ERROR", "the events are damaged, nothing is increased: "
-                                                     "1.jsonl line 3: see 'Damaged events'"),
+    (Recovery(damage="1.jsonl line 3"), {}, "ERROR",
+     "the events are damaged, nothing is increased: 1.jsonl line 3: see 'Damaged events'"),
     (Recovery(), {"order_type": "limit", "time_in_force": "GTC"}, "WARNING",
      "a resting entry outlives a dead bot"),
 ], ids=["torn", "damaged", "GTC"])
