@@ -24,7 +24,7 @@ from proc.starved import STARVED, starve
 
 KILLS, SIGNALS, WORKERS = 50, 16, 16
 ORDER_TYPES = ("market", "limit")
-# What the market, the clock and the load of the machine may keep from happening in time.
+# What the market and the clock may keep from happening, however often it is tried.
 PLACES_MISSED_MAX = 4
 # One of each system call of an order's path; every N of them is for the full run.
 CALLS = [("write", "events", 9), ("fsync", "", 9), ("sendto", "", 26), ("rename", "", 3),
