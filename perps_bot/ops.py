@@ -26,6 +26,7 @@ from perps_bot.model import ZERO, Action, Event, Order, OrderStatus, TradingStat
 from perps_bot.process import Diary, Line
 from perps_bot.settings import Settings, described
 from perps_bot.store import Recovery, prepare_folder, write_state
+from perps_bot.words import fields_line
 
 log = logging.getLogger("perps_bot")
 
@@ -78,10 +79,10 @@ class Surfaces:
             self._risk_events = [*self._risk_events, row][-RISK_EVENTS_MAX:]
         is_worth_it = event.type not in UNLOGGED or event.data.get("action", "hold") != "hold"
         if event.type == "alert" and self.is_live:
-            log.error("alert %s: see 'Alerts' in docs/RUNBOOK_PERPS.md", diary_line(event.data))
+            log.error("alert %s: see 'Alerts' in docs/RUNBOOK_PERPS.md", fields_line(event.data))
         elif self.is_live and is_worth_it:
             log.log(logging.WARNING if is_risk else logging.INFO, "%s %s", event.type,
-                    diary_line(event.data))
+                    fields_line(event.data))
         self.alerts.apply(event, self.is_live)
 
     def snapshot(self) -> dict[str, object]:
@@ -281,17 +282,6 @@ def _is_empty_folder(path: str) -> bool:
         return not os.path.ismount(path) and not os.listdir(path)
     except OSError:  # a file, or a folder that is not ours to read
         return False
-
-
-def diary_line(data: Mapping[str, object]) -> str:
-    """One event's fields on one line, the nested ones left out."""
-    said = []
-    for name, value in data.items():
-        if not isinstance(value, dict | list) and value not in (None, ""):
-            text = value.isoformat() if isinstance(value, datetime) else str(value)
-            # What a venue or a person wrote must not look like a line of its own.
-            said.append(f"{name}={text if text.isprintable() else ascii(text)}")
-    return " ".join(said)
 
 
 class _PrivateLog(RotatingFileHandler):
