@@ -16,28 +16,28 @@ STATES = ("TRADING", "REDUCING", "HALTED")
 ACCOUNT = (
     # where in last_state.json               metric                             what it is
     ("timestamp",                            "state_timestamp_seconds",         "of the tick"),
-    ("account.equity",                       "equity_usd",                      "by our books"),
-    ("account.venue_equity",                 "venue_equity_usd",                "as last read"),
-    ("account.start_equity",                 "start_equity_usd",                "as books began"),
-    ("account.realized_pnl",                 "realized_pnl_usd",                "since they began"),
-    ("account.unrealized_pnl",               "unrealized_pnl_usd",              "at the marks"),
-    ("account.fees",                         "fees_paid_usd",                   "since they began"),
-    ("account.funding",                      "funding_paid_usd",                "since they began"),
-    ("margin.initial",                       "margin_initial_usd",              "the venue's"),
-    ("margin.available",                     "margin_available_usd",            "the venue's"),
-    ("margin.threshold",                     "margin_threshold_usd",            "liquidates there"),
-    ("margin.ratio",                         "margin_ratio",      "available over the threshold"),
-    ("daily_loss.loss",                      "daily_loss_usd",    "since midnight UTC"),
-    ("daily_loss.limit",                     "daily_loss_limit_usd",            "stops entries"),
-    ("daily_loss.day_start_equity",          "day_start_equity_usd",            "at midnight UTC"),
-    ("leverage.used",                        "leverage_ratio",    "notional over equity"),
-    ("leverage.limit",                       "leverage_limit_ratio",            "the strictest"),
+    ("account equity",                       "equity_usd",                      "by our books"),
+    ("account venue_equity",                 "venue_equity_usd",                "as last read"),
+    ("account start_equity",                 "start_equity_usd",                "as books began"),
+    ("account realized_pnl",                 "realized_pnl_usd",                "since they began"),
+    ("account unrealized_pnl",               "unrealized_pnl_usd",              "at the marks"),
+    ("account fees",                         "fees_paid_usd",                   "since they began"),
+    ("account funding",                      "funding_paid_usd",                "since they began"),
+    ("margin initial",                       "margin_initial_usd",              "the venue's"),
+    ("margin available",                     "margin_available_usd",            "the venue's"),
+    ("margin threshold",                     "margin_threshold_usd",            "liquidates there"),
+    ("margin ratio",                         "margin_ratio",      "available over the threshold"),
+    ("daily_loss loss",                      "daily_loss_usd",    "since midnight UTC"),
+    ("daily_loss limit",                     "daily_loss_limit_usd",            "stops entries"),
+    ("daily_loss day_start_equity",          "day_start_equity_usd",            "at midnight UTC"),
+    ("leverage used",                        "leverage_ratio",    "notional over equity"),
+    ("leverage limit",                       "leverage_limit_ratio",            "the strictest"),
     ("signal_rate",                          "signals_ratio",     "of today's decisions"),
     ("order_success_rate",                   "orders_accepted_ratio", "of today's orders"),
-    ("today.decisions",                      "today_decisions",   "since midnight UTC"),
-    ("today.signals",                        "today_signals",     "decisions other than hold"),
-    ("today.sent",                           "today_orders_sent", "since midnight UTC"),
-    ("today.accepted",                       "today_orders_accepted", "since midnight UTC"),
+    ("today decisions",                      "today_decisions",   "since midnight UTC"),
+    ("today signals",                        "today_signals",     "decisions other than hold"),
+    ("today sent",                           "today_orders_sent", "since midnight UTC"),
+    ("today accepted",                       "today_orders_accepted", "since midnight UTC"),
 )  # fmt: skip
 POSITION = (
     # in a row of positions       metric                                   what it is
@@ -129,7 +129,7 @@ def _samples(state: Mapping, health: Mapping) -> Iterator[Sample]:
 def _figures(table: tuple, row: Mapping, labels: Mapping) -> Iterator[Sample]:
     for path, name, what in table:
         value: object = row
-        for key in path.split("."):
+        for key in path.split():
             value = value.get(key) if isinstance(value, Mapping) else None
         yield name, what, labels, value
 
