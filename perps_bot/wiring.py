@@ -113,12 +113,11 @@ def alone_on(venue) -> Iterator[None]:
 def bot_of(settings, venue, folder: Path):
     """The parts, put together over the profile's events."""
     from perps_bot.loop import assemble
+    from perps_bot.settings import events_folder
     from perps_bot.store import EventStore
 
     kind = broker_kind(settings)
-    is_paper = settings.profile != "dev" and kind != "coinbase"
-    store = EventStore(folder / ("paper-events" if is_paper else "events"),
-                       profile=settings.profile)
+    store = EventStore(events_folder(folder, settings.profile, kind), profile=settings.profile)
     bot, client = assemble(settings, venue, store, kind, folder), _client_of(venue)
     bot.feed = client and client.feed
     return bot
