@@ -271,13 +271,12 @@ def _profile_folder(arguments: argparse.Namespace):
 
 def _events_folder(arguments: argparse.Namespace):
     """The events that a run with these settings would go on with."""
+    from perps_bot.journal import refuse_without
     from perps_bot.settings import data_folder, events_folder
 
     settings = _settings(arguments)
     folder = events_folder(data_folder(settings), settings.profile, broker_kind(settings))
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} does not exist: nothing was written there; name the --profile "
-                          f"that ran, and --dry-run if it ran so")
+    refuse_without(folder)
     return folder
 
 

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from perps_bot.errors import ConfigError
-from perps_bot.journal import newest, opened
+from perps_bot.journal import newest, opened, refuse_without
 from perps_bot.model import Event
 from perps_bot.settings import events_folder
 from perps_bot.store import STATE_BYTES_MAX, UNREADABLE, InstanceLock
@@ -125,9 +125,7 @@ class Sight:
 
 def look(folder: Path, now: datetime) -> Sight:
     """Read what is there.  Raises ConfigError where there is no such folder."""
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} does not exist: nothing ran there; name another --profile, or "
-                          f"set EVENT_STORE_ROOT")
+    refuse_without(folder)
     troubles, files = [], []
     for name in ("last_state.json", "health.json"):
         try:

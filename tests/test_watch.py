@@ -332,6 +332,23 @@ def test_where_nothing_ran_one_line_says_so_and_nothing_is_made(said):
     assert list(Path(".").iterdir()) == []
 
 
+def test_a_folder_of_another_user_is_refused_with_the_way_out(place, said, monkeypatch):
+    """As root, who may read everything, nothing refuses by itself."""
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    for owner, name in ((Path, "is_dir"), (os, "listdir"), (os, "open")):
+        with monkeypatch.context() as another:
+            another.setattr(owner, name, refused)
+            for line in READING:
+                answer = said(line)
+                text = " ".join((answer.out + answer.err).split())
+                is_unhurt = name == "listdir" and line.startswith("health")
+                assert is_unhurt or "Permission denied" in text and "run as its owner" in text
+                assert answer.code == (0 if is_unhurt else
+                                       3 if name == "listdir" and "status" in line else 2)
+
+
 @pytest.mark.parametrize("line, words", [
     ("health --max-age 0", "--max-age 0: must be seconds, above 0 and up to 31536000"),
     ("health --max-age x\x1b", "--max-age x\\x1b: must be"),
