@@ -255,7 +255,7 @@ def test_whatever_the_fields_are_the_text_is_lines_of_printable_words(place, sai
 
 BODIES = (
     b"", b"{", b"[]", b"null", b'{"a": 1e999999999}' + b"x", b"[" * 100_000, b"\xff\xfe",
-    b"9" * 5000, b"{" + b" " * (1 << 20) + b"}")
+    b"9" * 5000, b"{}" + b" " * (1 << 20))
 
 
 @pytest.mark.parametrize("name", ["health.json", "last_state.json"])
