@@ -200,6 +200,10 @@ class LiveRiskManager:
     def holds(self) -> Mapping[str, Hold]:
         return self._holds
 
+    @property
+    def flow(self) -> Flow:
+        return self._flow
+
     def pre_trade(self, intent: OrderIntent, account: Account, product: Product) -> RiskVerdict:
         """Say whether `intent` may be sent, naming every limit that it would break."""
         if account.reduces(intent):
