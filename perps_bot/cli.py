@@ -178,6 +178,13 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("client", "ws", "strategy", "e2e"))
 
 
+def _drill_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_arguments(parser)
+    _json_argument(parser)
+    parser.add_argument("--out", metavar="DIR|FILE.md",
+                        help="where the page goes (default: a new folder for temporary files)")
+
+
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, ("profile", "dry_run"))
     _config_argument(parser)
@@ -227,4 +234,6 @@ COMMANDS = {
     "resume": Command(commands.resume, "lift a halt, with a reason",
                       "perps-bot resume --profile dev --reason 'checked the positions'",
                       _resume_arguments),
+    "drill": Command(commands.drill, "rehearse the emergencies on paper, and write the page",
+                     "perps-bot drill --profile dev --out drills", _drill_arguments),
 }
