@@ -178,6 +178,14 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("client", "ws", "strategy", "e2e"))
 
 
+def _init_arguments(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, ("profile",))
+    parser.add_argument("--config", metavar="FILE", default="perps.toml",
+                        help="the file to write, in DIR (default perps.toml)")
+    parser.add_argument("--dir", metavar="DIR", default=".", help="where (default: here)")
+    _json_argument(parser)
+
+
 def _drill_arguments(parser: argparse.ArgumentParser) -> None:
     _run_arguments(parser)
     _json_argument(parser)
@@ -215,6 +223,8 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
+    "init": Command(commands.init, "write a commented config file, make the folders, say what next",
+                    "perps-bot init --profile dev", _init_arguments),
     "run": Command(commands.run, "trade until stopped", "perps-bot --profile dev --dev-fast",
                    _run_arguments),
     "perps": Command(commands.run, "the same as run", "perps-bot perps --profile dev --dev-fast",

@@ -175,6 +175,14 @@ def replay(arguments: argparse.Namespace) -> int:
     return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
 
 
+def init(arguments: argparse.Namespace) -> int:
+    from perps_bot.init import begin
+
+    flags = {"profile": arguments.profile} if "profile" in arguments else {}
+    start = begin(flags, os.environ, arguments.config, arguments.dir)
+    return _answer(_json(asdict(start)) if arguments.json else start.text())
+
+
 def drill(arguments: argparse.Namespace) -> int:
     from perps_bot import drill as room
 

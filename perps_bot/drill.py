@@ -21,7 +21,7 @@ from perps_bot.ops import settings_hash
 from perps_bot.process import one_line
 from perps_bot.scenes import ON_STAGE, SCENES, Scene, Unseen, processes
 from perps_bot.settings import Settings
-from perps_bot.store import prepare_folder
+from perps_bot.store import prepare_folder, write_new
 
 NAME_WIDTH = max(len(scene.name) for scene in SCENES)
 
@@ -72,7 +72,7 @@ def hold(settings: Settings, out: str | None, tell: Callable[[str], object]) -> 
     left = folder if any(folder.iterdir()) else folder.rmdir()
     drill = Drill(settings, now, tuple(lines), path, left)
     try:
-        _write_new(path, page(drill))
+        write_new(path, page(drill))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}: name another place with --out") from error
     return drill
@@ -127,14 +127,6 @@ def page(drill: Drill) -> str:
 
 def _word(line: Line) -> str:
     return "pass" if line.passed else "FAIL"
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Write a file that was not there, for the owner alone.  Raises OSError."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(handle, "w", encoding="utf-8") as file:
-        os.fchmod(handle, 0o600)  # whatever the umask
-        file.write(text)
 
 
 def _watched(scene: Scene, settings: Settings, place: Path) -> tuple[bool, str]:
