@@ -48,6 +48,17 @@ def main(argv: list[str] | None = None) -> int:
         return NOT_VERIFIED
 
 
+# How the overview shows them; what is named nowhere stands at its end.
+GROUPS = (
+    ("before a start", "init check products symbol validate drill"),
+    ("run",            "run perps"),
+    ("watch",          "status health tail why"),
+    ("emergency",      "halt close-all resume"),
+    ("understand",     "report export replay sweep"),
+    ("keep",           "backup restore"),
+)
+
+
 @dataclass(frozen=True)
 class Command:
     """One command: what runs it, how it is explained, and its own arguments."""
@@ -98,10 +109,15 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<8} {command.help}" for name, command in COMMANDS.items())
-    return (f"perps-bot {__version__}: trades perpetual futures, unattended\n\ncommands (without "
-            f"one it runs):\n{rows}\n\neach has --help with an example\nexample: "
-            f"perps-bot --profile dev --dev-fast")
+    placed = [name for _, names in GROUPS for name in names.split()]
+    groups = (*GROUPS, ("more", " ".join(name for name in COMMANDS if name not in placed)))
+    parts = [f"perps-bot {__version__}: trades perpetual futures, unattended\n\n"
+             f"commands (without one it runs):\n"]
+    for heading, names in groups:
+        rows = [f"  {name:<10} {COMMANDS[name].help}\n" for name in names.split()
+                if name in COMMANDS]
+        parts += (f"\n{heading}\n", *rows) if rows else ()
+    return "".join((*parts, "\neach has --help with an example; begin with: perps-bot init"))
 
 
 # The settings table as flags
