@@ -175,6 +175,24 @@ def replay(arguments: argparse.Namespace) -> int:
     return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
 
 
+def init(arguments: argparse.Namespace) -> int:
+    from perps_bot.init import begin
+
+    flags = {"profile": arguments.profile} if "profile" in arguments else {}
+    start = begin(flags, os.environ, arguments.config, arguments.dir)
+    return _answer(_json(asdict(start)) if arguments.json else start.text())
+
+
+def drill(arguments: argparse.Namespace) -> int:
+    from perps_bot import drill as room
+
+    told = room.hold(_settings(arguments), arguments.out,
+                     (lambda text: None) if arguments.json else answer)
+    left = f"; what the failed ones left: {told.left}" if told.left else ""
+    text = _json(told.values()) if arguments.json else f"{told.verdict()}; page: {told.page}{left}"
+    return _answer(text, DONE if told.passed else NO)
+
+
 def _settings(arguments: argparse.Namespace):
     from perps_bot.settings import SETTINGS, resolve
 

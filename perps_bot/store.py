@@ -284,6 +284,18 @@ def write_state(path: str | Path, value: object) -> None:
     _replace(temporary, path)
 
 
+def write_new(path: str | Path, text: str) -> None:
+    """Write a file that is not there yet, for its owner alone.  Raises OSError."""
+    fd = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        _write_all(fd, text.encode())
+    except OSError:
+        os.unlink(path)  # half of it would be taken for the whole
+        raise
+    finally:
+        os.close(fd)
+
+
 def read_state(path: str | Path, size_max: int = STATE_BYTES_MAX) -> dict | None:
     """Return a state file's JSON object; None if absent, or unusable and therefore moved away."""
     path = Path(path)
