@@ -45,7 +45,7 @@ RISK_EVENT_TYPES = frozenset({
 # Ratios that were computed for people; money stays exact.
 SHOWN_RATIO = Decimal("0.0001")
 # What the diary in the log leaves out: too many, too long, and in the events anyway.
-UNLOGGED = frozenset({"day.opened", "strategy.signal", "position.updated"})
+UNLOGGED = frozenset({"day.opened", "strategy.warmed", "strategy.signal", "position.updated"})
 
 
 class Surfaces:
