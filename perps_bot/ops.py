@@ -46,7 +46,7 @@ RISK_EVENT_TYPES = frozenset({
     "alert.failed",
 })
 # What the diary in the log leaves out: too many, too long, and in the events anyway.
-UNLOGGED = frozenset({"day.opened", "strategy.signal", "position.updated"})
+UNLOGGED = frozenset({"day.opened", "strategy.warmed", "strategy.signal", "position.updated"})
 
 
 class Surfaces:
