@@ -141,7 +141,7 @@ def test_the_example_of_a_command_works(name, said, monkeypatch):
 
 
 @pytest.mark.parametrize("line, environ, words", [
-    ("bogus",                       {}, "'bogus' is no command; there are run perps check"),
+    ("bogus",                       {}, "'bogus' is no command; there are init run perps check"),
     ("--bogus",                     {}, "--bogus; see perps-bot run --help"),
     ("run extra",                   {}, "unrecognized arguments: extra"),
     ("--prof dev",                  {}, "unrecognized arguments: --prof"),
