@@ -217,6 +217,46 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
                         help="resume on the day on which the daily loss limit was hit")
 
 
+def _profile_arguments(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, ("profile",))
+    _config_argument(parser)
+    _json_argument(parser)
+
+
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    _profile_arguments(parser)
+    parser.add_argument("--watch", action="store_true",
+                        help="redraw every second; keys: q quits, h helps")
+
+
+def _health_arguments(parser: argparse.ArgumentParser) -> None:
+    _profile_arguments(parser)
+    parser.add_argument("--max-age", metavar="SECONDS",
+                        help="the oldest health that is fresh (default: as long as it says)")
+
+
+def _events_arguments(parser: argparse.ArgumentParser) -> None:
+    _profile_arguments(parser)
+    add_flags(parser, ("dry_run",))
+
+
+def _why_arguments(parser: argparse.ArgumentParser) -> None:
+    _events_arguments(parser)
+    parser.add_argument("name", metavar="SYMBOL", help="as BTC-PERP")
+    parser.add_argument("--ticks", metavar="N", default="20",
+                        help="decisions to look back (default 20)")
+
+
+def _tail_arguments(parser: argparse.ArgumentParser) -> None:
+    _events_arguments(parser)
+    parser.add_argument("-n", dest="count", metavar="N", default="20",
+                        help="events to begin with (default 20)")
+    parser.add_argument("-f", dest="follow", action="store_true",
+                        help="go on with what comes, until Ctrl-C")
+    parser.add_argument("--type", nargs="+", action="extend", default=[], metavar="TYPE",
+                        help="only these, as trade.executed; order stands for order.*")
+
+
 def _replay_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, ("profile", "dry_run", *REPLAY_FLAGS))
     _config_argument(parser)
@@ -251,6 +291,17 @@ COMMANDS = {
     "check": Command(commands.check,
                      "show every setting, and whether orders are possible with them",
                      "perps-bot check --profile dev --max-position 2000", _check_arguments),
+    "status": Command(commands.status,
+                      "what it holds, earns and may do; exit 0 well, 1 not or not running, 3 not "
+                      "known",
+                      "perps-bot status --profile dev", _status_arguments),
+    "health": Command(commands.health,
+                      "one line for a monitor; exit 0 ok and fresh, 1 not, 2 no such bot",
+                      "perps-bot health --profile dev --max-age 60", _health_arguments),
+    "why": Command(commands.why, "why it did not trade: the last decisions on a symbol",
+                   "perps-bot why BTC-PERP --profile dev --ticks 50", _why_arguments),
+    "tail": Command(commands.tail, "the newest events in plain words",
+                    "perps-bot tail --profile dev -n 5", _tail_arguments),
     "products": Command(commands.products,
                         "list what can be traded, with sizes, margin and session",
                         "perps-bot products --profile dev", _products_arguments),

@@ -15,8 +15,7 @@ from decimal import Decimal
 from perps_bot.errors import ConfigError
 from perps_bot.process import answer, complain, say
 from perps_bot.wiring import (
-    alone_in, alone_on, bot_of, broker_kind, clock_of, events_folder, inquirer, market_of,
-    venue_of,
+    alone_in, alone_on, bot_of, broker_kind, clock_of, inquirer, market_of, venue_of,
 )
 
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
@@ -153,6 +152,86 @@ def resume(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def status(arguments: argparse.Namespace) -> int:
+    from perps_bot import watch
+    from perps_bot.clock import SystemClock
+    from perps_bot.process import draw
+    from perps_bot.terminal import terminal_of
+
+    folder, clock = _profile_folder(arguments), SystemClock()
+    if arguments.watch:
+        return _watched(folder, clock, arguments.json)
+    sight = watch.look(folder, clock.now())
+    code = watch.status_code(sight)
+    if arguments.json:
+        return _answer(_json(watch.as_json(sight)), code)
+    lines = watch.status_lines(sight, terminal_of(sys.stdout, os.environ))
+    return code if draw("\n".join(lines)) else NOT_VERIFIED
+
+
+def _watched(folder, clock, is_json: bool) -> int:
+    """Redraw until q, or a signal, which ends it in good order."""
+    from perps_bot import watch
+    from perps_bot.clock import StopRequest
+    from perps_bot.terminal import Screen, can_redraw, terminal_of
+
+    if is_json or not can_redraw(sys.stdin, sys.stdout, os.environ):
+        raise ConfigError("--watch needs a terminal that can be redrawn, and no --json: leave out "
+                          "--watch, or connect with ssh -t")
+    signals = StopRequest()
+    signals.install()
+    watch.look(folder, clock.now())  # refuses while the screen is still as it was
+    with Screen(sys.stdin, sys.stdout) as screen:
+        watch.redraw(screen, lambda: watch.status_lines(
+            watch.look(folder, clock.now()), terminal_of(sys.stdout, os.environ)),
+            lambda: signals.wait(Decimal(0)) is not None)
+    return DONE
+
+
+def health(arguments: argparse.Namespace) -> int:
+    from perps_bot import watch
+    from perps_bot.clock import SystemClock
+
+    sight = watch.look(_profile_folder(arguments), SystemClock().now())
+    if sight.health is None:
+        raise ConfigError("; ".join(sight.troubles))
+    code, why = sight.verdict(watch.seconds_given("--max-age", arguments.max_age))
+    text = _json({"ok": code == DONE, "why": why, "age_seconds": sight.age_seconds,
+                  "health": sight.health}) if arguments.json else f"{sight.name}: {why}"
+    return _answer(text, code and NO)
+
+
+def why(arguments: argparse.Namespace) -> int:
+    from perps_bot.ledger import why as look_back
+    from perps_bot.ledger import why_lines
+    from perps_bot.process import draw
+    from perps_bot.terminal import terminal_of
+
+    ticks = _count("--ticks", arguments.ticks)
+    ledger = look_back(_events_folder(arguments), arguments.name, ticks)
+    if arguments.json:
+        return _answer(_json(ledger.as_json()))
+    lines = why_lines(ledger, terminal_of(sys.stdout, os.environ))
+    return DONE if draw("\n".join(lines)) else NOT_VERIFIED
+
+
+def tail(arguments: argparse.Namespace) -> int:
+    from perps_bot import ledger
+    from perps_bot.clock import StopRequest
+
+    count, signals = _count("-n", arguments.count), StopRequest()
+    folder = _events_folder(arguments)
+    if arguments.follow:
+        signals.install()
+    wait = (lambda: signals.wait(ledger.FOLLOW_EVERY_SECONDS) is not None)
+    for event in ledger.tail(folder, count, arguments.type, wait if arguments.follow else None):
+        line = (json.dumps(ledger.tail_row(event), default=_plain) if arguments.json else
+                ledger.tail_line(event))
+        if not answer(line):
+            return NOT_VERIFIED
+    return DONE
+
+
 def replay(arguments: argparse.Namespace) -> int:
     if arguments.recorded is not None:
         return _replay_recorded(arguments)
@@ -198,12 +277,10 @@ def drill(arguments: argparse.Namespace) -> int:
 
 def _replay_recorded(arguments: argparse.Namespace) -> int:
     from perps_bot import recorded
-    from perps_bot.settings import data_folder
 
     if arguments.files:
         raise ConfigError("--recorded reads a day's events: leave out the FILE")
-    settings = _settings(arguments)
-    folder = events_folder(settings, data_folder(settings))
+    folder = _events_folder(arguments)
     outcome = recorded.replay_day(recorded.find_day(arguments.recorded, folder))
     text = (_json(recorded.values(outcome)) if arguments.json else
             "\n".join(recorded.lines(outcome)))
@@ -216,6 +293,29 @@ def _settings(arguments: argparse.Namespace):
     names = {row.name for row in SETTINGS}
     flags = {name: value for name, value in vars(arguments).items() if name in names}
     return resolve(flags, os.environ, arguments.config)
+
+
+def _profile_folder(arguments: argparse.Namespace):
+    from perps_bot.settings import data_folder
+
+    return data_folder(_settings(arguments))
+
+
+def _events_folder(arguments: argparse.Namespace):
+    """The events that a run with these settings would go on with."""
+    from perps_bot.journal import refuse_without
+    from perps_bot.settings import data_folder, events_folder
+
+    settings = _settings(arguments)
+    folder = events_folder(data_folder(settings), settings.profile, broker_kind(settings))
+    refuse_without(folder)
+    return folder
+
+
+def _count(flag: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < len(text) <= 7 and int(text)):
+        raise ConfigError(f"{flag} {text}: must be a whole number from 1 to 9999999")
+    return int(text)
 
 
 def _opened(arguments: argparse.Namespace) -> tuple:

@@ -6,6 +6,7 @@ year.  Nothing is ever changed here, and a line that does not follow from the on
 refused, not skipped.
 """
 
+import fnmatch
 import json
 import os
 import zlib
@@ -85,12 +86,33 @@ def opened(path: Path) -> BinaryIO:
         return open(path, "rb", opener=lambda name, flags: os.open(
             name, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}): run as its owner, and put "
-                          f"back what was moved") from error
+        raise _unreadable(path, error) from None
+
+
+def refuse_without(folder: Path) -> None:
+    """Refuse a folder that is not there, or that is somebody else's."""
+    try:
+        is_there = folder.is_dir()
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    if not is_there:
+        raise ConfigError(f"{folder} does not exist: nothing was written there; name the --profile "
+                          f"that ran, --dry-run if it ran so, or set EVENT_STORE_ROOT")
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{path}: cannot be read ({error.strerror}): run as its owner, as with "
+                       f"sudo -u, and put back what was moved")
 
 
 def _days(folder: Path) -> list[Path]:
-    return sorted(folder.glob(DAY_FILES))
+    try:
+        names = sorted(fnmatch.filter(os.listdir(folder), DAY_FILES))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    return [folder / name for name in names]
 
 
 def _rest(place: Place) -> Iterator[Event]:

@@ -433,6 +433,12 @@ def data_folder(settings: Settings) -> Path:
     return settings.event_store_root / "perps_bot" / settings.profile
 
 
+def events_folder(folder: Path, profile: str, kind: str) -> Path:
+    """Where the events of a profile are that trades at this kind of broker."""
+    is_paper = profile != "dev" and kind != "coinbase"
+    return folder / ("paper-events" if is_paper else "events")
+
+
 def _parsed(row: Setting, raw: object, source: str) -> object:
     if raw is None:
         return None

@@ -65,6 +65,22 @@ class Terminal:
             return [line for row in rows for line in self._stacked(*row, indent)]
         return [line for row in rows for line in self._beside(*row, indent, column)]
 
+    def gauges(self, rows: Iterable[tuple], indent: int = 2) -> Iterator[str]:
+        """For each (label, used, allowed, words): the label, its bar, and the words behind it."""
+        rows, pad = list(rows), " " * indent
+        column = max((len(label) for label, *_ in rows), default=0)
+        cells = BAR_CELLS_NARROW if self.is_narrow else BAR_CELLS
+        longest = max((len(words) for *_, words in rows), default=0)
+        if indent + column + cells + 6 + longest <= self.width:
+            for label, used, allowed, words in rows:
+                yield f"{pad}{label:{column}}  {self.bar(used, allowed)}  {words}"
+            return
+        for label, used, allowed, words in rows:
+            yield from textwrap.wrap(label, self.width, initial_indent=pad, subsequent_indent=pad)
+            first, *rest = textwrap.wrap(words, self.width - 2 * indent - cells - 3) or [""]
+            yield f"{2 * pad}{self.bar(used, allowed)} {first}"
+            yield from (f"{2 * pad}{'':{cells + 2}} {line}" for line in rest)
+
     def bar(self, used: Decimal | None, allowed: Decimal | None) -> str:
         """How much of what is allowed is used; unknown is shown as such, never as empty."""
         cells = BAR_CELLS_NARROW if self.is_narrow else BAR_CELLS
@@ -100,6 +116,11 @@ def terminal_of(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal:
     is_plain = bool(environ.get("NO_COLOR")) or environ.get("TERM", "dumb") == "dumb"
     blocks = "utf" in (getattr(stream, "encoding", "") or "").lower()
     return Terminal(_width(stream, environ, is_terminal), is_terminal and not is_plain, blocks)
+
+
+def can_redraw(keys: TextIO | None, shows: TextIO | None, environ: Mapping[str, str]) -> bool:
+    is_terminal = all(each is not None and each.isatty() for each in (keys, shows))
+    return is_terminal and environ.get("TERM", "dumb") != "dumb"
 
 
 def _width(stream: TextIO, environ: Mapping[str, str], is_terminal: bool) -> int:

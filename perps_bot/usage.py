@@ -32,9 +32,9 @@ class Use:
     products: Mapping[str, Product]
 
     def rows(self, symbols: tuple[str, ...]) -> Iterator[dict[str, object]]:
-        """Yield limit, symbol ("" for all), used, allowed, unit; used is None where unknown.
+        """Yield limit, symbol ("" for all), allowed, unit and used, which is None where unknown.
 
-        A limit on a single order has no use between orders: its rows are `per order`.
+        A limit on a single order has no use between orders.
         """
         for scope, rows in ((("",), WHOLE), (symbols, BY_SYMBOL)):
             for symbol in scope:
@@ -42,21 +42,19 @@ class Use:
                     allowed = getattr(self.limits, limit)
                     if allowed is not None:
                         yield {"limit": limit, "symbol": symbol, "allowed": allowed, "unit": unit,
-                               "used": _shown(measure(self, symbol))}
+                               "used": _shown(measure(self, symbol)), "is_per_order": False}
         for limit, unit in PER_ORDER:
             if getattr(self.limits, limit) is not None:
-                yield {"limit": limit, "symbol": "", "used": None, "unit": unit,
-                       "allowed": getattr(self.limits, limit)}
+                yield {"limit": limit, "symbol": "", "allowed": getattr(self.limits, limit),
+                       "unit": unit, "used": None, "is_per_order": True}
 
     def leverage(self, _: str = "") -> Decimal | None:
         return _over(notional_of_others(self.account, ""), self.account.equity)
 
     def exposure(self, _: str = "") -> Decimal | None:
         margins = [self._margin(symbol) for symbol in self._held()]
-        if None in margins:
-            return None
-        foreign = _over(self.account.foreign_notional, self.limits.leverage_limit)
-        return _over(sum(margins, foreign), self.account.equity)
+        margins.append(_over(self.account.foreign_notional, self.limits.leverage_limit))
+        return None if None in margins else _over(sum(margins, ZERO), self.account.equity)
 
     def share(self, symbol: str) -> Decimal | None:
         margin = self._margin(symbol)

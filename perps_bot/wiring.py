@@ -110,20 +110,15 @@ def alone_on(venue) -> Iterator[None]:
         yield
 
 
-def events_folder(settings, folder: Path) -> Path:
-    """Where a profile's events are: those of paper runs of demo and prod stand apart."""
-    is_paper = settings.profile != "dev" and broker_kind(settings) != "coinbase"
-    return folder / ("paper-events" if is_paper else "events")
-
-
 def bot_of(settings, venue, folder: Path):
     """The parts, put together over the profile's events."""
     from perps_bot.loop import assemble
+    from perps_bot.settings import events_folder
     from perps_bot.store import EventStore
 
-    store = EventStore(events_folder(settings, folder), profile=settings.profile)
-    bot = assemble(settings, venue, store, broker_kind(settings), folder)
-    client = _client_of(venue)
+    kind = broker_kind(settings)
+    store = EventStore(events_folder(folder, settings.profile, kind), profile=settings.profile)
+    bot, client = assemble(settings, venue, store, kind, folder), _client_of(venue)
     bot.feed = client and client.feed
     return bot
 

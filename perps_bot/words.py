@@ -6,7 +6,7 @@ line.  This room is pure, and never raises over what stands in a file: it may be
 
     told(event)                  "bought 0.02 BTC-PERP at 70001 USD (entry), fee 14.00 USD; ..."
     number(value)                the Decimal in a JSON value, None where there is none
-    usd, signed, percent, plain  numbers as people read them, "?" for None
+    usd, signed, percent, plain, rough  numbers as people read them, "?" for None
 """
 
 from collections.abc import Mapping
@@ -49,6 +49,12 @@ def plain(value: object) -> str:
         return UNKNOWN
     said = f"{value:f}"
     return (said.rstrip("0").rstrip(".") if "." in said else said) or "0"
+
+
+def rough(value: object, places: int = 2) -> str:
+    """A measure rounded for people, without zeros at the end."""
+    value = number(value)
+    return UNKNOWN if value is None else plain(f"{value:.{places}f}")
 
 
 def usd(value: object, form: str = ",") -> str:

@@ -24,6 +24,7 @@ FLOORS = {
         6  commands
         5  replay    ops    report    validate    checklist    wiring    drill    scenes    init
         5  recorded  backup page export
+        5  watch     ledger
         4  loop     figures
         3  execution protection reconcile clock shutdown alerts terminal journal control
         2  settings  store  client  rest  transport  keys  feed  market  paper    process

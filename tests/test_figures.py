@@ -97,7 +97,8 @@ def test_every_limit_in_force_has_its_row_and_one_that_is_not_set_has_none(desk)
     assert shown == known | {"leverage_limit"}
     assert "max_losses_in_a_row" not in shown
     assert {row["symbol"] for row in state["limits"]} == {"", BTC, ETH}
-    assert {row["limit"] for row in state["limits"] if row["used"] is None} <= {
+    assert {row["limit"] for row in state["limits"] if row["used"] is None} == {
+        row["limit"] for row in state["limits"] if row["is_per_order"]} <= {
         name for name, _ in PER_ORDER}
 
 
@@ -204,6 +205,8 @@ def test_every_figure_of_the_state_is_in_the_metrics_and_none_else(held):
     state, seen = held.tick().state(), metrics(held)
     left = dict(seen)
     for path, value in leaves({k: v for k, v in state.items() if k not in ("orders", "holds")}):
+        if path[-1] == "is_per_order":
+            continue
         if path[0] == "positions" and path[-1] in ("quantity", "symbol") or path[-1] == "mark_at":
             continue  # the same stands in symbols, the time as its age
         symbol = next((part for part in path if part in (BTC, ETH)), None)
