@@ -138,7 +138,8 @@ def resume(arguments: argparse.Namespace) -> int:
     if not arguments.reason.strip():
         raise ConfigError("--reason is empty: say what was checked")
     if not folder.is_dir():
-        raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted")
+        raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted; a first "
+                          f"start is perps-bot --profile {settings.profile}")
     with alone_in(prepare_folder(folder)):
         bot = bot_of(settings, venue, folder)
         recover(bot)

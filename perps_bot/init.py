@@ -108,9 +108,10 @@ def commands(profile: str, config: str, folders: Iterable[str]) -> Iterator[str]
     """The next commands, as they can be typed where `init` was; `folders`: where to go first."""
     yield from (f"cd {shlex.quote(folder)}" for folder in folders)
     given = f"--profile {profile} --config {shlex.quote(config)}"
-    yield f"{program()} check {given}"
+    run = "--dev-fast" if profile == "dev" else "--dry-run"
+    yield f"{program()} check {given}{' --dry-run' if profile != 'dev' else ''}"
     yield f"{program()} drill {given}"
-    yield f"{program()} {given} {'--dev-fast' if profile == 'dev' else '--dry-run'}"
+    yield f"{program()} {given} {run}"
 
 
 def program() -> str:
