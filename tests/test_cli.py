@@ -588,7 +588,7 @@ def test_a_venue_that_does_not_answer_was_not_asked(line, said):
     ("",                 "drill --bogus",                  {}, "perps-bot drill --help"),
     ("",                 "--config nowhere.toml",          {}, "perps-bot init"),
     ("",                 "--symbols DOGE-PERP",            {}, "perps-bot products"),
-    ("",                 "--profile prod",                 {}, "perps-bot --profile prod --dry-run"),
+    ("",                 "--profile prod",                 {}, "bot --profile prod --dry-run"),
     ("",                 "--profile prod",
      {"COINBASE_API_KEY": "n", "COINBASE_API_SECRET": SEED}, "perps-bot check --profile prod"),
     ("",                 "validate ws",                    {}, "RUN_SANDBOX_VALIDATIONS=1"),
