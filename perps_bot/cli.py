@@ -219,9 +219,12 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _replay_arguments(parser: argparse.ArgumentParser) -> None:
-    add_flags(parser, REPLAY_FLAGS)
+    add_flags(parser, ("profile", "dry_run", *REPLAY_FLAGS))
     _config_argument(parser)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or .csv.gz, a symbol each")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="CSV or .csv.gz, a symbol each")
+    parser.add_argument("--recorded", metavar="DAY",
+                        help="instead of a FILE: the recorded day 2026-11-23, or its events' file, "
+                             "through today's code, with the day's own settings")
     for flag, shown, what in (
         ("--symbol", "SYMBOL", "symbol of a file (default BTC-PERP); repeat in the files' order"),
         ("--funding", "FILE", "funding rates; repeat in the order of the files"),

@@ -15,7 +15,8 @@ from decimal import Decimal
 from perps_bot.errors import ConfigError
 from perps_bot.process import answer, complain, say
 from perps_bot.wiring import (
-    alone_in, alone_on, bot_of, broker_kind, clock_of, inquirer, market_of, venue_of,
+    alone_in, alone_on, bot_of, broker_kind, clock_of, events_folder, inquirer, market_of,
+    venue_of,
 )
 
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
@@ -154,6 +155,8 @@ def resume(arguments: argparse.Namespace) -> int:
 
 
 def replay(arguments: argparse.Namespace) -> int:
+    if arguments.recorded is not None:
+        return _replay_recorded(arguments)
     from perps_bot.clock import SystemClock
     from perps_bot.ops import output_paths
     from perps_bot.replay import replay as rehearse
@@ -194,6 +197,20 @@ def drill(arguments: argparse.Namespace) -> int:
     return _answer(text, DONE if told.passed else NO)
 
 
+def _replay_recorded(arguments: argparse.Namespace) -> int:
+    from perps_bot import recorded
+    from perps_bot.settings import data_folder
+
+    if arguments.files:
+        raise ConfigError("--recorded reads a day's events: leave out the FILE")
+    settings = _settings(arguments)
+    folder = events_folder(settings, data_folder(settings))
+    outcome = recorded.replay_day(recorded.find_day(arguments.recorded, folder))
+    text = (_json(recorded.values(outcome)) if arguments.json else
+            "\n".join(recorded.lines(outcome)))
+    return _answer(text, NO if outcome.difference else DONE)
+
+
 def _settings(arguments: argparse.Namespace):
     from perps_bot.settings import SETTINGS, resolve
 
@@ -214,6 +231,8 @@ def _recorded(arguments: argparse.Namespace, settings):
     from perps_bot.market import RecordedMarket
     from perps_bot.ops import time_given
 
+    if not arguments.files:
+        raise ConfigError("name a FILE of prices, or --recorded DAY; see perps-bot replay --help")
     # The parser keeps them under their flags' names, of which one is a keyword.
     begin, end = (time_given(flag, vars(arguments)[flag[2:]]) for flag in ("--from", "--to"))
     if begin and end and begin >= end:

@@ -272,12 +272,15 @@ def read_events(folder: str | Path | None, day: date | None = None) -> Iterator[
 
 
 def write_state(path: str | Path, value: object) -> None:
-    """Replace a state file, unsynced; only one process at a time may write it.  Raises OSError."""
+    """Replace a state file, unsynced; only one process at a time may write it.  Raises OSError.
+
+    A text is written as it is, everything else as JSON.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    text = redacted(json.dumps(_plain(value), indent=2)) + "\n"
+    text = value if isinstance(value, str) else json.dumps(_plain(value), indent=2) + "\n"
     with open(temporary, "wb", 0, opener=_open) as file:
-        _write_all(file.fileno(), text.encode("ascii"))
+        _write_all(file.fileno(), redacted(text).encode("ascii", "backslashreplace"))
     _replace(temporary, path)
 
 
