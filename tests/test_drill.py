@@ -29,6 +29,7 @@ from perps_bot.paper import PaperBroker
 from perps_bot.protection import Protector
 from perps_bot.risk import LiveRiskManager
 from perps_bot.store import EventStore
+from perps_bot.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = [scene.name for scene in drill.SCENES]
@@ -175,7 +176,7 @@ def test_the_command_writes_the_page_and_touches_nothing_else(capsys):
     out, err = capsys.readouterr()
     assert (fingerprint(Path("data")), fingerprint(Path("logs")), err) == (before, log, "")
     *lines, last = out.splitlines()
-    assert [line[:4] for line in lines] == ["pass"] * len(NAMES)
+    assert [line[:6] for line in lines if line[:3] != "   "] == ["  pass"] * len(NAMES)
     page = Path(re.fullmatch(r"7 of 7 passed; page: (\S+)", last)[1])
     assert [path.name for path in Path("drills").iterdir()] == [page.name]
     assert re.fullmatch(r"drill-dev-\d{4}-\d\d-\d\dT\d{6}Z\.md", page.name)
@@ -203,6 +204,15 @@ def test_a_failed_line_is_exit_1_and_the_page_says_so(capsys, monkeypatch):
         (FEED, True), (LOSS, False)]
     assert "| daily loss limit | FAIL | the limit did not act" in Path(told["page"]).read_text()
     assert (Path(told["left"]) / "daily-loss-limit/events").is_dir()
+
+
+@pytest.mark.parametrize("passed, code", [(True, ""), (False, "\x1b[31m")])
+@pytest.mark.parametrize("width", [36, 80])
+def test_a_line_fits_the_terminal_and_a_failure_is_seen_at_once(passed, code, width):
+    line = drill.Line(LIQUIDATION, passed, "what was seen " * 9, Decimal("0.12"))
+    plain, coloured = (drill.shown(line, Terminal(width, colour)) for colour in (False, True))
+    assert max(map(len, plain.splitlines())) <= width and "\x1b" not in plain
+    assert plain.startswith("  pass  liq" if passed else "  FAIL  liq") and code in coloured
 
 
 @pytest.mark.parametrize("line, words", [
