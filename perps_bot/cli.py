@@ -105,6 +105,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
         epilog=f"example: {command.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.color = False  # newer ones paint help, and `answer` prints no foreign codes
     command.arguments(parser)
     return parser
 

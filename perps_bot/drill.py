@@ -7,6 +7,7 @@ never touched, no key is read and nothing leaves this machine.  What is played s
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -141,20 +142,22 @@ def _watched(scene: Scene, settings: Settings, place: Path) -> tuple[bool, str]:
     """Play a scene where it can hang, die or fill a disk and hold up no other."""
     ours, theirs = processes.Pipe(duplex=False)
     process = processes.Process(target=_play, args=(scene, settings, place, theirs))
-    process.start()
-    theirs.close()
     try:
+        process.start()
+        theirs.close()
         if not ours.poll(scene.seconds_max):
             return False, f"not over after {scene.seconds_max} s"
         return ours.recv()
     except EOFError:
         return False, "the scene broke off: a bug, told above"
     finally:
-        process.kill()
-        process.join()
+        if process.pid:
+            process.kill()
+            process.join()
 
 
 def _play(scene: Scene, settings: Settings, place: Path, answer) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the drill, which then ends this
     try:
         said = True, scene.play(settings, place)
     except (Unseen, PerpsBotError, OSError) as failure:

@@ -42,7 +42,9 @@ CONTRACTS_A_POSITION = 10
 # How often a scene looks, tick after tick, for what must come; and a living bot's ticks.
 TICKS_MAX, LIVE_TICKS_MAX = 60, 30
 TICK_SECONDS = 5
-READY_SECONDS_MAX, STOP_SECONDS_MAX = 10, 30
+READY_SECONDS_MAX, STOP_SECONDS_MAX = 6, 10
+# A scene that is not over by then has failed: all together a minute.
+INTERRUPT_SECONDS_MAX, SCENE_SECONDS_MAX = 18, 7
 # What the drill sets itself, whatever the owner set: without these, no scene could begin.
 ON_STAGE = {"adopt": (), "enter_on_start": True, "reduce_only_mode": False,
             "kill_switch_enabled": False, "max_order_qty": None, "dry_run": False,
@@ -475,11 +477,11 @@ def _restarted(settings: Settings, folder: Path, now: datetime, arrives: bool) -
 
 
 SCENES = (
-    Scene("kill -INT, entry resting", _interrupted, 40),
-    Scene("dead feed", _dead_feed, 10),
-    Scene("answer 500 after accepting", _error_500, 15),
-    Scene("daily loss limit", _loss_limit, 10),
-    Scene("liquidation approach", _liquidation, 10),
-    Scene("full disk", _full_disk, 10),
-    Scene("kill -9 in mid-order", _killed, 20),
+    Scene("kill -INT, entry resting", _interrupted, INTERRUPT_SECONDS_MAX),
+    Scene("dead feed", _dead_feed, SCENE_SECONDS_MAX),
+    Scene("answer 500 after accepting", _error_500, SCENE_SECONDS_MAX),
+    Scene("daily loss limit", _loss_limit, SCENE_SECONDS_MAX),
+    Scene("liquidation approach", _liquidation, SCENE_SECONDS_MAX),
+    Scene("full disk", _full_disk, SCENE_SECONDS_MAX),
+    Scene("kill -9 in mid-order", _killed, SCENE_SECONDS_MAX),
 )
