@@ -23,6 +23,7 @@ from helpers import the_settings
 
 from perps_bot import drill, rest, scenes, shutdown
 from perps_bot.cli import main
+from perps_bot.clock import StopRequest
 from perps_bot.execution import ExecutionEngine
 from perps_bot.loop import Bot
 from perps_bot.model import Account
@@ -104,6 +105,12 @@ def nothing(_):
     return lambda *_, **__: None
 
 
+def lifting(bot):
+    """As a replay has it: at midnight what a loss holds is lifted."""
+    bot.lifts_risk_holds_at_midnight = True
+    return bot
+
+
 DEFECTS = [
     # scene       the defect                                                  what the line says
     (INTERRUPT,   (PaperBroker, "cancel", nothing),                           "entries still rest"),
@@ -111,6 +118,9 @@ DEFECTS = [
     (INTERRUPT,   (ExecutionEngine, "cancel_all", lambda _: lambda self, symbol=None:
                    self.cancel([*self.outstanding(symbol)]) or []),           "stops for 0"),
     (INTERRUPT,   (shutdown, "record_end", nothing),                          "clean end"),
+    (INTERRUPT,   (shutdown, "_wind_down", lambda old: lambda bot: (old(bot)[0], ["BTC-PERP"])),
+                                                                              "exit code 3"),
+    (INTERRUPT,   (StopRequest, "_take", nothing),                            "not ended 3 s"),
     (FEED,        (LiveRiskManager, "pre_trade", lambda old: lambda *given:
                    replace(old(*given), breaches=())),                        "not refused"),
     (FEED,        (Bot, "has_price", lambda _: lambda *_: True),              "says ok True"),
@@ -122,6 +132,8 @@ DEFECTS = [
                    intent.purpose != "exit")),                                "exit did not go"),
     (LOSS,        (LiveRiskManager, "resume", lambda old: lambda self, reason, today, clear=False:
                    old(self, reason, today, True)),                           "on the same day"),
+    (LOSS,        (scenes, "assemble", lambda old: lambda *given: lifting(old(*given))),
+                                                                              "by itself"),
     (LIQUIDATION, ("perps_bot.loop", "reduction", nothing),                   "is still held"),
     (LIQUIDATION, ("perps_bot.loop", "reduction", lambda _: lambda *_: Decimal(0)), "too early"),
     (DISK,        (EventStore, "append", lambda old: lambda self, kind, required=False, **data:
@@ -138,6 +150,7 @@ DEFECTS = [
 def test_a_defect_of_the_product_is_a_line_that_fails(name, defect, words, tmp_path, monkeypatch):
     monkeypatch.setattr(shutdown, "STOP_FOR", timedelta(seconds=1))
     monkeypatch.setattr(scenes, "TICKS_MAX", 25)
+    monkeypatch.setattr(scenes, "STOP_SECONDS_MAX", 3)
     room, attribute, make = defect
     room = sys.modules[room] if isinstance(room, str) else room
     plant(monkeypatch, room, attribute, make)
