@@ -125,6 +125,10 @@ class Inquiry:
         return self.client.rest.clock.now()
 
     @property
+    def is_dry(self) -> bool:
+        return self.settings.dry_run or self.settings.sandbox
+
+    @property
     def limits(self) -> RiskConfig:
         return configured(RiskConfig, self.settings)
 
@@ -141,12 +145,19 @@ def check_venue(asked: Inquiry) -> Iterator[Check]:
         if needs and not asked.is_up:
             yield Check(name, False, "not asked, because the REST host does not answer")
         elif needs == "key" and asked.client.rest.signer is None:
-            yield Check(name, False, f"needs a key: {asked.key_trouble or KEY_MISSING}")
+            yield _keyless(asked, name)
         else:
             try:
                 yield from ask(asked)
             except (VenueUnavailable, ConfigError, StoreDamaged) as failure:
                 yield Check(name, False, str(failure))
+
+
+def _keyless(asked: Inquiry, name: str) -> Check:
+    """What cannot be asked without a key is a fault, but for a run that needs none."""
+    if asked.is_dry and not asked.key_trouble:
+        return Check(name, None, "not asked: a dry run needs no key")
+    return Check(name, False, f"needs a key: {asked.key_trouble or KEY_MISSING}")
 
 
 def _reached(asked: Inquiry) -> Iterator[Check]:
@@ -160,8 +171,8 @@ def _reached(asked: Inquiry) -> Iterator[Check]:
 
 def _credentials(asked: Inquiry) -> Iterator[Check]:
     is_there = asked.client.rest.signer is not None
-    yield Check("credentials", is_there, "a name and a private key, well formed" if is_there
-                else asked.key_trouble or KEY_MISSING)
+    yield (Check("credentials", True, "a name and a private key, well formed") if is_there
+           else _keyless(asked, "credentials"))
 
 
 def _permissions(asked: Inquiry) -> Iterator[Check]:
@@ -172,8 +183,9 @@ def _permissions(asked: Inquiry) -> Iterator[Check]:
 
 
 def _derivatives(asked: Inquiry) -> Iterator[Check]:
-    yield Check("derivatives", asked.settings.enable_derivatives, "enabled" if
-                asked.settings.enable_derivatives else "set COINBASE_ENABLE_DERIVATIVES=1")
+    is_set = asked.settings.enable_derivatives
+    yield Check("derivatives", is_set or (None if asked.is_dry else False), "enabled" if is_set else
+                "set COINBASE_ENABLE_DERIVATIVES=1 before orders are sent")
 
 
 def _products(asked: Inquiry) -> Iterator[Check]:
@@ -209,7 +221,7 @@ def _websocket(asked: Inquiry) -> Iterator[Check]:
                     else f"no message within {FEED_LOOKS_MAX * FEED_LOOK_SECONDS:.0f} s: check "
                          f"the network, and what stands between")
     if asked.client.rest.signer is None:
-        yield Check("WebSocket user", False, f"needs a key: {asked.key_trouble or KEY_MISSING}")
+        yield _keyless(asked, "WebSocket user")
 
 
 def _balance(asked: Inquiry) -> Iterator[Check]:

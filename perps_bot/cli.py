@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         process.complain(str(refusal))
         return LOCKED if isinstance(refusal, InUse) else SETTINGS_WRONG
     except VenueUnavailable as failure:
-        process.complain(f"the venue could not be asked: {failure}")
+        process.complain(f"the venue could not be asked: {failure}; perps-bot check tells more")
         return NOT_VERIFIED
     except KeyboardInterrupt:
         process.complain("interrupted; nothing was sent")
@@ -89,7 +89,8 @@ def _dispatch(argv: list[str]) -> int:
     logging.getLogger("perps_bot").handlers = [logging.NullHandler()]
     name, rest = ("run", argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
     if name not in COMMANDS:
-        raise ConfigError(f"{name!r} is no command; there are {' '.join(COMMANDS)}")
+        raise ConfigError(f"{name!r} is no command; there are {' '.join(COMMANDS)}: see "
+                          f"perps-bot --help")
     try:
         arguments = _parser(name).parse_args(rest)
     except SystemExit as printed:  # --help
@@ -104,6 +105,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
         epilog=f"example: {command.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.color = False  # newer ones paint help, and `answer` prints no foreign codes
     command.arguments(parser)
     return parser
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from decimal import Decimal
 
 from perps_bot.errors import ConfigError
-from perps_bot.process import answer, complain, say
+from perps_bot.process import answer, complain, draw, say
 from perps_bot.wiring import (
     alone_in, alone_on, bot_of, broker_kind, clock_of, inquirer, market_of, venue_of,
 )
@@ -138,7 +138,8 @@ def resume(arguments: argparse.Namespace) -> int:
     if not arguments.reason.strip():
         raise ConfigError("--reason is empty: say what was checked")
     if not folder.is_dir():
-        raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted")
+        raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted; a first "
+                          f"start is perps-bot --profile {settings.profile}")
     with alone_in(prepare_folder(folder)):
         bot = bot_of(settings, venue, folder)
         recover(bot)
@@ -262,14 +263,15 @@ def init(arguments: argparse.Namespace) -> int:
 
     flags = {"profile": arguments.profile} if "profile" in arguments else {}
     start = begin(flags, os.environ, arguments.config, arguments.dir)
-    return _answer(_json(asdict(start)) if arguments.json else start.text())
+    return _drawn(_json(asdict(start)) if arguments.json else start.text(_terminal()))
 
 
 def drill(arguments: argparse.Namespace) -> int:
     from perps_bot import drill as room
 
-    told = room.hold(_settings(arguments), arguments.out,
-                     (lambda text: None) if arguments.json else answer)
+    terminal = _terminal()
+    told = room.hold(_settings(arguments), arguments.out, lambda line: (
+        arguments.json or draw(room.shown(line, terminal))))
     left = f"; what the failed ones left: {told.left}" if told.left else ""
     text = _json(told.values()) if arguments.json else f"{told.verdict()}; page: {told.page}{left}"
     return _answer(text, DONE if told.passed else NO)
@@ -345,6 +347,17 @@ def _recorded(arguments: argparse.Namespace, settings):
 def _answer(text: str, code: int = DONE) -> int:
     """Print a command's whole answer; one that nobody could read is not verified."""
     return code if answer(text) else NOT_VERIFIED
+
+
+def _drawn(text: str, code: int = DONE) -> int:
+    """The same with colours."""
+    return code if draw(text) else NOT_VERIFIED
+
+
+def _terminal():
+    from perps_bot.terminal import terminal_of
+
+    return terminal_of(sys.stdout, os.environ)
 
 
 def _progress(done: Decimal) -> None:

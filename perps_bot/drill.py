@@ -7,6 +7,7 @@ never touched, no key is read and nothing leaves this machine.  What is played s
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from perps_bot.process import one_line
 from perps_bot.scenes import ON_STAGE, SCENES, Scene, Unseen, processes
 from perps_bot.settings import Settings
 from perps_bot.store import prepare_folder, write_new
+from perps_bot.terminal import Terminal
 
 NAME_WIDTH = max(len(scene.name) for scene in SCENES)
 
@@ -61,14 +63,14 @@ class Drill:
                 "left": self.left and str(self.left)}
 
 
-def hold(settings: Settings, out: str | None, tell: Callable[[str], object]) -> Drill:
+def hold(settings: Settings, out: str | None, tell: Callable[[Line], object]) -> Drill:
     """Play every scene, tell each line as it comes, and write the page."""
     now = SystemClock().now()
     folder, path = places(settings, out, now)
     lines = []
     for line in rehearse(settings, folder):
         lines.append(line)
-        tell(f"{_word(line)}  {line.name:<{NAME_WIDTH}}  {line.seconds:>4} s  {line.seen}")
+        tell(line)
     left = folder if any(folder.iterdir()) else folder.rmdir()
     drill = Drill(settings, now, tuple(lines), path, left)
     try:
@@ -76,6 +78,13 @@ def hold(settings: Settings, out: str | None, tell: Callable[[str], object]) -> 
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}: name another place with --out") from error
     return drill
+
+
+def shown(line: Line, terminal: Terminal) -> str:
+    """One line for people, over as many as the terminal needs."""
+    label = f"{_word(line)}  {line.name:<{NAME_WIDTH}}"
+    text = f"{line.seen} ({line.seconds} s)"
+    return "\n".join(terminal.rows([(label, text, "plain" if line.passed else "bad")]))
 
 
 def rehearse(settings: Settings, folder: Path) -> Iterator[Line]:
@@ -133,20 +142,22 @@ def _watched(scene: Scene, settings: Settings, place: Path) -> tuple[bool, str]:
     """Play a scene where it can hang, die or fill a disk and hold up no other."""
     ours, theirs = processes.Pipe(duplex=False)
     process = processes.Process(target=_play, args=(scene, settings, place, theirs))
-    process.start()
-    theirs.close()
     try:
+        process.start()
+        theirs.close()
         if not ours.poll(scene.seconds_max):
             return False, f"not over after {scene.seconds_max} s"
         return ours.recv()
     except EOFError:
         return False, "the scene broke off: a bug, told above"
     finally:
-        process.kill()
-        process.join()
+        if process.pid:
+            process.kill()
+            process.join()
 
 
 def _play(scene: Scene, settings: Settings, place: Path, answer) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the drill, which then ends this
     try:
         said = True, scene.play(settings, place)
     except (Unseen, PerpsBotError, OSError) as failure:

@@ -15,6 +15,7 @@ from pathlib import Path
 from perps_bot.errors import ConfigError
 from perps_bot.settings import PROFILES, SETTINGS, Setting, Settings, data_folder, resolve
 from perps_bot.store import prepare_folder, write_new
+from perps_bot.terminal import Terminal
 
 GROUPS = {
     # first setting     heading
@@ -48,11 +49,10 @@ class Start:
     missing: tuple[tuple[str, str], ...]
     then: tuple[str, ...]
 
-    def text(self) -> str:
-        width = max(len(name) for name, _ in self.made + self.missing)
-        said = [f"{name:<{width}}  {words}" for name, words in self.made]
-        said += [f"{name:<{width}}  {words}" for name, words in self.missing]
-        return "\n".join((*said, "", "next:", *(f"  {line}" for line in self.then)))
+    def text(self, terminal: Terminal) -> str:
+        said = terminal.rows([*self.made, *self.missing])
+        # Never wrapped: they are to be copied.
+        return "\n".join((*said, "", terminal.heading("next:"), *(f"  {t}" for t in self.then)))
 
 
 def begin(flags: Mapping[str, object], environ: Mapping[str, str], config: str, folder: str
@@ -108,9 +108,10 @@ def commands(profile: str, config: str, folders: Iterable[str]) -> Iterator[str]
     """The next commands, as they can be typed where `init` was; `folders`: where to go first."""
     yield from (f"cd {shlex.quote(folder)}" for folder in folders)
     given = f"--profile {profile} --config {shlex.quote(config)}"
-    yield f"{program()} check {given}"
+    run = "--dev-fast" if profile == "dev" else "--dry-run"
+    yield f"{program()} check {given}{' --dry-run' if profile != 'dev' else ''}"
     yield f"{program()} drill {given}"
-    yield f"{program()} {given} {'--dev-fast' if profile == 'dev' else '--dry-run'}"
+    yield f"{program()} {given} {run}"
 
 
 def program() -> str:

@@ -26,7 +26,7 @@ from perps_bot.market import window_row
 from perps_bot.metrics import exposition
 from perps_bot.model import Action, Event, OrderStatus, TradingState
 from perps_bot.process import Diary, Line
-from perps_bot.settings import Settings, described
+from perps_bot.settings import Settings, described, same_run
 from perps_bot.store import Recovery, prepare_folder, write_state
 from perps_bot.words import fields_line
 
@@ -176,7 +176,7 @@ def start_lines(bot: Bot, found: Recovery) -> Iterator[str]:
     for kind, hold in bot.risk.holds.items():
         if kind != "settings":  # those are taken or lifted anew by the first tick
             yield (f"{hold.state} because of {kind}: {hold.reason}; lifted by: perps-bot resume "
-                   f"--profile {settings.profile} --reason '...'")
+                   f"{same_run(settings)} --reason '...'")
 
 
 def warn(settings: Settings, found: Recovery) -> None:

@@ -13,7 +13,8 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -42,11 +43,13 @@ CONTRACTS_A_POSITION = 10
 # How often a scene looks, tick after tick, for what must come; and a living bot's ticks.
 TICKS_MAX, LIVE_TICKS_MAX = 60, 30
 TICK_SECONDS = 5
-READY_SECONDS_MAX, STOP_SECONDS_MAX = 10, 30
+READY_SECONDS_MAX, STOP_SECONDS_MAX = 6, 10
+# A scene that is not over by then has failed: all together a minute.
+INTERRUPT_SECONDS_MAX, SCENE_SECONDS_MAX = 18, 7
 # What the drill sets itself, whatever the owner set: without these, no scene could begin.
 ON_STAGE = {"adopt": (), "enter_on_start": True, "reduce_only_mode": False,
-            "kill_switch_enabled": False, "max_order_qty": None, "dry_run": False,
-            "order_type": OrderType.MARKET, "interval": Decimal(1), "bar": 3600}
+            "kill_switch_enabled": False, "max_order_qty": None, "bar": 3600,
+            "order_type": OrderType.MARKET, "interval": Decimal(1)}
 
 
 class Unseen(Exception):
@@ -167,7 +170,7 @@ class _Stage:
         self.bot.publish(attempt(self.bot, SystemClock(now=lambda: self.now)))
 
     def until(self, is_so: Callable[[], object], otherwise: str) -> None:
-        """Tick until it is so; once more is looked only at the end."""
+        """Tick until it is so, a bounded number of times; else the scene has failed."""
         for _ in range(TICKS_MAX):
             if is_so():
                 return
@@ -420,18 +423,16 @@ def _full_disk(settings: Settings, folder: Path) -> str:
     return f"no entry; the exit of {held:f} went, and is in the events since there is room"
 
 
-class _no_room:
+@contextmanager
+def _no_room(events: Path) -> Iterator[None]:
     """No file of this process grows beyond what the events have now."""
-
-    def __init__(self, events: Path) -> None:
-        self._size = max(path.stat().st_size for path in events.glob("*.jsonl"))
-        self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def __enter__(self) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self._size, self._before[1]))
-
-    def __exit__(self, *_) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
+    size = max(path.stat().st_size for path in events.glob("*.jsonl"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _killed(settings: Settings, folder: Path) -> str:
@@ -475,11 +476,11 @@ def _restarted(settings: Settings, folder: Path, now: datetime, arrives: bool) -
 
 
 SCENES = (
-    Scene("kill -INT, entry resting", _interrupted, 40),
-    Scene("dead feed", _dead_feed, 10),
-    Scene("answer 500 after accepting", _error_500, 15),
-    Scene("daily loss limit", _loss_limit, 10),
-    Scene("liquidation approach", _liquidation, 10),
-    Scene("full disk", _full_disk, 10),
-    Scene("kill -9 in mid-order", _killed, 20),
+    Scene("kill -INT, entry resting", _interrupted, INTERRUPT_SECONDS_MAX),
+    Scene("dead feed", _dead_feed, SCENE_SECONDS_MAX),
+    Scene("answer 500 after accepting", _error_500, SCENE_SECONDS_MAX),
+    Scene("daily loss limit", _loss_limit, SCENE_SECONDS_MAX),
+    Scene("liquidation approach", _liquidation, SCENE_SECONDS_MAX),
+    Scene("full disk", _full_disk, SCENE_SECONDS_MAX),
+    Scene("kill -9 in mid-order", _killed, SCENE_SECONDS_MAX),
 )

@@ -439,6 +439,13 @@ def events_folder(folder: Path, profile: str, kind: str) -> Path:
     return folder / ("paper-events" if is_paper else "events")
 
 
+def same_run(settings: Settings) -> str:
+    """The flags with which another command finds the files of this run."""
+    places = {settings.sources[name] for name in ("event_store_root", "force_mock", "sandbox")}
+    words = [f"--profile {settings.profile}", *["--dry-run"] * settings.dry_run]
+    return " ".join((*words, *(f"--{place}" for place in places if place.startswith("config "))))
+
+
 def _parsed(row: Setting, raw: object, source: str) -> object:
     if raw is None:
         return None
@@ -482,7 +489,8 @@ def _read_config(path: str | Path, where: str) -> dict[str, object]:
         with open(path, "rb") as file:
             body = file.read(CONFIG_BYTES_MAX + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ConfigError(f"{where}: cannot be read ({_reason(error)}); correct --config") from None
+        raise ConfigError(f"{where}: cannot be read ({_reason(error)}); correct --config, or have "
+                          f"it written: perps-bot init") from None
     if len(body) > CONFIG_BYTES_MAX:
         raise ConfigError(f"{where}: longer than {CONFIG_BYTES_MAX} bytes; is it the right file?")
     config = _toml(body, where)

@@ -52,7 +52,8 @@ def market_of(settings, signals=None):
     known = {product.symbol for product in market.products()}
     for symbol in settings.symbols:
         if symbol not in known:
-            raise ConfigError(f"{symbol}: no such product; there are {' '.join(sorted(known))}")
+            raise ConfigError(f"{symbol}: no such product; there are {' '.join(sorted(known))}: "
+                              f"see perps-bot products")
     return market
 
 
@@ -131,10 +132,12 @@ def _coinbase(settings, signals):
     if signer is None:
         raise ConfigError(
             f"profile {settings.profile} needs an API key: set COINBASE_API_KEY and "
-            f"COINBASE_API_SECRET, or COINBASE_API_KEY_FILE; or use --dry-run, which needs none")
+            f"COINBASE_API_SECRET, or COINBASE_API_KEY_FILE; or use --dry-run, which needs none: "
+            f"perps-bot --profile {settings.profile} --dry-run")
     if not settings.enable_derivatives:
         raise ConfigError(f"profile {settings.profile} trades futures: say so with "
-                          f"COINBASE_ENABLE_DERIVATIVES=1, or use --dry-run")
+                          f"COINBASE_ENABLE_DERIVATIVES=1, or use --dry-run; see perps-bot check "
+                          f"--profile {settings.profile}")
     return _client(settings, signer, signals, "")
 
 

@@ -579,3 +579,65 @@ def test_a_venue_that_does_not_answer_was_not_asked(line, said):
     answer = said(line)
     assert (answer.code, answer.out) == (3, "")
     assert "the venue could not be asked" in only_line(answer.err)
+
+
+# The next command
+
+
+@pytest.mark.parametrize("prepare, line, environ, command", [
+    ("",                 "bogus",                          {}, "perps-bot --help"),
+    ("",                 "drill --bogus",                  {}, "perps-bot drill --help"),
+    ("",                 "--config nowhere.toml",          {}, "perps-bot init"),
+    ("",                 "--symbols DOGE-PERP",            {}, "perps-bot products"),
+    ("",                 "--profile prod",                 {}, "bot --profile prod --dry-run"),
+    ("",                 "--profile prod",
+     {"COINBASE_API_KEY": "n", "COINBASE_API_SECRET": SEED}, "perps-bot check --profile prod"),
+    ("",                 "validate ws",                    {}, "RUN_SANDBOX_VALIDATIONS=1"),
+    ("",                 "products --profile demo",        {}, "perps-bot check"),
+    ("",                 "symbol BTC-PERP --profile prod", {}, "perps-bot check"),
+    ("",                 "resume --reason x",              {}, "perps-bot --profile dev"),
+    ("--dev-fast",       "drill --out data/perps_bot",     {}, "name a folder beside it"),
+    ("--dev-fast",       "resume --reason ' '",            {}, "--reason is empty: say what"),
+])
+def test_a_refusal_names_what_to_run_or_to_set_next(
+    prepare, line, environ, command, said, monkeypatch
+):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    if prepare:
+        said(prepare)
+    answer = said(line)
+    assert answer.code in (2, 3)
+    assert command in only_line(answer.err)
+
+
+@pytest.mark.parametrize("flags, config, environ, named", [
+    ("--profile prod",           {}, {"PERPS_FORCE_MOCK": "1"}, "--profile prod"),
+    ("--profile demo --dry-run", {}, {"PERPS_FORCE_MOCK": "1"}, "--profile demo --dry-run"),
+    ("--profile prod", {"force_mock": "true", "event_store_root": "'else where'"}, {},
+     "--profile prod --config perps.toml"),
+])
+def test_the_resume_that_a_halted_bot_names_lifts_its_halt(
+    flags, config, environ, named, said, monkeypatch
+):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    root = config.get("event_store_root", "data").strip("'")
+    profile = flags.split()[1]
+    held("kill_switch", TradingState.HALTED, folder="paper-events", profile=profile)
+    Path("data").rename("moved")
+    Path("moved").rename(root)
+    (line,) = [line for line in said(f"{flags} --dev-fast", **config).out.splitlines()
+               if line.startswith("HALTED")]
+    command = line.partition("lifted by: perps-bot ")[2]
+    assert command == f"resume {named} --reason '...'"
+    assert said(command).out == "resumed: kill_switch; state TRADING\n"
+
+
+def test_a_dry_run_is_told_by_its_end_how_to_go_on(monkeypatch):
+    monkeypatch.setenv("PERPS_FORCE_MOCK", "1")
+    bot = started("--profile", "demo", "--dry-run", "--interval", "1")
+    bot.stdout.readline()
+    bot.send_signal(signal.SIGINT)
+    out, _ = bot.communicate(timeout=PATIENCE_SECONDS)
+    assert "HALTED until: perps-bot resume --profile demo --dry-run --reason '...'" in out

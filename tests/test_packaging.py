@@ -354,7 +354,7 @@ def test_without_a_python_that_will_do_it_names_the_way_out(checkout, tmp_path, 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """A checkout of the real program; this test run's packages stand in for an installed .venv."""
-    place = tmp_path_factory.mktemp("real") / "bot"
+    place = tmp_path_factory.mktemp("real") / "a bot"
     for folder in ("bin", "perps_bot"):
         shutil.copytree(ROOT / folder, place / folder)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / ".venv"], check=True)
