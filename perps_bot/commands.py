@@ -152,6 +152,20 @@ def resume(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def backup(arguments: argparse.Namespace) -> int:
+    from perps_bot import backup as room
+
+    return _copied(arguments, "backed up to", lambda data, profile, now: room.backup(
+        data, arguments.folder, profile, now, arguments.keep_days))
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    from perps_bot import backup as room
+
+    return _copied(arguments, "restored to", lambda data, profile, now: room.restore(
+        arguments.folder, data, profile, now))
+
+
 def replay(arguments: argparse.Namespace) -> int:
     from perps_bot.clock import SystemClock
     from perps_bot.ops import output_paths
@@ -173,6 +187,16 @@ def replay(arguments: argparse.Namespace) -> int:
         row = {**asdict(result), "bars_per_second": speed}
         return _answer(json.dumps(row, default=_plain))
     return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
+
+
+def _copied(arguments: argparse.Namespace, did: str, copy) -> int:
+    from perps_bot.backup import summary
+    from perps_bot.clock import SystemClock
+    from perps_bot.settings import data_folder
+
+    settings = _settings(arguments)
+    done = copy(data_folder(settings), settings.profile, SystemClock().now())
+    return _answer(_json(done.row()) if arguments.json else summary(done, did))
 
 
 def _settings(arguments: argparse.Namespace):

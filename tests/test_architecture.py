@@ -22,7 +22,7 @@ FLOORS = {
         8  __main__
         7  cli
         6  commands
-        5  replay    ops    report    validate    checklist    wiring
+        5  replay    ops    report    validate    checklist    wiring    backup
         4  loop
         3  execution protection reconcile clock shutdown alerts
         2  settings  store  client  rest  transport  keys  feed  market  paper    process
@@ -295,7 +295,7 @@ def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
     assert sum(lines[room] for room in CORE if room not in EDGE) <= 5550
     assert sum(lines[room] for room in EDGE) <= 2450
-    assert sum(lines.values()) <= 11_650
+    assert sum(lines.values()) <= 12_250
 
 
 def test_third_party_packages_are_declared():

@@ -118,7 +118,7 @@ def begun(place, line):
 def runs_on(line):
     words = re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()
     is_bot = words[0] == "bin/perps-bot" or words[:3] == ["python", "-m", "perps_bot"]
-    ends = {"check", "products", "replay", "resume", "symbol", "validate", "--dev-fast"}
+    ends = {"check", "products", "replay", "resume", "symbol", "validate", "--dev-fast", "restore"}
     return is_bot and not set(words) & ends
 
 
@@ -176,7 +176,7 @@ def test_pgrep_finds_the_running_bot(line, place):
 def test_every_kind_of_printed_command_is_one_of_these():
     """So that a new line of the documents cannot slip through between the tests above."""
     assert {re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()[0] for line in PRINTED} == {
-        "bin/perps-bot", "bin/test", "python", "kill", "pgrep", "cat", "tail", "grep", "cp"}
+        "bin/perps-bot", "bin/test", "python", "kill", "pgrep", "cat", "tail", "grep", "mkdir"}
     assert len(PRINTED) > 40
 
 
