@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from perps_bot.loop import recover
     from perps_bot.loop import run as run_bot
     from perps_bot.ops import Surfaces, cycle_lines, log_to, start_lines, warn
+    from perps_bot.service import Service
     from perps_bot.settings import data_folder, refuse_foreign_variables
     from perps_bot.store import prepare_folder
 
@@ -40,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         bot = bot_of(settings, venue, folder)
         alerts = Alerts(settings.profile, settings.alert_webhook_url, settings.heartbeat_url)
         bot.surfaces = Surfaces(folder, say, alerts)
+        bot.service = Service(os.environ.get("NOTIFY_SOCKET", ""), settings.interval)
         bot.store.subscribe(bot.surfaces.apply)
         signals.install()
         found = recover(bot)

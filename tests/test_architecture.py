@@ -24,7 +24,7 @@ FLOORS = {
         6  commands
         5  replay    ops    report    validate    checklist    wiring    backup
         4  loop
-        3  execution protection reconcile clock shutdown alerts
+        3  execution protection reconcile clock shutdown alerts service
         2  settings  store  client  rest  transport  keys  feed  market  paper    process
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire
         0  model     errors    broker  secret
@@ -34,7 +34,8 @@ FLOORS = {
 SOURCES = {path.stem: path.read_text("utf-8") for path in sorted(PACKAGE.glob("*.py"))}
 ROOMS = [room for room in SOURCES if not room.startswith("__")]
 CORE = [room for room in ROOMS
-        if FLOORS.get(room, 0) <= 4 and room not in ("market", "paper", "process", "alerts")]
+        if FLOORS.get(room, 0) <= 4 and room not in ("market", "paper", "process", "alerts",
+                                                          "service")]
 
 # What speaks with Coinbase: measured apart, so that neither half can grow behind the other.
 EDGE = ("wire", "keys", "secret", "transport", "rest", "client", "feed")
@@ -293,7 +294,7 @@ def test_the_mean_complexity_is_low():
 
 def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
-    assert sum(lines[room] for room in CORE if room not in EDGE) <= 5550
+    assert sum(lines[room] for room in CORE if room not in EDGE) <= 5560
     assert sum(lines[room] for room in EDGE) <= 2450
     assert sum(lines.values()) <= 12_250
 
