@@ -50,6 +50,17 @@ def main(argv: list[str] | None = None) -> int:
         return NOT_VERIFIED
 
 
+# How the overview shows them; what is named nowhere stands at its end.
+GROUPS = (
+    ("before a start", "init check products symbol validate drill"),
+    ("run",            "run perps"),
+    ("watch",          "status health tail why"),
+    ("emergency",      "halt close-all resume"),
+    ("understand",     "report export replay sweep"),
+    ("keep",           "backup restore"),
+)
+
+
 @dataclass(frozen=True)
 class Command:
     """One command: what runs it, how it is explained, and its own arguments."""
@@ -100,10 +111,15 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<8} {command.help}" for name, command in COMMANDS.items())
-    return (f"perps-bot {__version__}: trades perpetual futures, unattended\n\ncommands (without "
-            f"one it runs):\n{rows}\n\neach has --help with an example\nexample: "
-            f"perps-bot --profile dev --dev-fast")
+    placed = [name for _, names in GROUPS for name in names.split()]
+    groups = (*GROUPS, ("more", " ".join(name for name in COMMANDS if name not in placed)))
+    parts = [f"perps-bot {__version__}: trades perpetual futures, unattended\n\n"
+             f"commands (without one it runs):\n"]
+    for heading, names in groups:
+        rows = [f"  {name:<10} {COMMANDS[name].help}\n" for name in names.split()
+                if name in COMMANDS]
+        parts += (f"\n{heading}\n", *rows) if rows else ()
+    return "".join((*parts, "\neach has --help with an example; begin with: perps-bot init"))
 
 
 # The settings table as flags
@@ -180,6 +196,21 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("client", "ws", "strategy", "e2e"))
 
 
+def _init_arguments(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, ("profile",))
+    parser.add_argument("--config", metavar="FILE", default="perps.toml",
+                        help="the file to write, in DIR (default perps.toml)")
+    parser.add_argument("--dir", metavar="DIR", default=".", help="where (default: here)")
+    _json_argument(parser)
+
+
+def _drill_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_arguments(parser)
+    _json_argument(parser)
+    parser.add_argument("--out", metavar="DIR|FILE.md",
+                        help="where the page goes (default: a new folder for temporary files)")
+
+
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, ("profile", "dry_run"))
     _config_argument(parser)
@@ -210,9 +241,12 @@ def _keep_days(text: str) -> int:
 
 
 def _replay_arguments(parser: argparse.ArgumentParser) -> None:
-    add_flags(parser, REPLAY_FLAGS)
+    add_flags(parser, ("profile", "dry_run", *REPLAY_FLAGS))
     _config_argument(parser)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or .csv.gz, a symbol each")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="CSV or .csv.gz, a symbol each")
+    parser.add_argument("--recorded", metavar="DAY",
+                        help="instead of a FILE: the recorded day 2026-11-23, or its events' file, "
+                             "through today's code, with the day's own settings")
     for flag, shown, what in (
         ("--symbol", "SYMBOL", "symbol of a file (default BTC-PERP); repeat in the files' order"),
         ("--funding", "FILE", "funding rates; repeat in the order of the files"),
@@ -231,6 +265,8 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
+    "init": Command(commands.init, "write a commented config file, make the folders, say what next",
+                    "perps-bot init --profile dev", _init_arguments),
     "run": Command(commands.run, "trade until stopped", "perps-bot --profile dev --dev-fast",
                    _run_arguments),
     "perps": Command(commands.run, "the same as run", "perps-bot perps --profile dev --dev-fast",
@@ -256,4 +292,6 @@ COMMANDS = {
     "restore": Command(commands.restore, "put a backup into an empty folder, halted",
                        "perps-bot restore backups/perps-bot-dev-20261123T030000Z",
                        _restore_arguments),
+    "drill": Command(commands.drill, "rehearse the emergencies on paper, and write the page",
+                     "perps-bot drill --profile dev --out drills", _drill_arguments),
 }

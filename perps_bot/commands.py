@@ -15,7 +15,8 @@ from decimal import Decimal
 from perps_bot.errors import ConfigError
 from perps_bot.process import answer, complain, say
 from perps_bot.wiring import (
-    alone_in, alone_on, bot_of, broker_kind, clock_of, inquirer, market_of, venue_of,
+    alone_in, alone_on, bot_of, broker_kind, clock_of, events_folder, inquirer, market_of,
+    venue_of,
 )
 
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
@@ -169,6 +170,8 @@ def restore(arguments: argparse.Namespace) -> int:
 
 
 def replay(arguments: argparse.Namespace) -> int:
+    if arguments.recorded is not None:
+        return _replay_recorded(arguments)
     from perps_bot.clock import SystemClock
     from perps_bot.ops import output_paths
     from perps_bot.replay import replay as rehearse
@@ -201,6 +204,38 @@ def _copied(arguments: argparse.Namespace, did: str, copy) -> int:
     return _answer(_json(done.row()) if arguments.json else summary(done, did))
 
 
+def init(arguments: argparse.Namespace) -> int:
+    from perps_bot.init import begin
+
+    flags = {"profile": arguments.profile} if "profile" in arguments else {}
+    start = begin(flags, os.environ, arguments.config, arguments.dir)
+    return _answer(_json(asdict(start)) if arguments.json else start.text())
+
+
+def drill(arguments: argparse.Namespace) -> int:
+    from perps_bot import drill as room
+
+    told = room.hold(_settings(arguments), arguments.out,
+                     (lambda text: None) if arguments.json else answer)
+    left = f"; what the failed ones left: {told.left}" if told.left else ""
+    text = _json(told.values()) if arguments.json else f"{told.verdict()}; page: {told.page}{left}"
+    return _answer(text, DONE if told.passed else NO)
+
+
+def _replay_recorded(arguments: argparse.Namespace) -> int:
+    from perps_bot import recorded
+    from perps_bot.settings import data_folder
+
+    if arguments.files:
+        raise ConfigError("--recorded reads a day's events: leave out the FILE")
+    settings = _settings(arguments)
+    folder = events_folder(settings, data_folder(settings))
+    outcome = recorded.replay_day(recorded.find_day(arguments.recorded, folder))
+    text = (_json(recorded.values(outcome)) if arguments.json else
+            "\n".join(recorded.lines(outcome)))
+    return _answer(text, NO if outcome.difference else DONE)
+
+
 def _settings(arguments: argparse.Namespace):
     from perps_bot.settings import SETTINGS, resolve
 
@@ -221,6 +256,8 @@ def _recorded(arguments: argparse.Namespace, settings):
     from perps_bot.market import RecordedMarket
     from perps_bot.ops import time_given
 
+    if not arguments.files:
+        raise ConfigError("name a FILE of prices, or --recorded DAY; see perps-bot replay --help")
     # The parser keeps them under their flags' names, of which one is a keyword.
     begin, end = (time_given(flag, vars(arguments)[flag[2:]]) for flag in ("--from", "--to"))
     if begin and end and begin >= end:

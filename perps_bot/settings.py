@@ -398,6 +398,29 @@ def described(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
         yield row.name, value, row.unit, settings.sources[row.name]
 
 
+def recorded_settings(words: Mapping[str, str]) -> Settings:
+    """The settings of `described`'s values, as events carry them; one that is not among them is new
+    since then, and has its default.  Secrets are not set.
+    """
+    given = {row.name: _said(row, words[row.name]) for row in SETTINGS if row.name in words}
+    profile = PROFILES.get(given.get("profile"), {})
+    values = {row.name: _parsed(row, given[row.name] if row.name in given else
+                                profile.get(row.name, row.default), "recorded")
+              for row in SETTINGS}
+    return Settings(**values, sources=dict.fromkeys(values, "recorded"))
+
+
+def _said(row: Setting, word: str) -> object:
+    """What `printable` made a word of, as it can be parsed."""
+    if row.secret or word == "not set":
+        return None
+    if bool in row.kind.types:
+        return word == "yes"
+    if list in row.kind.types:
+        return [] if word == "none" else word.split()
+    return word
+
+
 def refuse_foreign_variables(settings: Settings, environ: Mapping[str, str]) -> None:
     """Whoever set one expects an effect on our connections; in prod that is a wrong idea."""
     found = [name for name in FOREIGN_VARIABLES if environ.get(name)]

@@ -287,13 +287,28 @@ def verified_days(folder: str | Path, profile: str = "") -> Iterator["_DayFile"]
 
 
 def write_state(path: str | Path, value: object) -> None:
-    """Replace a state file, unsynced; only one process at a time may write it.  Raises OSError."""
+    """Replace a state file, unsynced; only one process at a time may write it.  Raises OSError.
+
+    A text is written as it is, everything else as JSON.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    text = redacted(json.dumps(_plain(value), indent=2)) + "\n"
+    text = value if isinstance(value, str) else json.dumps(_plain(value), indent=2) + "\n"
     with open(temporary, "wb", 0, opener=_open) as file:
-        _write_all(file.fileno(), text.encode("ascii"))
+        _write_all(file.fileno(), redacted(text).encode("ascii", "backslashreplace"))
     _replace(temporary, path)
+
+
+def write_new(path: str | Path, text: str) -> None:
+    """Write a file that is not there yet, for its owner alone.  Raises OSError."""
+    fd = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        _write_all(fd, text.encode())
+    except OSError:
+        os.unlink(path)  # half of it would be taken for the whole
+        raise
+    finally:
+        os.close(fd)
 
 
 def read_state(path: str | Path, size_max: int = STATE_BYTES_MAX) -> dict | None:

@@ -106,16 +106,20 @@ def alone_on(venue) -> Iterator[None]:
         yield
 
 
+def events_folder(settings, folder: Path) -> Path:
+    """Where a profile's events are: those of paper runs of demo and prod stand apart."""
+    is_paper = settings.profile != "dev" and broker_kind(settings) != "coinbase"
+    return folder / ("paper-events" if is_paper else "events")
+
+
 def bot_of(settings, venue, folder: Path):
     """The parts, put together over the profile's events."""
     from perps_bot.loop import assemble
     from perps_bot.store import EventStore
 
-    kind = broker_kind(settings)
-    is_paper = settings.profile != "dev" and kind != "coinbase"
-    store = EventStore(folder / ("paper-events" if is_paper else "events"),
-                       profile=settings.profile)
-    bot, client = assemble(settings, venue, store, kind, folder), _client_of(venue)
+    store = EventStore(events_folder(settings, folder), profile=settings.profile)
+    bot = assemble(settings, venue, store, broker_kind(settings), folder)
+    client = _client_of(venue)
     bot.feed = client and client.feed
     return bot
 

@@ -117,11 +117,13 @@ def test_help_answers_at_once_without_what_a_bot_would_load(line, said_too):
     assert run.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_overview_names_every_command(said):
+def test_the_overview_names_every_command_once_in_its_group_within_80_columns(said):
     answer = said("--help")
     assert answer.code == 0
     for name, command in COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(command.help)}$", answer.out, re.M)
+        assert len(re.findall(rf"^  {name} +{re.escape(command.help)}$", answer.out, re.M)) == 1
+    assert [line for line in answer.out.splitlines() if len(line) > 80] == []
+    assert "\nmore\n" not in answer.out
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -264,9 +264,10 @@ def banned(room, source):
 
 
 def children(room, source):
-    """What would hand our environment to another program."""
+    """What would hand our environment to another program; a drill forks, and stays this one."""
+    forbidden = {"subprocess", "pty", *(() if room == "scenes" else ("multiprocessing",))}
     for node, module, _ in imports(ast.parse(source)):
-        if module.partition(".")[0] in ("subprocess", "multiprocessing", "pty"):
+        if module.partition(".")[0] in forbidden:
             yield f"{room}:{node.lineno} imports {module}"
     for node, name in calls(ast.parse(source)):
         if re.match(r"os\.(system|popen|fork|exec|spawn|posix_spawn)", name):

@@ -21,12 +21,12 @@ from perps_bot.loop import assemble, attempt, recover
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import Side, TradingState
 from perps_bot.ops import (
-    HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, diary_line, health, log_to, settings_hash,
-    warn,
+    HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, health, log_to, settings_hash, warn,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore, Recovery, read_events
+from perps_bot.words import fields_line
 
 ROOT = Path(__file__).resolve().parent.parent
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
@@ -337,7 +337,7 @@ def test_events_that_are_only_read_back_are_not_written_into_the_diary_again(des
     ({"answer": "no\n2025 INFO all is well\x1b[0m"}, r"answer='no\n2025 INFO all is well\x1b[0m'"),
 ])
 def test_an_event_is_one_line_of_the_diary_whatever_the_venue_wrote(data, line):
-    assert diary_line(data) == line
+    assert fields_line(data) == line
 
 
 # check
