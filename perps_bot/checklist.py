@@ -26,7 +26,7 @@ from perps_bot.market import bar_closes
 from perps_bot.model import ZERO, Account, Mark, OrderIntent, OrderType, Product, Side
 from perps_bot.risk import LiveRiskManager, RiskConfig, caps, headroom, worst_price
 from perps_bot.settings import FOREIGN_VARIABLES, Settings, described
-from perps_bot.store import DAY_FILES, EPOCH, FOLDER_REFUSALS, EventStore, read_events
+from perps_bot.store import DAY_FILES, EPOCH, EventStore, distrust, read_events
 from perps_bot.strategy import BaselinePerpsStrategy, StrategyConfig
 from perps_bot.tracker import OrderTracker, PositionTracker
 
@@ -362,15 +362,15 @@ def _folder(asked: Inquiry) -> Iterator[Check]:
         parent = next(path for path in folder.absolute().parents if path.exists())
         yield Check("folder", os.access(parent, os.W_OK), f"{folder}: the first start makes it")
         return
-    wrong = [f"{words}: {way_out.format(path=folder)}"
-             for is_wrong, words, way_out in FOLDER_REFUSALS if is_wrong(folder)]
+    wrong = [*filter(None, [distrust(folder)])]
     wrong += ["cannot be written"] if not os.access(folder, os.W_OK) else []
     wrong += [f"others may read it: chmod 700 {folder}"] if folder.stat().st_mode & 0o077 else []
     yield Check("folder", not wrong, f"{folder}: {wrong[0] if wrong else 'ours alone, writable'}")
 
 
 def _backup(asked: Inquiry) -> Iterator[Check]:
-    yield Check("backup", None, f"none is made: copy {asked.folder} while the bot is stopped")
+    yield Check("backup", None, "take one, best each day: perps-bot backup DEST "
+                f"--profile {asked.settings.profile}")
 
 
 def _environment(asked: Inquiry) -> Iterator[Check]:

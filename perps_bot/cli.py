@@ -13,6 +13,7 @@ import logging
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from perps_bot import __version__, commands, process
 from perps_bot.commands import DONE, LOCKED, NOT_VERIFIED, SETTINGS_WRONG
@@ -22,6 +23,7 @@ from perps_bot.wiring import InUse
 REPLAY_FLAGS = ("short_ma_period", "long_ma_period", "trailing_stop_pct", "target_leverage",
                 "max_position", "paper_equity", "fee_rate", "fee_per_contract", "slippage_bps",
                 "bar")
+KEEP_DAYS_MAX = 36_500
 
 
 def program() -> int:
@@ -259,6 +261,27 @@ def _tail_arguments(parser: argparse.ArgumentParser) -> None:
                         help="only these, as trade.executed; order stands for order.*")
 
 
+def _backup_arguments(parser: argparse.ArgumentParser) -> None:
+    _restore_arguments(parser, "DEST", "an existing folder, best on another disk")
+    parser.add_argument("--keep-days", type=_keep_days, metavar="N",
+                        help="then remove backups of this profile that are older (default: none)")
+
+
+def _restore_arguments(parser: argparse.ArgumentParser, name: str = "SRC",
+                       what: str = "a folder that backup made") -> None:
+    add_flags(parser, ("profile",))
+    _config_argument(parser)
+    _json_argument(parser)
+    parser.add_argument("folder", metavar=name, type=Path, help=what)
+
+
+def _keep_days(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) <= KEEP_DAYS_MAX):
+        raise ConfigError(f"--keep-days {text[:20]}: must be a whole number from 1 to "
+                          f"{KEEP_DAYS_MAX}; days")
+    return int(text)
+
+
 def _replay_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, ("profile", "dry_run", *REPLAY_FLAGS))
     _config_argument(parser)
@@ -316,6 +339,12 @@ COMMANDS = {
     "resume": Command(commands.resume, "lift a halt, with a reason",
                       "perps-bot resume --profile dev --reason 'checked the positions'",
                       _resume_arguments),
+    "backup": Command(commands.backup, "copy the events to a folder, verified, while it runs",
+                      "perps-bot backup backups --profile dev --keep-days 30",
+                      _backup_arguments),
+    "restore": Command(commands.restore, "put a backup into an empty folder, halted",
+                       "perps-bot restore backups/perps-bot-dev-20261123T030000Z",
+                       _restore_arguments),
     "drill": Command(commands.drill, "rehearse the emergencies on paper, and write the page",
                      "perps-bot drill --profile dev --out drills", _drill_arguments),
 }

@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from perps_bot.loop import recover
     from perps_bot.loop import run as run_bot
     from perps_bot.ops import Surfaces, cycle_lines, log_to, start_lines, warn
+    from perps_bot.service import Service
     from perps_bot.settings import data_folder, refuse_foreign_variables
     from perps_bot.store import prepare_folder
 
@@ -40,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         bot = bot_of(settings, venue, folder)
         alerts = Alerts(settings.profile, settings.alert_webhook_url, settings.heartbeat_url)
         bot.surfaces = Surfaces(folder, say, alerts)
+        bot.service = Service(os.environ.get("NOTIFY_SOCKET", ""), settings.interval)
         bot.store.subscribe(bot.surfaces.apply)
         signals.install()
         found = recover(bot)
@@ -233,6 +235,20 @@ def tail(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def backup(arguments: argparse.Namespace) -> int:
+    from perps_bot import backup as room
+
+    return _copied(arguments, "backed up to", lambda data, profile, now: room.backup(
+        data, arguments.folder, profile, now, arguments.keep_days))
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    from perps_bot import backup as room
+
+    return _copied(arguments, "restored to", lambda data, profile, now: room.restore(
+        arguments.folder, data, profile, now))
+
+
 def replay(arguments: argparse.Namespace) -> int:
     if arguments.recorded is not None:
         return _replay_recorded(arguments)
@@ -256,6 +272,16 @@ def replay(arguments: argparse.Namespace) -> int:
         row = {**asdict(result), "bars_per_second": speed}
         return _answer(json.dumps(row, default=_plain))
     return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
+
+
+def _copied(arguments: argparse.Namespace, did: str, copy) -> int:
+    from perps_bot.backup import summary
+    from perps_bot.clock import SystemClock
+    from perps_bot.settings import data_folder
+
+    settings = _settings(arguments)
+    done = copy(data_folder(settings), settings.profile, SystemClock().now())
+    return _answer(_json(done.row()) if arguments.json else summary(done, did))
 
 
 def init(arguments: argparse.Namespace) -> int:

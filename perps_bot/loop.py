@@ -33,6 +33,7 @@ from perps_bot.reconcile import READS_LAG_MAX, Reconciler, obstacles
 from perps_bot.risk import (
     RISK_KINDS, LiveRiskManager, Remedy, RiskConfig, headroom, reduction, remedy, worst_price,
 )
+from perps_bot.service import Service
 from perps_bot.settings import Settings, described
 from perps_bot.shutdown import record_end, stop
 from perps_bot.store import EPOCH, EventStore, Recovery, read_state
@@ -60,6 +61,7 @@ class Bot:
     folder    the profile's files; None writes none (replay)
     surfaces  what people and monitors read: `publish` after each tick, `say` at a stop
     feed      live quotes that can wake the loop; None where there are none
+    service   the service manager that wants to know that the loop lives, if there is one
     """
 
     settings: Settings
@@ -76,6 +78,7 @@ class Bot:
     folder: Path | None = None
     surfaces: Any = None
     feed: Any = None
+    service: Service = field(default_factory=Service)
     lifts_risk_holds_at_midnight: bool = False
     is_settled: bool = False  # what an earlier process left is known: a stop may be sent
     is_started: bool = False
@@ -210,6 +213,7 @@ def _run(bot: Bot, clock: SystemClock, cycles: int | None) -> int:
         now = attempt(bot, clock)
         bot.publish(now)
         _listen(bot)
+        bot.service.tick_ended(f"{bot.risk.state}; {bot.trouble or bot.message or 'all is well'}")
         done += 1
         if done == cycles:
             code = 1 if bot.trouble else 0

@@ -5,6 +5,7 @@ not trading at that moment.  Nothing here trades, and nothing here says what was
 number that is not known is shown as null, a health that is old has an end date in it.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -12,6 +13,7 @@ import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from logging.handlers import RotatingFileHandler
@@ -261,7 +263,35 @@ def _is_empty_folder(path: str) -> bool:
 
 
 class _PrivateLog(RotatingFileHandler):
-    """The log file, for its owner's eyes, after every rotation too."""
+    """The log file, for its owner's eyes, after every rotation too.
+
+    The bots of several profiles may share it: one of them rotates, and the others follow.
+    """
+
+    def shouldRollover(self, record):
+        with suppress(OSError):  # where nothing more can be opened, the old file has to do
+            if not self._is_in_place():  # rotated by another bot, or removed by a person
+                fresh = self._open()
+                self.stream.close()
+                self.stream = fresh
+        return super().shouldRollover(record)
+
+    def doRollover(self):
+        held = os.dup(self.stream.fileno())
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._is_in_place():
+                super().doRollover()
+        except BlockingIOError:
+            pass  # another bot is at it; the next line follows
+        finally:
+            os.close(held)
+
+    def _is_in_place(self):
+        try:
+            return os.path.samestat(os.stat(self.baseFilename), os.fstat(self.stream.fileno()))
+        except FileNotFoundError:
+            return False
 
     def _open(self):
         return open(self.baseFilename, self.mode, encoding=self.encoding,

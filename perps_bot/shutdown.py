@@ -26,6 +26,7 @@ def stop(bot: Any, clock: Any, number: int | None) -> int:
     name, interrupts = signal.Signals(number).name, 0
     clock.heed()
     ends_at = clock.now() + STOP_FOR
+    bot.service.stopping(f"{name}: cancelling entries, keeping protective stops")
     bot.say(f"{name}: cancelling entries, keeping protective stops")
     for look in range(STOP_LOOKS_MAX):
         bot.store.now = clock.now()

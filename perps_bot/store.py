@@ -271,6 +271,21 @@ def read_events(folder: str | Path | None, day: date | None = None) -> Iterator[
             raise StoreDamaged(file.damage)
 
 
+def verified_days(folder: str | Path, profile: str = "") -> Iterator["_DayFile"]:
+    """Verify the whole chain, day by day, and yield what each file holds; nothing is changed.
+
+    Raises StoreDamaged with file and line; a torn last line is counted in `torn`.
+    """
+    last = None
+    for path in _files(folder, DAY_FILES):
+        file = _DayFile(path, last, profile)
+        deque(file, maxlen=0)
+        if file.damage:
+            raise StoreDamaged(file.damage)
+        last = file.last or last
+        yield file
+
+
 def write_state(path: str | Path, value: object) -> None:
     """Replace a state file, unsynced; only one process at a time may write it.  Raises OSError.
 
@@ -361,7 +376,8 @@ class InstanceLock:
 FOLDER_REFUSALS = (
     # what is wrong                                   in words               the way out
     (Path.is_symlink,                                 "is a symlink",        "name its target"),
-    (lambda path: path.stat().st_uid != os.geteuid(), "is another user's",   "run as its owner"),
+    (lambda path: path.stat().st_uid != os.geteuid(), "is another user's",
+     "run as its owner, with sudo -u {owner} before the command"),
     (lambda path: path.stat().st_mode & 0o022,        "others may write it", "chmod 700 {path}"),
 )  # fmt: skip
 
@@ -386,13 +402,36 @@ def prepare_folder(path: str | Path) -> Path:
     path = Path(path)
     try:
         _make_folder(path)
-        for is_wrong, words, way_out in FOLDER_REFUSALS:
-            if is_wrong(path):
-                raise ConfigError(f"{path}: {words}: {way_out.format(path=path)}")
+        if why := distrust(path):
+            raise ConfigError(f"{path}: {why}")
         os.chmod(path, 0o700)
     except OSError as error:
-        raise ConfigError(f"{path}: {error}: choose another folder") from error
+        why = isinstance(error, PermissionError) and _who_denies(path)
+        raise ConfigError(f"{path}: {why or f'{error}: choose another folder'}") from error
     return path
+
+
+def distrust(path: Path) -> str:
+    """Why a folder cannot be trusted, and the way out; empty where it can.  Raises OSError."""
+    for is_wrong, words, way_out in FOLDER_REFUSALS:
+        if is_wrong(path):
+            return f"{words}: {way_out.format(path=path, owner=_owner(path))}"
+    return ""
+
+
+def _who_denies(path: Path) -> str:
+    """What is wrong with the folder above `path` that lets us in no further."""
+    for folder in path.absolute().parents:
+        with suppress(OSError):
+            return distrust(folder) if folder.stat().st_uid else ""
+    return ""
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except KeyError:  # nobody has that number here
+        return f"'#{path.stat().st_uid}'"
 
 
 class _DayFile:

@@ -10,11 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perps_bot.errors import ConfigError
-
-
-class InUse(ConfigError):
-    """Another instance works in this folder, or with this key."""
+from perps_bot.errors import ConfigError, InUse
 
 
 def broker_kind(settings) -> str:

@@ -26,7 +26,7 @@ FLOORS = {
         5  recorded  backup page export
         5  watch     ledger
         4  loop     figures
-        3  execution protection reconcile clock shutdown alerts terminal journal control
+        3  execution protection reconcile clock shutdown alerts terminal journal control service
         2  settings  store  client  rest  transport  keys  feed  market  paper    process
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
         0  model     errors    broker  secret

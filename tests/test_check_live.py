@@ -133,7 +133,7 @@ def test_the_same_in_lines(owner):
     lines = answer.out.splitlines()
     assert answer.code == 0
     assert "ok  permissions: view and trade, no transfer" in lines
-    assert "--  backup: none is made: copy data/perps_bot/prod while the bot is stopped" in lines
+    assert "--  backup: take one, best each day: perps-bot backup DEST --profile prod" in lines
     assert lines[-1].endswith("was asked; nothing was sent.")
 
 

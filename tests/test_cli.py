@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from perps_bot.backup import backup
 from perps_bot.cli import COMMANDS, main
 from perps_bot.errors import VenueUnavailable
 from perps_bot.model import TradingState
@@ -132,6 +133,10 @@ def test_the_example_of_a_command_works(name, said, monkeypatch):
     with gzip.open("btc-1m.csv.gz", "wt") as file:
         file.write("time,open,high,low,close\n2025-05-01T00:00:00Z,1,1,1,1\n"
                    "2025-05-01T00:01:00Z,1,1,1,1\n")
+    Path("backups").mkdir()
+    backup(Path("data/perps_bot/dev"), "backups", "dev", datetime(2026, 11, 23, 3, tzinfo=UTC))
+    if name == "restore":  # which goes where nothing is
+        Path("data").rename("data.before")
     program, *argv = shlex.split(COMMANDS[name].example)
     assert program == "perps-bot"
     # Of a bot that has ended, these two say so.

@@ -76,6 +76,10 @@ def used(tmp_path_factory):
         path.write_text(f'{launcher}{rest} "$@"\n')
         path.chmod(0o755)
     (place / "tests").symlink_to(ROOT / "tests")
+    (place / "systemd").mkdir()
+    (place / "systemd" / "install.sh").write_text(
+        f'#!/bin/sh\nexec "{ROOT}/systemd/install.sh" "$@"\n')
+    (place / "systemd" / "install.sh").chmod(0o755)
     (place / "perps.toml").write_text(blocks(RUNBOOK, "toml")[0])
     text = candles(80000 + abs(n % 100 - 50) * 20 for n in range(600))
     (place / "btc-1m.csv.gz").write_bytes(gzip.compress(text.encode()))
@@ -178,7 +182,8 @@ def test_pgrep_finds_the_running_bot(line, place):
 def test_every_kind_of_printed_command_is_one_of_these():
     """So that a new line of the documents cannot slip through between the tests above."""
     assert {re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()[0] for line in PRINTED} == {
-        "bin/perps-bot", "bin/test", "python", "kill", "pgrep", "cat", "tail", "grep", "cp"}
+        "bin/perps-bot", "bin/test", "python", "kill", "pgrep", "cat", "tail", "grep", "mkdir",
+        "systemd/install.sh"}
     assert len(PRINTED) > 40
 
 
