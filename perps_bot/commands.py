@@ -19,6 +19,7 @@ from perps_bot.wiring import (
     venue_of,
 )
 
+WITH_RECORDED = ("recorded", "profile", "dry_run", "config", "json")
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
 
 
@@ -182,8 +183,9 @@ def _replay_recorded(arguments: argparse.Namespace) -> int:
     from perps_bot import recorded
     from perps_bot.settings import data_folder
 
-    if arguments.files:
-        raise ConfigError("--recorded reads a day's events: leave out the FILE")
+    if any(given for name, given in vars(arguments).items() if name not in WITH_RECORDED):
+        raise ConfigError("--recorded takes the day's own prices and settings: leave out "
+                          "everything but --profile, --dry-run, --config and --json")
     settings = _settings(arguments)
     folder = events_folder(settings, data_folder(settings))
     outcome = recorded.replay_day(recorded.find_day(arguments.recorded, folder))

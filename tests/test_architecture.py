@@ -295,7 +295,7 @@ def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
     assert sum(lines[room] for room in CORE if room not in EDGE) <= 5600
     assert sum(lines[room] for room in EDGE) <= 2450
-    assert sum(lines.values()) <= 12_050
+    assert sum(lines.values()) <= 12_150
 
 
 def test_third_party_packages_are_declared():
