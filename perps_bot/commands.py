@@ -18,6 +18,7 @@ from perps_bot.wiring import (
     alone_in, alone_on, bot_of, broker_kind, clock_of, inquirer, market_of, venue_of,
 )
 
+WITH_RECORDED = ("recorded", "profile", "dry_run", "config", "json")
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
 
 
@@ -306,8 +307,9 @@ def drill(arguments: argparse.Namespace) -> int:
 def _replay_recorded(arguments: argparse.Namespace) -> int:
     from perps_bot import recorded
 
-    if arguments.files:
-        raise ConfigError("--recorded reads a day's events: leave out the FILE")
+    if any(given for name, given in vars(arguments).items() if name not in WITH_RECORDED):
+        raise ConfigError("--recorded takes the day's own prices and settings: leave out "
+                          "everything but --profile, --dry-run, --config and --json")
     folder = _events_folder(arguments)
     outcome = recorded.replay_day(recorded.find_day(arguments.recorded, folder))
     text = (_json(recorded.values(outcome)) if arguments.json else

@@ -124,7 +124,7 @@ class ExecutionEngine:
         if left <= 0 or old.intent.order_type is not OrderType.LIMIT:
             return old
         price = exact("limit_price", limit_price)
-        again = replace(old.intent, quantity=left)
+        again = replace(old.intent, quantity=left, reason=f"{old.intent.reason}, modified")
         return self.send(self._resting(again, price, old.intent.time_in_force))
 
     def order(self, order_id: str) -> Order:

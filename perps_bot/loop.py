@@ -488,7 +488,7 @@ def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
     if took_bar and trail_to is not None and bot.risk.state is not TradingState.HALTED:
         failure = _tried(bot.protector.trail, symbol, trail_to) or failure
         position = bot.tracker.get_position(symbol)
-    stop_price = bot.protector.stop_price(symbol) or trail_to
+    stop_price = bot.protector.stop_price(symbol) or strategy.trailing_stop(position)
     decision = strategy.decide(mark, position, stop_price)
     bot.last_decisions[symbol] = decision.action.value
     said = (decision.action, decision.reason)

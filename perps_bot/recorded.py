@@ -391,7 +391,11 @@ def _judge(today: _Today, event: Event, outcome: Outcome) -> Difference | None:
 def _process(path: Path, first: Event) -> _Today:
     """What a process knew when `first` was written: as at every start, the day's events so far."""
     words = first.data.get("settings")
-    today = _Today(words and recorded_settings(words))
+    try:
+        today = _Today(words and recorded_settings(words))
+    except ConfigError as refusal:
+        raise ConfigError(f"{path}: {str(refusal).partition(';')[0]}: use the version that wrote "
+                          f"it") from refusal
     with closing(_events(path)) as events:
         for event in events:
             if event.seq >= first.seq:

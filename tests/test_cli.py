@@ -175,7 +175,7 @@ def test_the_example_of_a_command_works(name, said, monkeypatch):
     ("check --profile prod",        {"COINBASE_SANDBOX": "1"}, "sandbox"),
     ("",                            {"PERPS_FORCE_MOK": "1"}, "PERPS_FORCE_MOK is not known"),
     ("check",                       {"LOG_LEVEL": "LOUD"}, "log_level (environment LOG_LEVEL)"),
-    ("replay",                      {}, "arguments are required: FILE"),
+    ("replay",                      {}, "name a FILE of prices, or --recorded DAY"),
     ("replay nowhere.csv",          {}, "nowhere.csv cannot be read"),
     ("resume",                      {}, "arguments are required: --reason"),
     ("resume --reason ' '",         {}, "--reason is empty"),

@@ -27,8 +27,8 @@ from perps_bot.tracker import PositionTracker
 pytestmark = pytest.mark.xdist_group("the commands share what they made")
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = {name: (ROOT / name).read_text("utf-8") for name in (
-    "README.md", "docs/RUNBOOK_PERPS.md", "docs/ONE_TICK.md", "docs/EVENTS.md")}
-README, RUNBOOK, ONE_TICK, EVENTS = DOCS.values()
+    "README.md", "docs/RUNBOOK_PERPS.md", "docs/ONE_TICK.md", "docs/EVENTS.md", "docs/FAQ.md")}
+README, RUNBOOK, ONE_TICK, EVENTS, _ = DOCS.values()
 SOURCE = {path.name: path.read_text("utf-8") for path in (ROOT / "perps_bot").glob("*.py")}
 PATIENCE_SECONDS = 60
 MAP = ROOT.parent / "shared" / "reference" / "faults.md"
