@@ -17,7 +17,7 @@ from decimal import Decimal
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from perps_bot import __version__
+from perps_bot import __version__, emergency
 from perps_bot.alerts import Alerts
 from perps_bot.errors import ConfigError
 from perps_bot.loop import Bot
@@ -46,6 +46,8 @@ RISK_EVENT_TYPES = frozenset({
 SHOWN_RATIO = Decimal("0.0001")
 # What the diary in the log leaves out: too many, too long, and in the events anyway.
 UNLOGGED = frozenset({"day.opened", "strategy.signal", "position.updated"})
+
+close_all_positions = emergency.close_all_positions
 
 
 class Surfaces:

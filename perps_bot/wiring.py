@@ -112,7 +112,9 @@ def alone_on(venue) -> Iterator[None]:
 
 def bot_of(settings, venue, folder: Path):
     """The parts, put together over the profile's events."""
+    from perps_bot.control import Control
     from perps_bot.loop import assemble
+    from perps_bot.mailbox import Mailbox
     from perps_bot.store import EventStore
 
     kind = broker_kind(settings)
@@ -121,6 +123,7 @@ def bot_of(settings, venue, folder: Path):
                        profile=settings.profile)
     bot, client = assemble(settings, venue, store, kind, folder), _client_of(venue)
     bot.feed = client and client.feed
+    bot.control = Control(store, Mailbox(folder / "control"))
     return bot
 
 
