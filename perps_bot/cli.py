@@ -5,7 +5,7 @@ What a command does stands in `commands`.  Only the rooms that every command nee
 here, so that `--version` and `--help` start at once.
 
 Exit codes: 0 done and verified; 1 the answer is no, or a bug; 2 settings; 3 stopped or asked but
-not verified; 75 another instance holds the lock.
+not verified; 4 orders or positions unknown; 75 another instance holds the lock.
 """
 
 import argparse
@@ -213,9 +213,28 @@ def _drill_arguments(parser: argparse.ArgumentParser) -> None:
                         help="where the page goes (default: a new folder for temporary files)")
 
 
-def _resume_arguments(parser: argparse.ArgumentParser) -> None:
-    add_flags(parser, ("profile", "dry_run"))
+def _emergency_arguments(parser: argparse.ArgumentParser, *more: str) -> None:
+    add_flags(parser, ("profile", "dry_run", *more))
     _config_argument(parser)
+    parser.add_argument("--kill", action="store_true",
+                        help="end a bot that does not answer within 10 s, and act without it")
+
+
+def _halt_arguments(parser: argparse.ArgumentParser) -> None:
+    _emergency_arguments(parser)
+    parser.add_argument("reason", help="why, as one argument; kept in the events")
+    parser.add_argument("--reduce-only", dest="stays", action="store_true",
+                        help="REDUCING instead of HALTED: positions may still be managed")
+
+
+def _close_all_arguments(parser: argparse.ArgumentParser) -> None:
+    _emergency_arguments(parser, "symbols")
+    parser.add_argument("--reason", default="close-all by the owner", help="why; kept in the events")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _resume_arguments(parser: argparse.ArgumentParser) -> None:
+    _emergency_arguments(parser)
     parser.add_argument("--reason", required=True, help="what was checked; kept in the events")
     parser.add_argument("--clear-daily-loss", action="store_true",
                         help="resume on the day on which the daily loss limit was hit")
@@ -336,6 +355,11 @@ COMMANDS = {
                         "perps-bot validate e2e", _validate_arguments),
     "replay": Command(commands.replay, "run the same loop over recorded prices",
                       "perps-bot replay btc-1m.csv.gz --symbol BTC-PERP", _replay_arguments),
+    "halt": Command(commands.halt, "open nothing any more, and take back resting entries",
+                    "perps-bot halt 'the news' --profile dev", _halt_arguments),
+    "close-all": Command(commands.close_all,
+                         "cancel every order, close every position, and stay HALTED",
+                         "perps-bot close-all --profile dev --yes", _close_all_arguments),
     "resume": Command(commands.resume, "lift a halt, with a reason",
                       "perps-bot resume --profile dev --reason 'checked the positions'",
                       _resume_arguments),

@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         bot.surfaces = Surfaces(folder, say, alerts)
         bot.service = Service(os.environ.get("NOTIFY_SOCKET", ""), settings.interval)
         bot.store.subscribe(bot.surfaces.apply)
+        signals.is_asked = bot.control.mailbox.is_asked
         signals.install()
         found = recover(bot)
         for line in start_lines(bot, found):
@@ -128,32 +129,28 @@ def validate(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def resume(arguments: argparse.Namespace) -> int:
-    from perps_bot.clock import SystemClock
-    from perps_bot.loop import recover
-    from perps_bot.market import SyntheticMarket
-    from perps_bot.paper import PaperBroker
-    from perps_bot.settings import data_folder
-    from perps_bot.store import prepare_folder
+def halt(arguments: argparse.Namespace) -> int:
+    return _asked(arguments, "halt", reason=arguments.reason, reduce_only=arguments.stays)
 
-    settings, venue = _settings(arguments), PaperBroker(SyntheticMarket())  # it is not asked
-    folder = data_folder(settings)
-    if not arguments.reason.strip():
-        raise ConfigError("--reason is empty: say what was checked")
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted; a first "
-                          f"start is perps-bot --profile {settings.profile}")
-    with alone_in(prepare_folder(folder)):
-        bot = bot_of(settings, venue, folder)
-        recover(bot)
-        bot.store.now = SystemClock().now()
-        lifted = bot.risk.resume(arguments.reason, bot.store.now.date(), arguments.clear_daily_loss)
-        bot.store.close()
-    if not bot.store.writable:
-        complain(f"not resumed: {bot.store.trouble}")
-        return NOT_VERIFIED
-    say(f"resumed: {', '.join(lifted) or 'nothing was held'}; state {bot.risk.state}")
-    return DONE
+
+def resume(arguments: argparse.Namespace) -> int:
+    return _asked(arguments, "resume", reason=arguments.reason,
+                  clear_daily_loss=arguments.clear_daily_loss)
+
+
+def close_all(arguments: argparse.Namespace) -> int:
+    """Ask a person, unless told not to; nobody else is taken for one."""
+    settings, said = _settings(arguments), vars(arguments).get("symbols", [])
+    if not arguments.yes:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise ConfigError("close-all asks before it acts, and there is no terminal: add --yes")
+        say(f"close-all: profile {settings.profile} ({broker_kind(settings)}): cancels every order "
+            f"and closes every position in {' '.join(said) or 'its symbols'}, then stays HALTED")
+        say("type yes to go on:")
+        if sys.stdin.readline().strip() != "yes":
+            complain("nothing was asked and nothing was done")
+            return NO
+    return _asked(arguments, "close-all", reason=arguments.reason, symbols=[*said])
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -315,6 +312,25 @@ def _replay_recorded(arguments: argparse.Namespace) -> int:
     text = (_json(recorded.values(outcome)) if arguments.json else
             "\n".join(recorded.lines(outcome)))
     return _answer(text, NO if outcome.difference else DONE)
+
+
+def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
+    """Have the bot do it, or do it where it is dead; show what came of it."""
+    from perps_bot.emergency import ask
+    from perps_bot.mailbox import REASON_LENGTH_MAX
+
+    if not arguments.reason.strip() or len(arguments.reason) > REASON_LENGTH_MAX:
+        raise ConfigError(f"--reason is empty or above {REASON_LENGTH_MAX} characters: say what "
+                          f"was checked, or why")
+    try:
+        done = ask(_settings(arguments), command, args, arguments.kill)
+    except KeyboardInterrupt:
+        complain(f"interrupted: whether the {command} is obeyed is not known")
+        return NOT_VERIFIED
+    if done.exit_code and "\n" not in done.text:
+        complain(done.text)
+        return done.exit_code
+    return _answer(done.text, done.exit_code)
 
 
 def _settings(arguments: argparse.Namespace):

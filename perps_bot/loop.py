@@ -62,6 +62,7 @@ class Bot:
     surfaces  what people and monitors read: `publish` after each tick, `say` at a stop
     feed      live quotes that can wake the loop; None where there are none
     service   the service manager that wants to know that the loop lives, if there is one
+    control   what the owner asks of it; None where nobody can (replay)
     """
 
     settings: Settings
@@ -79,6 +80,7 @@ class Bot:
     surfaces: Any = None
     feed: Any = None
     service: Service = field(default_factory=Service)
+    control: Any = None
     lifts_risk_holds_at_midnight: bool = False
     is_settled: bool = False  # what an earlier process left is known: a stop may be sent
     is_started: bool = False
@@ -128,6 +130,21 @@ class Bot:
                 except VenueUnavailable as failure:
                     failures.append(failure)
         return failures
+
+    def make_ready(self, now: datetime) -> None:
+        """Know the products, and what an earlier process left.  Raises VenueUnavailable."""
+        with suppress(VenueUnavailable):  # what only reduces needs neither greeting nor price
+            if self._observes is None:
+                self._observes = self.venue.connect(self.books.traded())
+            if not self.is_settled:
+                self.engine.see(self.venue.marks(self.symbols, now))
+        if not self.is_settled:
+            _settle_first(self, now)
+
+    def hold_as_set(self) -> None:
+        """A resume lifts no more than what the settings allow."""
+        if self.is_settled:
+            _hold_as_set(self)
 
     def say(self, text: str) -> None:
         if self.surfaces is not None:
@@ -210,16 +227,20 @@ def run(bot: Bot, clock: SystemClock, cycles: int | None = None) -> int:
 def _run(bot: Bot, clock: SystemClock, cycles: int | None) -> int:
     done = 0
     while not clock.is_over():
-        now = attempt(bot, clock)
-        bot.publish(now)
-        _listen(bot)
-        bot.service.tick_ended(f"{bot.risk.state}; {bot.trouble or bot.message or 'all is well'}")
-        done += 1
-        if done == cycles:
-            code = 1 if bot.trouble else 0
-            record_end(bot, "cycles done", code, [])
-            return code
-        number = clock.wait(_pause(bot, now))
+        # Before anything else is sent, and after each wait.
+        number = bot.control.obey(bot, clock) if bot.control else None
+        if number is None:
+            now = attempt(bot, clock)
+            bot.publish(now)
+            _listen(bot)
+            bot.service.tick_ended(
+                f"{bot.risk.state}; {bot.trouble or bot.message or 'all is well'}")
+            done += 1
+            if done == cycles:
+                code = 1 if bot.trouble else 0
+                record_end(bot, "cycles done", code, [])
+                return code
+            number = clock.wait(_pause(bot, now))
         if number == signal.SIGUSR1:
             bot.store.now = clock.now()  # ticks that fail may not have set it for a while
             bot.risk.hold("operator", TradingState.REDUCING, "SIGUSR1")

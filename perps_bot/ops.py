@@ -19,7 +19,7 @@ from decimal import Decimal
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from perps_bot import __version__
+from perps_bot import __version__, emergency
 from perps_bot.alerts import Alerts
 from perps_bot.errors import ConfigError
 from perps_bot.figures import figures
@@ -49,6 +49,8 @@ RISK_EVENT_TYPES = frozenset({
 })
 # What the diary in the log leaves out: too many, too long, and in the events anyway.
 UNLOGGED = frozenset({"day.opened", "strategy.warmed", "strategy.signal", "position.updated"})
+
+close_all_positions = emergency.close_all_positions
 
 
 class Surfaces:

@@ -42,7 +42,8 @@ LOCK_ATTEMPTS_MAX = 100
 # What is fsynced before append returns: orders, money, halts, and what frames them.
 SYNCED = frozenset(
     """order.intended order.updated order.unknown order.lost trade.executed funding.paid stop.placed
-    stop.moved position.adopted state.changed day.opened bot.started bot.stopped""".split()
+    stop.moved position.adopted state.changed day.opened bot.started bot.stopped
+    control.requested control.answered""".split()
 )
 
 log = logging.getLogger(__name__)

@@ -109,7 +109,9 @@ def alone_on(venue) -> Iterator[None]:
 
 def bot_of(settings, venue, folder: Path):
     """The parts, put together over the profile's events."""
+    from perps_bot.control import Control
     from perps_bot.loop import assemble
+    from perps_bot.mailbox import Mailbox
     from perps_bot.settings import events_folder
     from perps_bot.store import EventStore
 
@@ -117,6 +119,7 @@ def bot_of(settings, venue, folder: Path):
     store = EventStore(events_folder(folder, settings.profile, kind), profile=settings.profile)
     bot, client = assemble(settings, venue, store, kind, folder), _client_of(venue)
     bot.feed = client and client.feed
+    bot.control = Control(store, Mailbox(folder / "control"))
     return bot
 
 

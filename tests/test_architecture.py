@@ -23,11 +23,12 @@ FLOORS = {
         7  cli
         6  commands
         5  replay    ops    report    validate    checklist    wiring    drill    scenes    init
-        5  recorded  backup page export
+        5  recorded  backup page export emergency
         5  watch     ledger
         4  loop     figures
         3  execution protection reconcile clock shutdown alerts terminal journal control service
-        2  settings  store  client  rest  transport  keys  feed  market  paper    process
+        3  confirmed
+        2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
         0  model     errors    broker  secret
     """.strip().splitlines())
@@ -35,9 +36,10 @@ FLOORS = {
 }
 SOURCES = {path.stem: path.read_text("utf-8") for path in sorted(PACKAGE.glob("*.py"))}
 ROOMS = [room for room in SOURCES if not room.startswith("__")]
-NOT_CORE = {"market", "paper", "process", "alerts", "terminal", "words", "journal",
-            "usage", "metrics", "figures"}
-CORE = [room for room in ROOMS if FLOORS.get(room, 0) <= 4 and room not in NOT_CORE]
+# What cannot move money.
+BESIDE = {"market", "paper", "process", "alerts", "terminal", "words", "journal", "usage", "metrics",
+          "figures", "mailbox", "confirmed"}
+CORE = [room for room in ROOMS if FLOORS.get(room, 0) <= 4 and room not in BESIDE]
 
 # What speaks with Coinbase: measured apart, so that neither half can grow behind the other.
 EDGE = ("wire", "keys", "secret", "transport", "rest", "client", "feed")
@@ -48,6 +50,11 @@ SAME_FLOOR = {
     # what is rehearsed, and the files that show it
     ("drill", "scenes"), ("drill", "ops"), ("scenes", "ops"),
     ("rest", "transport"),  # a request, and how its bytes travel
+    ("emergency", "wiring"),  # a dead bot is put together as a run is
+    ("ops", "emergency"),  # the name that the runbook's samples use
+    ("control", "reconcile"),  # how long the venue's reads may lag
+    ("control", "confirmed"),  # what is done, and what is told of it
+    ("mailbox", "store"),  # state files and the lock
     ("risk", "flow"), ("risk", "limits"), ("flow", "limits"),  # the gate, and what it measures
     ("usage", "limits"),
 }
