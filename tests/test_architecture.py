@@ -22,10 +22,12 @@ FLOORS = {
         8  __main__
         7  cli
         6  commands
-        5  replay    ops    report    validate    checklist    wiring
+        5  replay    ops    report    page    validate    checklist    wiring
+        5  history   drift
         4  loop
         3  execution protection reconcile clock shutdown alerts
         2  settings  store  client  rest  transport  keys  feed  market  paper    process
+        2  score     outputs
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire
         0  model     errors    broker  secret
     """.strip().splitlines())
@@ -34,7 +36,8 @@ FLOORS = {
 SOURCES = {path.stem: path.read_text("utf-8") for path in sorted(PACKAGE.glob("*.py"))}
 ROOMS = [room for room in SOURCES if not room.startswith("__")]
 CORE = [room for room in ROOMS
-        if FLOORS.get(room, 0) <= 4 and room not in ("market", "paper", "process", "alerts")]
+        if FLOORS.get(room, 0) <= 4 and room not in (
+            "market", "paper", "process", "alerts", "score", "outputs")]
 
 # What speaks with Coinbase: measured apart, so that neither half can grow behind the other.
 EDGE = ("wire", "keys", "secret", "transport", "rest", "client", "feed")
@@ -42,6 +45,8 @@ EDGE = ("wire", "keys", "secret", "transport", "rest", "client", "feed")
 SAME_FLOOR = {
     ("broker", "model"),  # the protocols are written in the nouns
     ("protection", "execution"),  # stops and exits, and the orders they are made of
+    # What happened, the paper bot's beside it, and how both are shown.
+    ("report", "history"), ("report", "drift"), ("report", "page"), ("drift", "history"),
     ("rest", "transport"),  # a request, and how its bytes travel
     ("risk", "flow"), ("risk", "limits"), ("flow", "limits"),  # the gate, and what it measures
 }
@@ -295,7 +300,7 @@ def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
     assert sum(lines[room] for room in CORE if room not in EDGE) <= 5550
     assert sum(lines[room] for room in EDGE) <= 2450
-    assert sum(lines.values()) <= 11_650
+    assert sum(lines.values()) <= 12_850
 
 
 def test_third_party_packages_are_declared():

@@ -118,7 +118,8 @@ def begun(place, line):
 def runs_on(line):
     words = re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()
     is_bot = words[0] == "bin/perps-bot" or words[:3] == ["python", "-m", "perps_bot"]
-    ends = {"check", "products", "replay", "resume", "symbol", "validate", "--dev-fast"}
+    ends = {"check", "export", "products", "replay", "report", "resume", "symbol", "validate",
+            "--dev-fast"}
     return is_bot and not set(words) & ends
 
 
