@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from perps_bot.errors import StoreDamaged
-from perps_bot.history import History
+from perps_bot.errors import ConfigError, StoreDamaged
+from perps_bot.history import History, fold
+from perps_bot.model import Event
 from perps_bot.store import read_events
 
 DAYS_SHOWN = 14
@@ -27,8 +28,8 @@ def measure(folder: Path, other: Path | None, days: Sequence[date],
             continue
         try:
             rows.append(_compared(day, _Day(live, day), _Day(paper, day)))
-        except StoreDamaged as damage:
-            unread.append(str(damage))
+        except (StoreDamaged, ConfigError) as failure:
+            unread.append(str(failure))
     why = "; ".join(unread) or ("" if rows else f"{other.name} have no day of this range")
     return {"days": rows, "why": why}
 
@@ -53,16 +54,17 @@ class _Day:
 
     def __init__(self, folder: Path, day: date) -> None:
         history, self.decisions, self.fills = History(), {}, 0
-        for event in read_events(folder, day):
-            history.apply(event)
-            data = event.data
-            if event.type == "strategy.signal" and data["took_bar"]:
-                key = (data["memory"]["bar_at"], data["symbol"])
-                self.decisions[key] = data["action"], data["reason"]
-            self.fills += event.type == "trade.executed"
+        fold(read_events(folder, day), folder, history.apply, self._note)
         history.close()
         figures = history.figures()
         self.gain = figures and figures.return_pct
+
+    def _note(self, event: Event) -> None:
+        data = event.data
+        if event.type == "strategy.signal" and data["took_bar"]:
+            key = (data["memory"]["bar_at"], data["symbol"])
+            self.decisions[key] = data["action"], data["reason"]
+        self.fills += event.type == "trade.executed"
 
 
 def _compared(day: date, live: _Day, paper: _Day) -> dict[str, object]:

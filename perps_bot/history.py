@@ -6,11 +6,12 @@ here in a second way.  No clock, no file, and what the events do not say is None
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 
+from perps_bot.errors import ConfigError
 from perps_bot.model import ZERO, Event, Fill, Position, Purpose, Side
 from perps_bot.score import MONEY, Figures, Score, fill_of, standing
 from perps_bot.stats import RoundTrip
@@ -20,6 +21,19 @@ from perps_bot.tracker import PositionTracker
 STRETCHES_MAX = 600  # of a curve; each keeps two points.  Even, so that they merge in pairs
 TRIPS_MAX = 2_000  # the newest round trips that are kept with their stories
 STEPS_MAX = 60  # of one story
+
+
+def fold(events: Iterable[Event], folder: object, *takers: Callable[[Event], object]) -> None:
+    """Hand each event to every taker; ConfigError where the chain vouches for what is not ours."""
+    event = None
+    try:
+        for event in events:
+            for take in takers:
+                take(event)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        said = f"event {event.seq} ({event.type})" if event else "the first event"
+        raise ConfigError(f"{folder}: {said} cannot be understood ({ascii(str(error)):.60}): use "
+                          f"the version that wrote it") from error
 
 
 class Thinned:

@@ -8,15 +8,16 @@ cannot be read is said in the report and never skipped in silence.
 import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 from perps_bot.drift import drift_lines, measure
 from perps_bot.errors import ConfigError, StoreDamaged
-from perps_bot.history import TRIP_COLUMNS, TRIPS_MAX, History, number
+from perps_bot.history import TRIP_COLUMNS, TRIPS_MAX, History, fold, number
 from perps_bot.model import Event
 from perps_bot.outputs import kept_when_done, new_file, table
 from perps_bot.score import Figures, figure_lines
@@ -187,14 +188,9 @@ def _told(reading: Reading, parts: Sequence[tuple[str, Path]]) -> History:
         put_trip, put_point = write.get("trades", _nowhere), write.get("equity", _nowhere)
         history = History(reading.begin, lambda trip: put_trip(trip.row().values()),
                           lambda at, equity: put_point((at, equity)))
-        rows = [(put, TABLES[kind][1]) for kind, put in write.items() if TABLES[kind][1]]
-        for event in reading:
-            with _understood(reading, event):
-                history.apply(event)
-                for put, row_of in rows:
-                    row = row_of(event) if reading.has(event) else None
-                    if row is not None:
-                        put(row)
+        rows = [partial(_put_row, reading, put, TABLES[kind][1])
+                for kind, put in write.items() if TABLES[kind][1]]
+        fold(reading, reading.folder, history.apply, *rows)
         history.close()
     if history.figures() is None:
         raise ConfigError(f"{reading.folder}: no event of that range, or none that names the "
@@ -202,19 +198,14 @@ def _told(reading: Reading, parts: Sequence[tuple[str, Path]]) -> History:
     return history
 
 
+def _put_row(reading: Reading, put: Callable, row_of: Callable, event: Event) -> None:
+    row = row_of(event) if reading.has(event) else None
+    if row is not None:
+        put(row)
+
+
 def _nowhere(row: object) -> None:
     """A table that nobody asked for."""
-
-
-@contextmanager
-def _understood(reading: Reading, event: Event) -> Iterator[None]:
-    """An event that the chain vouches for and that is not ours all the same."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise ConfigError(
-            f"{reading.folder}: event {event.seq} ({event.type}) cannot be understood "
-            f"({ascii(str(error)):.60}): use the version that wrote it") from error
 
 
 def _written(path: Path, write: Callable[[Path], None]) -> None:

@@ -415,6 +415,15 @@ def test_drift_shows_the_first_decision_that_differs(ran, tmp_path):
     assert row["live_fills"] != row["paper_fills"]
 
 
+def test_what_cannot_be_read_of_the_other_kind_is_not_measured(ran, tmp_path):
+    other = shutil.copytree(ran[0], tmp_path / "paper-events")
+    spoil(other, "damaged")
+    newer(other)
+    drift = measure(ran[0], other, days_in(ran[0]), is_paper=False)
+    assert [row["day"] for row in drift["days"]] == ["2025-05-03", "2025-05-04", "2025-05-05"]
+    assert "use the version that wrote it" in drift["why"] and "line 41" in drift["why"]
+
+
 def test_drift_of_days_that_only_one_has_is_not_measured(ran, tmp_path):
     other = tmp_path / "paper-events"
     other.mkdir()
@@ -517,7 +526,7 @@ def nameless(events):
     (None, ["export", "events"], "--csv"),
     (newer, ["report", "events"], "use the version that wrote it"),
     (foreign, ["report", "events"], "nothing before it can be read"),
-    (odd, ["report", "events"], "event 3 (trade.executed) cannot be understood"),
+    (odd, ["report", "events"], "events: event 3 (trade.executed) cannot be understood"),
     (bare, ["report", "events"], "none that names the equity"),
     (nameless, ["report", "events"], "take what is no day's file away"),
 ])
