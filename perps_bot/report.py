@@ -5,7 +5,10 @@ or CSV (`page` makes the HTML).  It only reads: not a byte of what it reads is c
 cannot be read is said in the report and never skipped in silence.
 """
 
+import fnmatch
 import json
+import os
+import textwrap
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,6 +28,7 @@ from perps_bot.store import DAY_FILES, read_events
 
 # What the text shows of a long table: its newest rows.
 ROWS_SHOWN = 14
+COLUMNS = 80
 LIVE, PAPER = "events", "paper-events"
 
 
@@ -131,9 +135,15 @@ class Reading:
 
 
 def days_in(folder: Path) -> list[date]:
-    """Every day that has a file, oldest first."""
+    """Every day that has a file, oldest first; none where there is no folder."""
     try:
-        return sorted(date.fromisoformat(path.stem) for path in folder.glob(DAY_FILES))
+        names = fnmatch.filter(os.listdir(folder), DAY_FILES)
+        return sorted(date.fromisoformat(name.removesuffix(".jsonl")) for name in names)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}: run as its owner, or name another "
+                          f"place") from error
     except ValueError as error:
         raise ConfigError(f"{folder}: {error}: take what is no day's file away") from error
 
@@ -161,7 +171,7 @@ def source_of(folder: str | None, profile_folder: Path, is_paper: bool, profile:
         way = "leave --dry-run out" if wanted.name == PAPER else "take --dry-run"
         note = f"{wanted.name} were taken; there are {other.name} too: {way} for them"
         return Source(wanted, other, note) if days_in(other) else Source(wanted, None)
-    if days_in(other) and not is_paper:
+    if not is_paper and days_in(other):
         return Source(other, None, f"there are no real orders: {PAPER} were taken")
     raise ConfigError(f"{wanted}: holds no events: start the bot, or name another --profile or "
                       f"a folder of events")
@@ -280,7 +290,7 @@ def text_lines(told: Mapping) -> Iterator[str]:
     yield f"{figures.start:%Y-%m-%d %H:%M} to {figures.end:%Y-%m-%d %H:%M} UTC, " \
           f"{told['events']:,} events"
     for note in told["notes"]:
-        yield f"! {note}"
+        yield from textwrap.wrap(f"! {note}", COLUMNS, subsequent_indent="  ")
     yield ""
     yield from figure_lines(figures)
     for title, columns, rows in _tables(told):
@@ -289,7 +299,8 @@ def text_lines(told: Mapping) -> Iterator[str]:
         yield title + (f", the newest {ROWS_SHOWN} of {len(rows)}" if hidden > 0 else "")
         yield from _in_columns(columns, rows[-ROWS_SHOWN:])
     yield ""
-    yield from drift_lines(told["drift"])
+    for line in drift_lines(told["drift"]):
+        yield from textwrap.wrap(line, COLUMNS, subsequent_indent="    ")
 
 
 TRIP_TABLE = (

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import stat
 import subprocess
 import sys
 import zlib
@@ -20,7 +21,7 @@ import pytest
 from helpers import the_settings
 from perps_bot import history as history_room
 from perps_bot.cli import main
-from perps_bot.drift import measure
+from perps_bot.drift import drift_lines, measure
 from perps_bot.history import STRETCHES_MAX, History, Thinned
 from perps_bot.market import RecordedMarket
 from perps_bot.model import Position
@@ -96,8 +97,9 @@ def lines_of(folder):
 
 def tree(folder):
     """Names, contents, modes and times of all below."""
-    return {str(path): (path.read_bytes() if path.is_file() else b"", path.stat().st_mode,
-                        path.stat().st_mtime_ns) for path in [folder, *folder.rglob("*")]}
+    return {str(path): (path.read_bytes() if stat.S_ISREG(path.lstat().st_mode) else b"",
+                        path.lstat().st_mode, path.lstat().st_mtime_ns)
+            for path in [folder, *folder.rglob("*")]}
 
 
 # The figures
@@ -318,10 +320,39 @@ def test_refused_orders_are_counted_by_code():
 def test_the_text_fits_a_terminal_of_80_columns(ran, capsys):
     assert main(["report", str(ran[0])]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines[2:] if len(line) > 80] == []
+    assert [line for line in lines[2:] if len(line) > 80] == []  # a folder's name may be longer
     for title in ("P&L by symbol", "P&L by day", "P&L by hour", "slippage", "trades: ",
                   "refused orders", "paper versus live: not measured", "Sharpe"):
         assert any(line.startswith(title) for line in lines), title
+
+
+def test_files_that_were_written_are_named_and_nothing_else_is_printed(ran, tmp_path, capsys):
+    target = tmp_path / "t.csv"
+    main(["report", str(ran[0]), "--csv", str(target)])
+    assert capsys.readouterr().out == f"written: {target}\n"
+    main(["export", str(ran[0]), "--csv", "fills", f"{target}2"])
+    assert capsys.readouterr().out == f"written: fills to {target}2\n"
+
+
+def test_progress_is_told_day_by_day(ran):
+    seen = []
+    told(Reading(ran[0], progress=seen.append))
+    assert seen == [Decimal(n) / 5 for n in range(5)]
+
+
+def test_a_clock_that_steps_back_a_little_spoils_nothing():
+    history = History()
+    feed(history, fill("e", "entry", "buy", "100", mark="100"))
+    store = EventStore()
+    store.subscribe(history.apply)
+    for minutes in (10, 9, 20):
+        store.now = MAY + timedelta(minutes=minutes)
+        store.append("funding.rate", symbol="BTC-PERP")
+    history.close()
+    figures = history.figures()
+    assert figures.exposure == 1 and figures.end == MAY + timedelta(minutes=20)
+    times = [at for at, _ in history.equity.points()]
+    assert times == sorted(times)
 
 
 def test_the_json_is_one_object_with_every_digit(ran, said):
@@ -405,6 +436,7 @@ def test_drift_shows_the_first_decision_that_differs(ran, tmp_path):
     replay(RecordedMarket(files, settings.symbols), settings, tmp_path / "paper-events")
     drift = measure(ran[0], tmp_path / "paper-events", days_in(ran[0])[:1], is_paper=False)
     (row,) = drift["days"]
+    assert len(list(drift_lines(drift))) == 3
     decided = [{(line["memory"]["bar_at"], line["symbol"]): line["action"]
                 for line in lines_of(folder) if line["type"] == "strategy.signal"
                 and line["took_bar"] and line["ts"] < "2025-05-02"}
@@ -513,6 +545,7 @@ def nameless(events):
     (None, ["report", "nowhere"], "nowhere: is no folder of events"),
     (None, ["report"], "holds no events: start the bot, or name another --profile or a folder"),
     (None, ["report", "--profile", "prod", "--dry-run"], "paper-events: holds no events"),
+    (None, ["report", "--profile", "demo"], "events: Too many levels of symbolic links: run as"),
     (None, ["report", "events", "--from", "2026-01-01"],
      "there are 2025-05-01 to 2025-05-05: widen --from and --to"),
     (None, ["report", "events", "--from", "2025-05-05T23:00"], "widen --from and --to"),
@@ -534,6 +567,8 @@ def test_what_is_wrong_is_one_line_with_the_way_out(spoiled, arguments, words, e
                                                     monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken.csv").write_text("mine")
+    (tmp_path / "data/perps_bot").mkdir(parents=True)
+    (tmp_path / "data/perps_bot/demo").symlink_to("demo")
     if spoiled:
         spoiled(events)
     before = tree(tmp_path)
@@ -652,7 +687,7 @@ def test_what_events_say_is_text_on_the_page(chromium, tmp_path):
 def test_the_page_forbids_itself_everything_else(chromium, page, tmp_path):
     """A script or an address that got in all the same would do nothing."""
     text = page.read_text()
-    assert text.count("Content-Security-Policy") == 1
+    assert text.count("Content-Security-Policy") == text.count("default-src 'none'; script-") == 1
     spoiled = tmp_path / "spoiled.html"
     spoiled.write_text(text.replace("<main>", "<main><script>document.title = 'owned'</script>"
                                     "<img src='http://refused.invalid/x.png'>", 1))
