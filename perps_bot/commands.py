@@ -9,15 +9,18 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from decimal import Decimal
 
 from perps_bot.errors import ConfigError
-from perps_bot.process import answer, complain, say
+from perps_bot.process import answer, complain, draw, say
 from perps_bot.wiring import (
     alone_in, alone_on, bot_of, broker_kind, clock_of, inquirer, market_of, venue_of,
 )
 
+WITH_RECORDED = ("recorded", "profile", "dry_run", "config", "json")
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
 
 
@@ -27,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from perps_bot.loop import recover
     from perps_bot.loop import run as run_bot
     from perps_bot.ops import Surfaces, cycle_lines, log_to, start_lines, warn
+    from perps_bot.service import Service
     from perps_bot.settings import data_folder, refuse_foreign_variables
     from perps_bot.store import prepare_folder
 
@@ -40,7 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
         bot = bot_of(settings, venue, folder)
         alerts = Alerts(settings.profile, settings.alert_webhook_url, settings.heartbeat_url)
         bot.surfaces = Surfaces(folder, say, alerts)
+        bot.service = Service(os.environ.get("NOTIFY_SOCKET", ""), settings.interval)
         bot.store.subscribe(bot.surfaces.apply)
+        signals.is_asked = bot.control.mailbox.is_asked
         signals.install()
         found = recover(bot)
         for line in start_lines(bot, found):
@@ -125,31 +131,28 @@ def validate(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def resume(arguments: argparse.Namespace) -> int:
-    from perps_bot.clock import SystemClock
-    from perps_bot.loop import recover
-    from perps_bot.market import SyntheticMarket
-    from perps_bot.paper import PaperBroker
-    from perps_bot.settings import data_folder
-    from perps_bot.store import prepare_folder
+def halt(arguments: argparse.Namespace) -> int:
+    return _asked(arguments, "halt", reason=arguments.reason, reduce_only=arguments.stays)
 
-    settings, venue = _settings(arguments), PaperBroker(SyntheticMarket())  # it is not asked
-    folder = data_folder(settings)
-    if not arguments.reason.strip():
-        raise ConfigError("--reason is empty: say what was checked")
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted")
-    with alone_in(prepare_folder(folder)):
-        bot = bot_of(settings, venue, folder)
-        recover(bot)
-        bot.store.now = SystemClock().now()
-        lifted = bot.risk.resume(arguments.reason, bot.store.now.date(), arguments.clear_daily_loss)
-        bot.store.close()
-    if not bot.store.writable:
-        complain(f"not resumed: {bot.store.trouble}")
-        return NOT_VERIFIED
-    say(f"resumed: {', '.join(lifted) or 'nothing was held'}; state {bot.risk.state}")
-    return DONE
+
+def resume(arguments: argparse.Namespace) -> int:
+    return _asked(arguments, "resume", reason=arguments.reason,
+                  clear_daily_loss=arguments.clear_daily_loss)
+
+
+def close_all(arguments: argparse.Namespace) -> int:
+    """Ask a person, unless told not to; nobody else is taken for one."""
+    settings, said = _settings(arguments), vars(arguments).get("symbols", [])
+    if not arguments.yes:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise ConfigError("close-all asks before it acts, and there is no terminal: add --yes")
+        say(f"close-all: profile {settings.profile} ({broker_kind(settings)}): cancels every order "
+            f"and closes every position in {' '.join(said) or 'its symbols'}, then stays HALTED")
+        say("type yes to go on:")
+        if sys.stdin.readline().strip() != "yes":
+            complain("nothing was asked and nothing was done")
+            return NO
+    return _asked(arguments, "close-all", reason=arguments.reason, symbols=[*said])
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -232,7 +235,23 @@ def tail(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def backup(arguments: argparse.Namespace) -> int:
+    from perps_bot import backup as room
+
+    return _copied(arguments, "backed up to", lambda data, profile, now: room.backup(
+        data, arguments.folder, profile, now, arguments.keep_days))
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    from perps_bot import backup as room
+
+    return _copied(arguments, "restored to", lambda data, profile, now: room.restore(
+        arguments.folder, data, profile, now))
+
+
 def replay(arguments: argparse.Namespace) -> int:
+    if arguments.recorded is not None:
+        return _replay_recorded(arguments)
     from perps_bot.clock import SystemClock
     from perps_bot.ops import output_paths
     from perps_bot.replay import replay as rehearse
@@ -242,17 +261,102 @@ def replay(arguments: argparse.Namespace) -> int:
         arguments.symbols = arguments.symbol
     settings = _settings(arguments)
     outputs, market = list(output_paths(arguments)), _recorded(arguments, settings)
-    is_watched, clock = sys.stderr is not None and sys.stderr.isatty(), SystemClock()
-    try:
-        result = rehearse(market, settings, *outputs, _progress if is_watched else None)
-    finally:
-        if is_watched:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    clock = SystemClock()
+    with _progress_shown() as progress:
+        result = rehearse(market, settings, *outputs, progress)
     speed = (result.bars / clock.elapsed()).quantize(Decimal("0.1"))
     if arguments.json:
         row = {**asdict(result), "bars_per_second": speed}
         return _answer(json.dumps(row, default=_plain))
     return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
+
+
+def _copied(arguments: argparse.Namespace, did: str, copy) -> int:
+    from perps_bot.backup import summary
+    from perps_bot.clock import SystemClock
+    from perps_bot.settings import data_folder
+
+    settings = _settings(arguments)
+    done = copy(data_folder(settings), settings.profile, SystemClock().now())
+    return _answer(_json(done.row()) if arguments.json else summary(done, did))
+
+
+def init(arguments: argparse.Namespace) -> int:
+    from perps_bot.init import begin
+
+    flags = {"profile": arguments.profile} if "profile" in arguments else {}
+    start = begin(flags, os.environ, arguments.config, arguments.dir)
+    return _drawn(_json(asdict(start)) if arguments.json else start.text(_terminal()))
+
+
+def drill(arguments: argparse.Namespace) -> int:
+    from perps_bot import drill as room
+
+    terminal = _terminal()
+    told = room.hold(_settings(arguments), arguments.out, lambda line: (
+        arguments.json or draw(room.shown(line, terminal))))
+    left = f"; what the failed ones left: {told.left}" if told.left else ""
+    text = _json(told.values()) if arguments.json else f"{told.verdict()}; page: {told.page}{left}"
+    return _answer(text, DONE if told.passed else NO)
+
+
+def _replay_recorded(arguments: argparse.Namespace) -> int:
+    from perps_bot import recorded
+
+    if any(given for name, given in vars(arguments).items() if name not in WITH_RECORDED):
+        raise ConfigError("--recorded takes the day's own prices and settings: leave out "
+                          "everything but --profile, --dry-run, --config and --json")
+    folder = _events_folder(arguments)
+    outcome = recorded.replay_day(recorded.find_day(arguments.recorded, folder))
+    text = (_json(recorded.values(outcome)) if arguments.json else
+            "\n".join(recorded.lines(outcome)))
+    return _answer(text, NO if outcome.difference else DONE)
+
+
+def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
+    """Have the bot do it, or do it where it is dead; show what came of it."""
+    from perps_bot.emergency import ask
+    from perps_bot.mailbox import REASON_LENGTH_MAX
+
+    if not arguments.reason.strip() or len(arguments.reason) > REASON_LENGTH_MAX:
+        raise ConfigError(f"--reason is empty or above {REASON_LENGTH_MAX} characters: say what "
+                          f"was checked, or why")
+    try:
+        done = ask(_settings(arguments), command, args, arguments.kill)
+    except KeyboardInterrupt:
+        complain(f"interrupted: whether the {command} is obeyed is not known")
+        return NOT_VERIFIED
+    if done.exit_code and "\n" not in done.text:
+        complain(done.text)
+        return done.exit_code
+    return _answer(done.text, done.exit_code)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from perps_bot import report as room
+
+    with _progress_shown() as progress:
+        source, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
+        said = room.report(arguments, source, reading)
+    for note in reading.notes:
+        complain(note)
+    if arguments.json:
+        text = _json(said)
+    else:
+        text = "\n".join([f"written: {path}" for path in said["written"]]
+                         or room.text_lines(said))
+    return _answer(text, DONE if reading.is_whole else NOT_VERIFIED)
+
+
+def export(arguments: argparse.Namespace) -> int:
+    from perps_bot import report as room
+
+    with _progress_shown() as progress:
+        _, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
+        lines = room.export(arguments, reading)
+    for note in reading.notes:
+        complain(note)
+    return _answer("\n".join(lines), DONE if reading.is_whole else NOT_VERIFIED)
 
 
 def _settings(arguments: argparse.Namespace):
@@ -296,21 +400,60 @@ def _opened(arguments: argparse.Namespace) -> tuple:
 
 def _recorded(arguments: argparse.Namespace, settings):
     from perps_bot.market import RecordedMarket
-    from perps_bot.ops import time_given
 
-    # The parser keeps them under their flags' names, of which one is a keyword.
-    begin, end = (time_given(flag, vars(arguments)[flag[2:]]) for flag in ("--from", "--to"))
-    if begin and end and begin >= end:
-        raise ConfigError(f"--from {begin.isoformat()} is not before --to {end.isoformat()}")
+    if not arguments.files:
+        raise ConfigError("name a FILE of prices, or --recorded DAY; see perps-bot replay --help")
+    begin, end = _span(arguments)
     # The profile's bar is for a living market; candles bring their own.
     bar = None if settings.sources["bar"].startswith("profile") else settings.bar
     return RecordedMarket(arguments.files, settings.symbols, arguments.funding, bar, begin, end,
                           arguments.skip_bad_rows)
 
 
+def _span(arguments: argparse.Namespace) -> tuple:
+    """--from and --to."""
+    from perps_bot.ops import time_given
+
+    # The parser keeps them under their flags' names, of which one is a keyword.
+    begin, end = (time_given(flag, vars(arguments)[flag[2:]]) for flag in ("--from", "--to"))
+    if begin and end and begin >= end:
+        raise ConfigError(f"--from {begin.isoformat()} is not before --to {end.isoformat()}")
+    return begin, end
+
+
+def _place(arguments: argparse.Namespace) -> tuple:
+    """The profile's folder, whether paper was asked for, and the profile."""
+    from perps_bot.settings import data_folder
+
+    settings = _settings(arguments)
+    return data_folder(settings), broker_kind(settings) != "coinbase", settings.profile
+
+
 def _answer(text: str, code: int = DONE) -> int:
     """Print a command's whole answer; one that nobody could read is not verified."""
     return code if answer(text) else NOT_VERIFIED
+
+
+def _drawn(text: str, code: int = DONE) -> int:
+    """The same with colours."""
+    return code if draw(text) else NOT_VERIFIED
+
+
+def _terminal():
+    from perps_bot.terminal import terminal_of
+
+    return terminal_of(sys.stdout, os.environ)
+
+
+@contextmanager
+def _progress_shown() -> Iterator[Callable[[Decimal], None] | None]:
+    """Yield what shows progress where somebody looks; its line is gone afterwards."""
+    is_watched = sys.stderr is not None and sys.stderr.isatty()
+    try:
+        yield _progress if is_watched else None
+    finally:
+        if is_watched:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _progress(done: Decimal) -> None:

@@ -5,6 +5,7 @@ not trading at that moment.  Nothing here trades, and nothing here says what was
 number that is not known is shown as null, a health that is old has an end date in it.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -12,12 +13,13 @@ import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from perps_bot import __version__
+from perps_bot import __version__, emergency
 from perps_bot.alerts import Alerts
 from perps_bot.errors import ConfigError
 from perps_bot.figures import figures
@@ -26,7 +28,7 @@ from perps_bot.market import window_row
 from perps_bot.metrics import exposition
 from perps_bot.model import Action, Event, OrderStatus, TradingState
 from perps_bot.process import Diary, Line
-from perps_bot.settings import Settings, described
+from perps_bot.settings import Settings, described, same_run
 from perps_bot.store import Recovery, prepare_folder, write_state
 from perps_bot.words import fields_line
 
@@ -46,7 +48,9 @@ RISK_EVENT_TYPES = frozenset({
     "alert.failed",
 })
 # What the diary in the log leaves out: too many, too long, and in the events anyway.
-UNLOGGED = frozenset({"day.opened", "strategy.signal", "position.updated"})
+UNLOGGED = frozenset({"day.opened", "strategy.warmed", "strategy.signal", "position.updated"})
+
+close_all_positions = emergency.close_all_positions
 
 
 class Surfaces:
@@ -176,7 +180,7 @@ def start_lines(bot: Bot, found: Recovery) -> Iterator[str]:
     for kind, hold in bot.risk.holds.items():
         if kind != "settings":  # those are taken or lifted anew by the first tick
             yield (f"{hold.state} because of {kind}: {hold.reason}; lifted by: perps-bot resume "
-                   f"--profile {settings.profile} --reason '...'")
+                   f"{same_run(settings)} --reason '...'")
 
 
 def warn(settings: Settings, found: Recovery) -> None:
@@ -261,7 +265,35 @@ def _is_empty_folder(path: str) -> bool:
 
 
 class _PrivateLog(RotatingFileHandler):
-    """The log file, for its owner's eyes, after every rotation too."""
+    """The log file, for its owner's eyes, after every rotation too.
+
+    The bots of several profiles may share it: one of them rotates, and the others follow.
+    """
+
+    def shouldRollover(self, record):
+        with suppress(OSError):  # where nothing more can be opened, the old file has to do
+            if not self._is_in_place():  # rotated by another bot, or removed by a person
+                fresh = self._open()
+                self.stream.close()
+                self.stream = fresh
+        return super().shouldRollover(record)
+
+    def doRollover(self):
+        held = os.dup(self.stream.fileno())
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._is_in_place():
+                super().doRollover()
+        except BlockingIOError:
+            pass  # another bot is at it; the next line follows
+        finally:
+            os.close(held)
+
+    def _is_in_place(self):
+        try:
+            return os.path.samestat(os.stat(self.baseFilename), os.fstat(self.stream.fileno()))
+        except FileNotFoundError:
+            return False
 
     def _open(self):
         return open(self.baseFilename, self.mode, encoding=self.encoding,

@@ -53,10 +53,8 @@ class Use:
 
     def exposure(self, _: str = "") -> Decimal | None:
         margins = [self._margin(symbol) for symbol in self._held()]
-        if None in margins:
-            return None
-        foreign = _over(self.account.foreign_notional, self.limits.leverage_limit)
-        return _over(sum(margins, foreign), self.account.equity)
+        margins.append(_over(self.account.foreign_notional, self.limits.leverage_limit))
+        return None if None in margins else _over(sum(margins, ZERO), self.account.equity)
 
     def share(self, symbol: str) -> Decimal | None:
         margin = self._margin(symbol)
