@@ -216,6 +216,7 @@ def _drill_arguments(parser: argparse.ArgumentParser) -> None:
 def _emergency_arguments(parser: argparse.ArgumentParser, *more: str) -> None:
     add_flags(parser, ("profile", "dry_run", *more))
     _config_argument(parser)
+    _json_argument(parser)
     parser.add_argument("--kill", action="store_true",
                         help="end a bot that does not answer within 10 s, and act without it")
 
@@ -229,7 +230,8 @@ def _halt_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _close_all_arguments(parser: argparse.ArgumentParser) -> None:
     _emergency_arguments(parser, "symbols")
-    parser.add_argument("--reason", default="close-all by the owner", help="why; kept in the events")
+    parser.add_argument("--reason", default="close-all by the owner",
+                        help="why; kept in the events")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 

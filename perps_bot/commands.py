@@ -326,6 +326,9 @@ def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
     except KeyboardInterrupt:
         complain(f"interrupted: whether the {command} is obeyed is not known")
         return NOT_VERIFIED
+    if arguments.json:
+        return _answer(_json({"exit_code": done.exit_code, "lines": done.text.split("\n")}),
+                       done.exit_code)
     if done.exit_code and "\n" not in done.text:
         complain(done.text)
         return done.exit_code
