@@ -250,16 +250,16 @@ def _profile_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
     _profile_arguments(parser)
-    parser.epilog += ("\nexit code: 0 shown and all well, 1 not well or not running, 2 settings or "
-                      "no such bot,\n  3 something cannot be known")
+    parser.epilog += ("\nexit code: 0 shown and all well, 1 not well or not running, 2 settings, "
+                      "no such\n  bot, 3 something cannot be known")
     parser.add_argument("--watch", action="store_true",
                         help="redraw every second; keys: q quits, h helps")
 
 
 def _health_arguments(parser: argparse.ArgumentParser) -> None:
     _profile_arguments(parser)
-    parser.epilog += ("\nexit code: 0 ok and fresh, 1 not ok, too old or not running, 2 settings, no "
-                      "such bot,\n  or no health.json that can be read")
+    parser.epilog += ("\nexit code: 0 ok and fresh, 1 not ok, too old or not running, 2 settings,\n"
+                      "  no such bot, or no health.json that can be read")
     parser.add_argument("--max-age", metavar="SECONDS",
                         help="the oldest health that is fresh (default: as long as it says)")
 
