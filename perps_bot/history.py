@@ -182,7 +182,7 @@ class History:
         self.equity, self.drawdown = Thinned(), Thinned()
         self.prices: dict[str, Thinned] = {}
         self.days: dict[date, dict[str, Decimal]] = {}
-        self.hours = [ZERO] * 24
+        self.hours: dict[int, Decimal] = {}
         self.slippage = {purpose.value: Slippage() for purpose in Purpose}
         self.trips: deque[Trip] = deque(maxlen=TRIPS_MAX)
         self.trips_begun = self.events = 0
@@ -283,7 +283,7 @@ class History:
         self.drawdown.add(at, (peak - equity) / peak if peak > 0 else ZERO)
         self._day(at)["pnl"] += equity - self._equity
         self._day(at)["equity"] = equity
-        self.hours[at.hour] += equity - self._equity
+        self.hours[at.hour] = self.hours.get(at.hour, ZERO) + equity - self._equity
         self._equity = equity
         self._on_point(at, equity)
 

@@ -272,7 +272,7 @@ def summary(source: Source, reading: Reading, history: History) -> dict[str, obj
         "notes": [*filter(None, [source.note]), *reading.notes], "whole": reading.is_whole,
         "events": history.events, "figures": asdict(figures), "by_symbol": history.by_symbol(),
         "by_day": [{"day": str(day), **row} for day, row in sorted(history.days.items())],
-        "by_hour": [{"hour": hour, "pnl": pnl} for hour, pnl in enumerate(history.hours)],
+        "by_hour": [{"hour": hour, "pnl": history.hours.get(hour)} for hour in range(24)],
         "slippage": [{"purpose": name, **asdict(row)} for name, row in history.slippage.items()],
         "drift": measure(source.folder, source.other, reading.days(),
                          source.folder.name == PAPER),
@@ -309,8 +309,8 @@ TRIP_TABLE = (
     ("symbol",    lambda row: row["symbol"]),
     ("side",      lambda row: row["side"]),
     ("quantity",  lambda row: number(row["quantity"])),
-    ("entry",     lambda row: f"{row['entry_price']:,.2f}"),
-    ("exit",      lambda row: _money(row["exit_price"])),
+    ("entry",     lambda row: _price(row["entry_price"])),
+    ("exit",      lambda row: _price(row["exit_price"])),
     ("net",       lambda row: _money(row["net_pnl"])),
     ("for",       lambda row: _duration(row["seconds"])),
 )  # fmt: skip
@@ -357,6 +357,10 @@ def _in_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator
 
 def _money(value: Decimal | None) -> str:
     return "-" if value is None else f"{value:z,.2f}"
+
+
+def _price(value: Decimal | None) -> str:
+    return "-" if value is None else f"{value:,.2f}" if value >= 100 else f"{value:,.5f}"
 
 
 def _duration(seconds: int | None) -> str:

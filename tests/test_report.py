@@ -158,7 +158,7 @@ def test_what_symbols_days_hours_and_trades_earned_adds_up_to_the_change_of_equi
     assert gain
     assert sum(row["net_pnl"] for row in history.by_symbol()) == gain
     assert sum(row["pnl"] for row in history.days.values()) == gain
-    assert sum(history.hours) == gain
+    assert sum(history.hours.values()) == gain
     assert sum(worth(trip, history.books) for trip in history.trips) == gain
     assert [t for t in history.trips if t.row()["net_pnl"] is None] and history.books.positions()
     assert max(value for _, value in history.drawdown.points()) == figures.max_drawdown_pct
@@ -312,6 +312,15 @@ def test_refused_orders_are_counted_by_code():
          ("risk.rejected", {"symbol": "BTC-PERP", "codes": ["A"]}))
     history.close()
     assert history.figures().refusals == {"A": 2, "B": 1}
+
+
+def test_halts_are_those_of_a_risk_limit():
+    history = History()
+    feed(history, *[("state.changed", dict(kind=kind, state=state, reason="", before="TRADING"))
+                    for kind, state in (("daily_loss", "REDUCING"), ("daily_loss", "TRADING"),
+                                        ("settings", "REDUCING"), ("operator", "HALTED"))])
+    history.close()
+    assert history.figures().halts == 1
 
 
 # What is printed
