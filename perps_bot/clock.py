@@ -13,12 +13,15 @@ from time import monotonic
 
 # After what the feed tells, a tick comes early, but never sooner than this after the last one.
 TICK_SECONDS_MIN = Decimal("0.5")
+# How often a wait looks whether the owner has asked for something.
+ASKED_EVERY_SECONDS = 0.5
 
 
 class StopRequest:
     """The signals that the loop obeys, one at a time, in the order in which they came.
 
     is_heeded  the loop is stopping: nothing more needs to be interrupted for it
+    is_asked   whether the owner asks for something; None: nobody looks
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -27,7 +30,8 @@ class StopRequest:
     def __init__(self) -> None:
         # SimpleQueue.put is safe inside a signal handler; Event.set can deadlock there.
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._is_woken = self._is_asked = self.is_heeded = False
+        self._is_woken = self._is_told = self.is_heeded = False
+        self.is_asked: Callable[[], bool] | None = None
 
     def install(self) -> None:
         for number in self.SIGNALS:
@@ -39,16 +43,20 @@ class StopRequest:
 
     def interrupts(self) -> bool:
         """Whether a call to the venue should be given up, because the loop shall stop."""
-        return self._is_asked and not self.is_heeded
+        return self._is_told and not self.is_heeded
 
     def wait(self, seconds: Decimal, until_woken: bool = False) -> int | None:
-        """Return the next signal, or None after `seconds` or once woken."""
+        """Return the next signal, or None after `seconds`, once woken or once the owner asks."""
         ends_at = monotonic() + max(int(seconds * 1000), 0) / 1000
-        while not (until_woken and self._is_woken):
+        while not (until_woken and (self._is_woken or self.is_asked and self.is_asked())):
+            left = max(ends_at - monotonic(), 0)
             try:
-                number = self._signals.get(timeout=max(ends_at - monotonic(), 0))
+                number = self._signals.get(
+                    timeout=min(left, ASKED_EVERY_SECONDS) if self.is_asked else left)
             except queue.Empty:
-                return None
+                if self.is_asked is None or left <= ASKED_EVERY_SECONDS:
+                    return None
+                continue
             if number != self.WAKE:
                 return number
             self._is_woken = True
@@ -56,7 +64,7 @@ class StopRequest:
         return None
 
     def _take(self, number: int, _frame: object) -> None:
-        self._is_asked |= number != signal.SIGUSR1
+        self._is_told |= number != signal.SIGUSR1
         self._signals.put(number)
 
 
@@ -88,6 +96,10 @@ class SystemClock:
         if number is None:
             number = self.stop_request.wait(seconds - self.elapsed(), until_woken=True)
         return number
+
+    def wall(self) -> datetime:
+        """The machine's time, which its other processes know as well."""
+        return datetime.now(UTC)
 
     def heed(self) -> None:
         """From now on, nothing is interrupted: the loop stops."""

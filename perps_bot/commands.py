@@ -15,11 +15,12 @@ from dataclasses import asdict, replace
 from decimal import Decimal
 
 from perps_bot.errors import ConfigError
-from perps_bot.process import answer, complain, say
+from perps_bot.process import answer, complain, draw, say
 from perps_bot.wiring import (
     alone_in, alone_on, bot_of, broker_kind, clock_of, inquirer, market_of, venue_of,
 )
 
+WITH_RECORDED = ("recorded", "profile", "dry_run", "config", "json")
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
 
 
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from perps_bot.loop import recover
     from perps_bot.loop import run as run_bot
     from perps_bot.ops import Surfaces, cycle_lines, log_to, start_lines, warn
+    from perps_bot.service import Service
     from perps_bot.settings import data_folder, refuse_foreign_variables
     from perps_bot.store import prepare_folder
 
@@ -42,7 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
         bot = bot_of(settings, venue, folder)
         alerts = Alerts(settings.profile, settings.alert_webhook_url, settings.heartbeat_url)
         bot.surfaces = Surfaces(folder, say, alerts)
+        bot.service = Service(os.environ.get("NOTIFY_SOCKET", ""), settings.interval)
         bot.store.subscribe(bot.surfaces.apply)
+        signals.is_asked = bot.control.mailbox.is_asked
         signals.install()
         found = recover(bot)
         for line in start_lines(bot, found):
@@ -127,34 +131,127 @@ def validate(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def resume(arguments: argparse.Namespace) -> int:
-    from perps_bot.clock import SystemClock
-    from perps_bot.loop import recover
-    from perps_bot.market import SyntheticMarket
-    from perps_bot.paper import PaperBroker
-    from perps_bot.settings import data_folder
-    from perps_bot.store import prepare_folder
+def halt(arguments: argparse.Namespace) -> int:
+    return _asked(arguments, "halt", reason=arguments.reason, reduce_only=arguments.stays)
 
-    settings, venue = _settings(arguments), PaperBroker(SyntheticMarket())  # it is not asked
-    folder = data_folder(settings)
-    if not arguments.reason.strip():
-        raise ConfigError("--reason is empty: say what was checked")
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted")
-    with alone_in(prepare_folder(folder)):
-        bot = bot_of(settings, venue, folder)
-        recover(bot)
-        bot.store.now = SystemClock().now()
-        lifted = bot.risk.resume(arguments.reason, bot.store.now.date(), arguments.clear_daily_loss)
-        bot.store.close()
-    if not bot.store.writable:
-        complain(f"not resumed: {bot.store.trouble}")
-        return NOT_VERIFIED
-    say(f"resumed: {', '.join(lifted) or 'nothing was held'}; state {bot.risk.state}")
+
+def resume(arguments: argparse.Namespace) -> int:
+    return _asked(arguments, "resume", reason=arguments.reason,
+                  clear_daily_loss=arguments.clear_daily_loss)
+
+
+def close_all(arguments: argparse.Namespace) -> int:
+    """Ask a person, unless told not to; nobody else is taken for one."""
+    settings, said = _settings(arguments), vars(arguments).get("symbols", [])
+    if not arguments.yes:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise ConfigError("close-all asks before it acts, and there is no terminal: add --yes")
+        say(f"close-all: profile {settings.profile} ({broker_kind(settings)}): cancels every order "
+            f"and closes every position in {' '.join(said) or 'its symbols'}, then stays HALTED")
+        say("type yes to go on:")
+        if sys.stdin.readline().strip() != "yes":
+            complain("nothing was asked and nothing was done")
+            return NO
+    return _asked(arguments, "close-all", reason=arguments.reason, symbols=[*said])
+
+
+def status(arguments: argparse.Namespace) -> int:
+    from perps_bot import watch
+    from perps_bot.clock import SystemClock
+    from perps_bot.process import draw
+    from perps_bot.terminal import terminal_of
+
+    folder, clock = _profile_folder(arguments), SystemClock()
+    if arguments.watch:
+        return _watched(folder, clock, arguments.json)
+    sight = watch.look(folder, clock.now())
+    code = watch.status_code(sight)
+    if arguments.json:
+        return _answer(_json(watch.as_json(sight)), code)
+    lines = watch.status_lines(sight, terminal_of(sys.stdout, os.environ))
+    return code if draw("\n".join(lines)) else NOT_VERIFIED
+
+
+def _watched(folder, clock, is_json: bool) -> int:
+    """Redraw until q, or a signal, which ends it in good order."""
+    from perps_bot import watch
+    from perps_bot.clock import StopRequest
+    from perps_bot.terminal import Screen, can_redraw, terminal_of
+
+    if is_json or not can_redraw(sys.stdin, sys.stdout, os.environ):
+        raise ConfigError("--watch needs a terminal that can be redrawn, and no --json: leave out "
+                          "--watch, or connect with ssh -t")
+    signals = StopRequest()
+    signals.install()
+    watch.look(folder, clock.now())  # refuses while the screen is still as it was
+    with Screen(sys.stdin, sys.stdout) as screen:
+        watch.redraw(screen, lambda: watch.status_lines(
+            watch.look(folder, clock.now()), terminal_of(sys.stdout, os.environ)),
+            lambda: signals.wait(Decimal(0)) is not None)
     return DONE
 
 
+def health(arguments: argparse.Namespace) -> int:
+    from perps_bot import watch
+    from perps_bot.clock import SystemClock
+
+    sight = watch.look(_profile_folder(arguments), SystemClock().now())
+    if sight.health is None:
+        raise ConfigError("; ".join(sight.troubles))
+    code, why = sight.verdict(watch.seconds_given("--max-age", arguments.max_age))
+    text = _json({"ok": code == DONE, "why": why, "age_seconds": sight.age_seconds,
+                  "health": sight.health}) if arguments.json else f"{sight.name}: {why}"
+    return _answer(text, code and NO)
+
+
+def why(arguments: argparse.Namespace) -> int:
+    from perps_bot.ledger import why as look_back
+    from perps_bot.ledger import why_lines
+    from perps_bot.process import draw
+    from perps_bot.terminal import terminal_of
+
+    ticks = _count("--ticks", arguments.ticks)
+    ledger = look_back(_events_folder(arguments), arguments.name, ticks)
+    if arguments.json:
+        return _answer(_json(ledger.as_json()))
+    lines = why_lines(ledger, terminal_of(sys.stdout, os.environ))
+    return DONE if draw("\n".join(lines)) else NOT_VERIFIED
+
+
+def tail(arguments: argparse.Namespace) -> int:
+    from perps_bot import ledger
+    from perps_bot.clock import StopRequest
+
+    count, signals = _count("-n", arguments.count), StopRequest()
+    folder = _events_folder(arguments)
+    if arguments.follow:
+        signals.install()
+    wait = (lambda: signals.wait(ledger.FOLLOW_EVERY_SECONDS) is not None)
+    for event in ledger.tail(folder, count, arguments.type, wait if arguments.follow else None):
+        line = (json.dumps(ledger.tail_row(event), default=_plain) if arguments.json else
+                ledger.tail_line(event))
+        if not answer(line):
+            return NOT_VERIFIED
+    return DONE
+
+
+def backup(arguments: argparse.Namespace) -> int:
+    from perps_bot import backup as room
+
+    return _copied(arguments, "backed up to", lambda data, profile, now: room.backup(
+        data, arguments.folder, profile, now, arguments.keep_days))
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    from perps_bot import backup as room
+
+    return _copied(arguments, "restored to", lambda data, profile, now: room.restore(
+        arguments.folder, data, profile, now))
+
+
 def replay(arguments: argparse.Namespace) -> int:
+    if arguments.recorded is not None:
+        return _replay_recorded(arguments)
     from perps_bot.clock import SystemClock
     from perps_bot.ops import output_paths
     from perps_bot.replay import replay as rehearse
@@ -165,7 +262,7 @@ def replay(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     outputs, market = list(output_paths(arguments)), _recorded(arguments, settings)
     clock = SystemClock()
-    with _watched() as progress:
+    with _progress_shown() as progress:
         result = rehearse(market, settings, *outputs, progress)
     speed = (result.bars / clock.elapsed()).quantize(Decimal("0.1"))
     if arguments.json:
@@ -174,10 +271,74 @@ def replay(arguments: argparse.Namespace) -> int:
     return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
 
 
+def _copied(arguments: argparse.Namespace, did: str, copy) -> int:
+    from perps_bot.backup import summary
+    from perps_bot.clock import SystemClock
+    from perps_bot.settings import data_folder
+
+    settings = _settings(arguments)
+    done = copy(data_folder(settings), settings.profile, SystemClock().now())
+    return _answer(_json(done.row()) if arguments.json else summary(done, did))
+
+
+def init(arguments: argparse.Namespace) -> int:
+    from perps_bot.init import begin
+
+    flags = {"profile": arguments.profile} if "profile" in arguments else {}
+    start = begin(flags, os.environ, arguments.config, arguments.dir)
+    return _drawn(_json(asdict(start)) if arguments.json else start.text(_terminal()))
+
+
+def drill(arguments: argparse.Namespace) -> int:
+    from perps_bot import drill as room
+
+    terminal = _terminal()
+    told = room.hold(_settings(arguments), arguments.out, lambda line: (
+        arguments.json or draw(room.shown(line, terminal))))
+    left = f"; what the failed ones left: {told.left}" if told.left else ""
+    text = _json(told.values()) if arguments.json else f"{told.verdict()}; page: {told.page}{left}"
+    return _answer(text, DONE if told.passed else NO)
+
+
+def _replay_recorded(arguments: argparse.Namespace) -> int:
+    from perps_bot import recorded
+
+    if any(given for name, given in vars(arguments).items() if name not in WITH_RECORDED):
+        raise ConfigError("--recorded takes the day's own prices and settings: leave out "
+                          "everything but --profile, --dry-run, --config and --json")
+    folder = _events_folder(arguments)
+    outcome = recorded.replay_day(recorded.find_day(arguments.recorded, folder))
+    text = (_json(recorded.values(outcome)) if arguments.json else
+            "\n".join(recorded.lines(outcome)))
+    return _answer(text, NO if outcome.difference else DONE)
+
+
+def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
+    """Have the bot do it, or do it where it is dead; show what came of it."""
+    from perps_bot.emergency import ask
+    from perps_bot.mailbox import REASON_LENGTH_MAX
+
+    if not arguments.reason.strip() or len(arguments.reason) > REASON_LENGTH_MAX:
+        raise ConfigError(f"--reason is empty or above {REASON_LENGTH_MAX} characters: say what "
+                          f"was checked, or why")
+    try:
+        done = ask(_settings(arguments), command, args, arguments.kill)
+    except KeyboardInterrupt:
+        complain(f"interrupted: whether the {command} is obeyed is not known")
+        return NOT_VERIFIED
+    if arguments.json:
+        return _answer(_json({"exit_code": done.exit_code, "lines": done.text.split("\n")}),
+                       done.exit_code)
+    if done.exit_code and "\n" not in done.text:
+        complain(done.text)
+        return done.exit_code
+    return _answer(done.text, done.exit_code)
+
+
 def report(arguments: argparse.Namespace) -> int:
     from perps_bot import report as room
 
-    with _watched() as progress:
+    with _progress_shown() as progress:
         source, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
         said = room.report(arguments, source, reading)
     for note in reading.notes:
@@ -193,7 +354,7 @@ def report(arguments: argparse.Namespace) -> int:
 def export(arguments: argparse.Namespace) -> int:
     from perps_bot import report as room
 
-    with _watched() as progress:
+    with _progress_shown() as progress:
         _, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
         lines = room.export(arguments, reading)
     for note in reading.notes:
@@ -209,6 +370,29 @@ def _settings(arguments: argparse.Namespace):
     return resolve(flags, os.environ, arguments.config)
 
 
+def _profile_folder(arguments: argparse.Namespace):
+    from perps_bot.settings import data_folder
+
+    return data_folder(_settings(arguments))
+
+
+def _events_folder(arguments: argparse.Namespace):
+    """The events that a run with these settings would go on with."""
+    from perps_bot.journal import refuse_without
+    from perps_bot.settings import data_folder, events_folder
+
+    settings = _settings(arguments)
+    folder = events_folder(data_folder(settings), settings.profile, broker_kind(settings))
+    refuse_without(folder)
+    return folder
+
+
+def _count(flag: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < len(text) <= 7 and int(text)):
+        raise ConfigError(f"{flag} {text}: must be a whole number from 1 to 9999999")
+    return int(text)
+
+
 def _opened(arguments: argparse.Namespace) -> tuple:
     """The settings, their market without a key, and its time."""
     settings = _settings(arguments)
@@ -220,6 +404,8 @@ def _opened(arguments: argparse.Namespace) -> tuple:
 def _recorded(arguments: argparse.Namespace, settings):
     from perps_bot.market import RecordedMarket
 
+    if not arguments.files:
+        raise ConfigError("name a FILE of prices, or --recorded DAY; see perps-bot replay --help")
     begin, end = _span(arguments)
     # The profile's bar is for a living market; candles bring their own.
     bar = None if settings.sources["bar"].startswith("profile") else settings.bar
@@ -251,8 +437,19 @@ def _answer(text: str, code: int = DONE) -> int:
     return code if answer(text) else NOT_VERIFIED
 
 
+def _drawn(text: str, code: int = DONE) -> int:
+    """The same with colours."""
+    return code if draw(text) else NOT_VERIFIED
+
+
+def _terminal():
+    from perps_bot.terminal import terminal_of
+
+    return terminal_of(sys.stdout, os.environ)
+
+
 @contextmanager
-def _watched() -> Iterator[Callable[[Decimal], None] | None]:
+def _progress_shown() -> Iterator[Callable[[Decimal], None] | None]:
     """Yield what shows progress where somebody looks; its line is gone afterwards."""
     is_watched = sys.stderr is not None and sys.stderr.isatty()
     try:

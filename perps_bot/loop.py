@@ -8,7 +8,7 @@ strategy wants, risk permits, execution sends.  The same `run` serves live, pape
 import logging
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
@@ -33,6 +33,7 @@ from perps_bot.reconcile import READS_LAG_MAX, Reconciler, obstacles
 from perps_bot.risk import (
     RISK_KINDS, LiveRiskManager, Remedy, RiskConfig, headroom, reduction, remedy, worst_price,
 )
+from perps_bot.service import Service
 from perps_bot.settings import Settings, described
 from perps_bot.shutdown import record_end, stop
 from perps_bot.store import EPOCH, EventStore, Recovery, read_state
@@ -60,6 +61,8 @@ class Bot:
     folder    the profile's files; None writes none (replay)
     surfaces  what people and monitors read: `publish` after each tick, `say` at a stop
     feed      live quotes that can wake the loop; None where there are none
+    service   the service manager that wants to know that the loop lives, if there is one
+    control   what the owner asks of it; None where nobody can (replay)
     """
 
     settings: Settings
@@ -76,6 +79,8 @@ class Bot:
     folder: Path | None = None
     surfaces: Any = None
     feed: Any = None
+    service: Service = field(default_factory=Service)
+    control: Any = None
     lifts_risk_holds_at_midnight: bool = False
     is_settled: bool = False  # what an earlier process left is known: a stop may be sent
     is_started: bool = False
@@ -125,6 +130,21 @@ class Bot:
                 except VenueUnavailable as failure:
                     failures.append(failure)
         return failures
+
+    def make_ready(self, now: datetime) -> None:
+        """Know the products, and what an earlier process left.  Raises VenueUnavailable."""
+        with suppress(VenueUnavailable):  # what only reduces needs neither greeting nor price
+            if self._observes is None:
+                self._observes = self.venue.connect(self.books.traded())
+            if not self.is_settled:
+                self.engine.see(self.venue.marks(self.symbols, now))
+        if not self.is_settled:
+            _settle_first(self, now)
+
+    def hold_as_set(self) -> None:
+        """A resume lifts no more than what the settings allow."""
+        if self.is_settled:
+            _hold_as_set(self)
 
     def say(self, text: str) -> None:
         if self.surfaces is not None:
@@ -207,15 +227,20 @@ def run(bot: Bot, clock: SystemClock, cycles: int | None = None) -> int:
 def _run(bot: Bot, clock: SystemClock, cycles: int | None) -> int:
     done = 0
     while not clock.is_over():
-        now = attempt(bot, clock)
-        bot.publish(now)
-        _listen(bot)
-        done += 1
-        if done == cycles:
-            code = 1 if bot.trouble else 0
-            record_end(bot, "cycles done", code, [])
-            return code
-        number = clock.wait(_pause(bot, now))
+        # Before anything else is sent, and after each wait.
+        number = bot.control.obey(bot, clock) if bot.control else None
+        if number is None:
+            now = attempt(bot, clock)
+            bot.publish(now)
+            _listen(bot)
+            bot.service.tick_ended(
+                f"{bot.risk.state}; {bot.trouble or bot.message or 'all is well'}")
+            done += 1
+            if done == cycles:
+                code = 1 if bot.trouble else 0
+                record_end(bot, "cycles done", code, [])
+                return code
+            number = clock.wait(_pause(bot, now))
         if number == signal.SIGUSR1:
             bot.store.now = clock.now()  # ticks that fail may not have set it for a while
             bot.risk.hold("operator", TradingState.REDUCING, "SIGUSR1")
@@ -297,7 +322,10 @@ def _open_day(bot: Bot, now: datetime) -> None:
             bot.risk.lift(kind, "a new UTC day")
     if bot.store.day is not None:
         bot.books.tie_out(equity)
-    bot.store.open_day(now.date(), bot.snapshot(), equity=equity)
+    bot.store.open_day(
+        now.date(), bot.snapshot(), equity=equity, version=__version__,
+        settings=_settings_in_words(bot),
+        closes={symbol: bot.strategy.window(symbol) for symbol in bot.symbols})
 
 
 def _settle_first(bot: Bot, now: datetime) -> None:
@@ -323,15 +351,16 @@ def _start(bot: Bot, now: datetime) -> None:
     _settle_first(bot, now)
     account = bot.engine.picture()
     bot.books.begin(now)
-    for symbol in bot.symbols:
-        _fill_window(bot, symbol, now, cached=True)
+    closes = {symbol: _closes(bot, symbol, now, cached=True) for symbol in bot.symbols}
     bot.books.check_contracts({symbol: bot.catalog.get(symbol) for symbol in bot.symbols})
     bot.books.check_listing(bot.catalog)
     bot.store.append(
         "bot.started", version=__version__, profile=bot.settings.profile, broker=bot.broker_name,
         symbols=list(bot.symbols), equity=account.equity, contracts=bot.books.contracts(),
-        settings={name: str(value) for name, value, _, _ in described(bot.settings)},
+        settings=_settings_in_words(bot),
     )
+    for symbol in bot.symbols:
+        _warm(bot, symbol, closes[symbol])
     bot.is_started = True
 
 
@@ -373,6 +402,10 @@ def _shrink(bot: Bot, account: Account) -> None:
             bot.protector.exit(symbol, "the liquidation buffer is thin", keep=keep)
 
 
+def _settings_in_words(bot: Bot) -> dict[str, str]:
+    return {name: value for name, value, _, _ in described(bot.settings)}
+
+
 def _hold_as_set(bot: Bot) -> None:
     """`--reduce-only` and `kill_switch_enabled` hold for as long as they are set."""
     config = bot.risk.config
@@ -397,40 +430,51 @@ def _is_news(bot: Bot, mark: Mark, now: datetime) -> bool:
     return fresh or now >= bot._next_bar.get(mark.symbol, now + bot.bar)
 
 
-def _take_bars(bot: Bot, mark: Mark, now: datetime) -> bool:
-    """Give the strategy the bars that ended since the last tick; True when there was one."""
+def _take_bars(bot: Bot, mark: Mark, now: datetime) -> tuple[bool, list[datetime]]:
+    """Whether a bar ended since the last tick, and the ends that the strategy was given now."""
     symbol, bar = mark.symbol, bot.bar
     if mark.candle is not None:
         bot.strategy.observe(symbol, mark.price, now)
-        return True
+        return True, [now]
     due = bot._next_bar.setdefault(symbol, bar_start(now, bar) + bar)
     if now < due:
-        return False
-    missed = (now - due) // bar
+        return False, []
+    missed, ends = (now - due) // bar, []
     last = due + missed * bar
-    if missed and _fill_window(bot, symbol, now):
+    if missed and _warm(bot, symbol, _closes(bot, symbol, now)):
         due = last  # the newest bar's candle may not be out yet
     elif missed > GAP_BARS_MAX:
-        bot.strategy.warm(symbol, [])
+        _warm(bot, symbol, [], anew=True)
         due = last
     while due <= last:
         if due > (bot.strategy.bar_at(symbol) or EPOCH):
             bot.strategy.observe(symbol, mark.price, due)
+            ends.append(due)
         due += bar
     bot._next_bar[symbol] = last + bar
-    return True
+    return True, ends
 
 
-def _fill_window(bot: Bot, symbol: str, now: datetime, cached: bool = False) -> bool:
-    """Fill the strategy's windows from the venue's candles, at a start else from the cache."""
+def _warm(
+    bot: Bot, symbol: str, closes: list[tuple[datetime, Decimal]], anew: bool = False
+) -> bool:
+    """Fill the strategy's windows with `closes`; without any, only where they begin anew."""
+    if closes or anew:
+        bot.strategy.warm(symbol, closes)
+        bot.store.append("strategy.warmed", symbol=symbol, closes=closes)
+    return bool(closes)
+
+
+def _closes(
+    bot: Bot, symbol: str, now: datetime, cached: bool = False
+) -> list[tuple[datetime, Decimal]]:
+    """Bars that have ended, from the venue's candles, at a start else from the cache."""
     count = bot.settings.long_ma_period + CROSS_AGE_BARS_MAX + 1
     closes = bar_closes(bot.venue, symbol, bot.bar, count, now)
     if cached and not closes and bot.folder is not None:
         cache = read_state(bot.folder / "marks.json")
         closes = cached_closes(cache, symbol, bot.bar, now - (GAP_BARS_MAX + 1) * bot.bar, now)
-    if closes:
-        bot.strategy.warm(symbol, closes)
-    return bool(closes)
+    return closes
 
 
 def _decide_all(
@@ -457,17 +501,15 @@ def _decide_all(
 def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
     """Ask the strategy and write down what it was asked with, when that is worth a line."""
     symbol, strategy = mark.symbol, bot.strategy
-    took_bar = _take_bars(bot, mark, now)
-    side = strategy.side(symbol)
-    if side and any(entry.side is not side for entry in bot.engine.entries(symbol)):
-        bot.engine.cancel_all(symbol)  # the averages turned before it was filled
+    took_bar, ends = _take_bars(bot, mark, now)
+    failure = _drop_turned(bot, symbol)
     position = bot.tracker.get_position(symbol)
     improved = strategy.watch(mark, position)
     trail_to = strategy.trailing_stop(position)
     if took_bar and trail_to is not None and bot.risk.state is not TradingState.HALTED:
-        bot.protector.trail(symbol, trail_to)
+        failure = _tried(bot.protector.trail, symbol, trail_to) or failure
         position = bot.tracker.get_position(symbol)
-    stop_price = bot.protector.stop_price(symbol) or trail_to
+    stop_price = bot.protector.stop_price(symbol) or strategy.trailing_stop(position)
     decision = strategy.decide(mark, position, stop_price)
     bot.last_decisions[symbol] = decision.action.value
     said = (decision.action, decision.reason)
@@ -476,10 +518,30 @@ def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
         bot.store.append(
             "strategy.signal", symbol=symbol, action=decision.action, reason=decision.reason,
             **decision.inputs, equity=account.equity, daily_loss=account.daily_loss,
+            margin=account.margin and account.margin.figures,
             trading_state=bot.risk.state, limits=vars(bot.risk.config), took_bar=took_bar,
-            memory=strategy.memory(symbol),
+            bars_ended=ends, memory=strategy.memory(symbol),
         )
+    if failure:
+        raise failure
     return decision
+
+
+def _drop_turned(bot: Bot, symbol: str) -> VenueUnavailable | None:
+    """Cancel an entry that the averages have turned against before it was filled."""
+    side = bot.strategy.side(symbol)
+    if side and any(entry.side is not side for entry in bot.engine.entries(symbol)):
+        return _tried(bot.engine.cancel_all, symbol)
+    return None
+
+
+def _tried(step: Callable, *arguments: object) -> VenueUnavailable | None:
+    """Take a step at the venue; return its failure, for what was observed must be written first."""
+    try:
+        step(*arguments)
+    except VenueUnavailable as failure:
+        return failure
+    return None
 
 
 def _close(bot: Bot, decision: Decision) -> None:
@@ -499,7 +561,7 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
             continue
         side = Side.BUY if decision.action is Action.BUY else Side.SELL
         try:
-            bot.engine.enter(symbol, side, _entry_quantity(bot, symbol, side), decision.reason)
+            bot.engine.enter(symbol, side, entry_quantity(bot, symbol, side), decision.reason)
         except OrderRejected as refusal:
             bot._refused[symbol] = str(refusal)
             bot.message = "; ".join(filter(None, (bot.message, str(refusal))))
@@ -510,7 +572,7 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
         return
 
 
-def _entry_quantity(bot: Bot, symbol: str, side: Side) -> Decimal:
+def entry_quantity(bot: Bot, symbol: str, side: Side) -> Decimal:
     """Base units that every limit still leaves room for, before the venue's minimum is asked."""
     product, account, limits = bot.catalog.get(symbol), bot.engine.picture(), bot.risk.config
     room = headroom(symbol, side, account, product, limits)

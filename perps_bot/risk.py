@@ -22,7 +22,7 @@ from perps_bot.limits import (
 )
 from perps_bot.model import (
     ZERO, Account, Breach, Event, Mark, OrderIntent, OrderStatus, OrderType, Product, Purpose,
-    RiskVerdict, Side, TradingState, moment,
+    RiskVerdict, Side, TradingState, maybe_moment, moment,
 )
 
 # So many entries refused by the venue in a row, with none accepted between them, and it is us.
@@ -188,6 +188,7 @@ class LiveRiskManager:
         self._flow = Flow(self.config)
         # By symbol, "" for the whole account: the venue's reason to refuse, and since when.
         self._refused: dict[str, tuple[str, datetime]] = {}
+        self._cleared_at: datetime | None = None  # when a day's loss was last cleared
         if event_store is not None:
             event_store.subscribe(self.apply)
 
@@ -199,6 +200,10 @@ class LiveRiskManager:
     @property
     def holds(self) -> Mapping[str, Hold]:
         return self._holds
+
+    @property
+    def flow(self) -> Flow:
+        return self._flow
 
     def pre_trade(self, intent: OrderIntent, account: Account, product: Product) -> RiskVerdict:
         """Say whether `intent` may be sent, naming every limit that it would break."""
@@ -240,18 +245,19 @@ class LiveRiskManager:
         found = self._losses(account)
         found |= {kind: _breach(*row) for kind, turned, *row in rows if turned}
         for kind, breach in found.items():
-            self.hold(kind, TradingState.REDUCING, str(breach))
+            self.hold(kind, TradingState.REDUCING, str(breach), daily_loss=account.daily_loss,
+                      margin=account.margin and account.margin.figures)
         return list(found.values())
 
     def activate_kill_switch(self, reason: str) -> None:
         """Halt until `perps-bot resume`: no increase of exposure, whatever happens."""
         self.hold("kill_switch", TradingState.HALTED, reason)
 
-    def hold(self, kind: str, state: TradingState, reason: str) -> None:
+    def hold(self, kind: str, state: TradingState, reason: str, **measured: object) -> None:
         """Take one more reason not to trade freely; one that is already held changes nothing."""
         held = self._holds.get(kind)
         if held is None or held.state.severity < state.severity:
-            self._change(kind, state, reason)
+            self._change(kind, state, reason, **measured)
 
     def lift(self, kind: str, reason: str) -> bool:
         """Drop one hold; False when it was not held."""
@@ -264,7 +270,7 @@ class LiveRiskManager:
         """Lift every hold and return their kinds.
 
         Raises ConfigError without a reason, or while today's daily loss holds and nobody said
-        that it may be cleared; cleared, it counts from now on.
+        that it may be cleared, which is possible once a day; cleared, it counts from now on.
         """
         if not reason.strip():
             raise ConfigError("resume needs a reason: perps-bot resume --reason 'what was checked'")
@@ -273,6 +279,11 @@ class LiveRiskManager:
             raise ConfigError(
                 f"the daily loss limit was hit today ({loss.reason}): "
                 f"wait for the next UTC day or add --clear-daily-loss"
+            )
+        if loss and clear_daily_loss and self._cleared_at and self._cleared_at.date() >= today:
+            raise ConfigError(
+                f"--clear-daily-loss was used today already, at {self._cleared_at:%H:%M:%S} UTC, "
+                f"and then the limit was hit again ({loss.reason}): wait for the next UTC day"
             )
         kinds = list(self._holds)
         for kind in kinds:
@@ -296,7 +307,7 @@ class LiveRiskManager:
                  for kind, h in self._holds.items()}
         return {"rejects_in_a_row": self._rejects_in_a_row, "holds": holds,
                 "refused": dict(self._refused), "taken_back": dict(self._taken_back),
-                "flow": self._flow.snapshot()}
+                "flow": self._flow.snapshot(), "cleared_at": self._cleared_at}
 
     # The table of what is refused, in four parts.  Each row:
     # refused when, code, measured, allowed, message, unit, setting
@@ -383,6 +394,7 @@ class LiveRiskManager:
 
     def _fold_change(self, at: datetime | None, data: Mapping) -> None:
         kind, state = data["kind"], TradingState(data["state"])
+        self._cleared_at = at if data.get("clears_loss") else self._cleared_at
         if state is TradingState.TRADING:
             self._holds.pop(kind, None)
         else:
@@ -425,6 +437,7 @@ class LiveRiskManager:
             for kind, h in data["holds"].items()
         }
         self._taken_back = Counter(data.get("taken_back", {}))
+        self._cleared_at = maybe_moment(data.get("cleared_at"))
         refused = data.get("refused", {}).items()
         self._refused = {symbol: (why, moment(at)) for symbol, (why, at) in refused}
 

@@ -22,22 +22,25 @@ FLOORS = {
         8  __main__
         7  cli
         6  commands
-        5  replay    ops    report    page    validate    checklist    wiring
-        5  history   drift
-        4  loop
-        3  execution protection reconcile clock shutdown alerts
-        2  settings  store  client  rest  transport  keys  feed  market  paper    process
+        5  replay    ops    report    validate    checklist    wiring    drill    scenes    init
+        5  recorded  backup page history drift emergency
+        5  watch     ledger
+        4  loop     figures
+        3  execution protection reconcile clock shutdown alerts terminal journal control service
+        3  confirmed
+        2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
         2  score     outputs
-        1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire
+        1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
         0  model     errors    broker  secret
     """.strip().splitlines())
     for room in rooms
 }
 SOURCES = {path.stem: path.read_text("utf-8") for path in sorted(PACKAGE.glob("*.py"))}
 ROOMS = [room for room in SOURCES if not room.startswith("__")]
-CORE = [room for room in ROOMS
-        if FLOORS.get(room, 0) <= 4 and room not in (
-            "market", "paper", "process", "alerts", "score", "outputs")]
+# What cannot move money.
+BESIDE = {"market", "paper", "process", "alerts", "terminal", "words", "journal", "usage", "metrics",
+          "figures", "mailbox", "confirmed", "score", "outputs"}
+CORE = [room for room in ROOMS if FLOORS.get(room, 0) <= 4 and room not in BESIDE]
 
 # What speaks with Coinbase: measured apart, so that neither half can grow behind the other.
 EDGE = ("wire", "keys", "secret", "transport", "rest", "client", "feed")
@@ -45,10 +48,18 @@ EDGE = ("wire", "keys", "secret", "transport", "rest", "client", "feed")
 SAME_FLOOR = {
     ("broker", "model"),  # the protocols are written in the nouns
     ("protection", "execution"),  # stops and exits, and the orders they are made of
+    # what is rehearsed, and the files that show it
+    ("drill", "scenes"), ("drill", "ops"), ("scenes", "ops"),
     # What happened, the paper bot's beside it, and how both are shown.
     ("report", "history"), ("report", "drift"), ("report", "page"), ("drift", "history"),
     ("rest", "transport"),  # a request, and how its bytes travel
+    ("emergency", "wiring"),  # a dead bot is put together as a run is
+    ("ops", "emergency"),  # the name that the runbook's samples use
+    ("control", "reconcile"),  # how long the venue's reads may lag
+    ("control", "confirmed"),  # what is done, and what is told of it
+    ("mailbox", "store"),  # state files and the lock
     ("risk", "flow"), ("risk", "limits"), ("flow", "limits"),  # the gate, and what it measures
+    ("usage", "limits"),
 }
 READ_THE_CLOCK = {"clock", "rest", "transport", "feed"}
 MAY_PRINT = {"commands"}
@@ -298,9 +309,9 @@ def test_the_mean_complexity_is_low():
 
 def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
-    assert sum(lines[room] for room in CORE if room not in EDGE) <= 5550
+    assert sum(lines[room] for room in CORE if room not in EDGE) <= 5900
     assert sum(lines[room] for room in EDGE) <= 2450
-    assert sum(lines.values()) <= 12_850
+    assert sum(lines.values()) <= 16_000
 
 
 def test_third_party_packages_are_declared():

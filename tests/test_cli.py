@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from perps_bot.backup import backup
 from perps_bot.cli import COMMANDS, main
 from perps_bot.errors import VenueUnavailable
 from perps_bot.model import TradingState
@@ -116,11 +117,13 @@ def test_help_answers_at_once_without_what_a_bot_would_load(line, said_too):
     assert run.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_overview_names_every_command(said):
+def test_the_overview_names_every_command_once_in_its_group_within_80_columns(said):
     answer = said("--help")
     assert answer.code == 0
     for name, command in COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(command.help)}$", answer.out, re.M)
+        assert len(re.findall(rf"^  {name} +{re.escape(command.help)}$", answer.out, re.M)) == 1
+    assert [line for line in answer.out.splitlines() if len(line) > 80] == []
+    assert "\nmore\n" not in answer.out
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -130,16 +133,21 @@ def test_the_example_of_a_command_works(name, said, monkeypatch):
     with gzip.open("btc-1m.csv.gz", "wt") as file:
         file.write("time,open,high,low,close\n2025-05-01T00:00:00Z,1,1,1,1\n"
                    "2025-05-01T00:01:00Z,1,1,1,1\n")
+    Path("backups").mkdir()
+    backup(Path("data/perps_bot/dev"), "backups", "dev", datetime(2026, 11, 23, 3, tzinfo=UTC))
+    if name == "restore":  # which goes where nothing is
+        Path("data").rename("data.before")
     program, *argv = shlex.split(COMMANDS[name].example)
     assert program == "perps-bot"
-    assert main(argv) == 0
+    # Of a bot that has ended, these two say so.
+    assert main(argv) == {"status": 1, "health": 1}.get(name, 0)
 
 
 # Refusals
 
 
 @pytest.mark.parametrize("line, environ, words", [
-    ("bogus",                       {}, "'bogus' is no command; there are run perps check"),
+    ("bogus",                       {}, "'bogus' is no command; there are init run perps check"),
     ("--bogus",                     {}, "--bogus; see perps-bot run --help"),
     ("run extra",                   {}, "unrecognized arguments: extra"),
     ("--prof dev",                  {}, "unrecognized arguments: --prof"),
@@ -167,7 +175,7 @@ def test_the_example_of_a_command_works(name, said, monkeypatch):
     ("check --profile prod",        {"COINBASE_SANDBOX": "1"}, "sandbox"),
     ("",                            {"PERPS_FORCE_MOK": "1"}, "PERPS_FORCE_MOK is not known"),
     ("check",                       {"LOG_LEVEL": "LOUD"}, "log_level (environment LOG_LEVEL)"),
-    ("replay",                      {}, "arguments are required: FILE"),
+    ("replay",                      {}, "name a FILE of prices, or --recorded DAY"),
     ("replay nowhere.csv",          {}, "nowhere.csv cannot be read"),
     ("resume",                      {}, "arguments are required: --reason"),
     ("resume --reason ' '",         {}, "--reason is empty"),
@@ -370,9 +378,8 @@ def living():
     bot.communicate()
 
 
-@pytest.mark.parametrize("line", ["--profile dev --dev-fast", "resume --reason checked"])
-def test_the_second_writer_is_told_who_the_first_one_is(line, living, said):
-    answer = said(line)
+def test_the_second_writer_is_told_who_the_first_one_is(living, said):
+    answer = said("--profile dev --dev-fast")
     assert (answer.code, answer.out) == (75, "")
     assert f"in use by pid {living.pid}" in only_line(answer.err)
 
@@ -408,7 +415,8 @@ def test_a_halt_lasts_until_it_is_resumed_with_a_reason(said):
     assert not health()["ok"]
     answer = said("resume --profile dev --reason 'all positions checked'")
     assert (answer.code, answer.out) == (0, "resumed: kill_switch; state TRADING\n")
-    assert list(events_of())[-1].data["reason"] == "resumed: all positions checked"
+    assert [event.data["reason"] for event in events_of() if event.type == "state.changed"][-1] \
+        == "resumed: all positions checked"
     assert "state=TRADING" in said("--dev-fast").out
 
 
@@ -428,7 +436,8 @@ def test_nothing_held_is_nothing_lifted(said):
     said("--dev-fast")
     before = len(list(events_of()))
     assert said("resume --reason checked").out == "resumed: nothing was held; state TRADING\n"
-    assert len(list(events_of())) == before
+    assert [event.type for event in events_of()][before:] == ["control.requested",
+                                                              "control.answered"]
 
 
 def test_a_daily_loss_is_resumed_on_the_same_day_only_when_that_is_said(said):
@@ -576,3 +585,65 @@ def test_a_venue_that_does_not_answer_was_not_asked(line, said):
     answer = said(line)
     assert (answer.code, answer.out) == (3, "")
     assert "the venue could not be asked" in only_line(answer.err)
+
+
+# The next command
+
+
+@pytest.mark.parametrize("prepare, line, environ, command", [
+    ("",                 "bogus",                          {}, "perps-bot --help"),
+    ("",                 "drill --bogus",                  {}, "perps-bot drill --help"),
+    ("",                 "--config nowhere.toml",          {}, "perps-bot init"),
+    ("",                 "--symbols DOGE-PERP",            {}, "perps-bot products"),
+    ("",                 "--profile prod",                 {}, "bot --profile prod --dry-run"),
+    ("",                 "--profile prod",
+     {"COINBASE_API_KEY": "n", "COINBASE_API_SECRET": SEED}, "perps-bot check --profile prod"),
+    ("",                 "validate ws",                    {}, "RUN_SANDBOX_VALIDATIONS=1"),
+    ("",                 "products --profile demo",        {}, "perps-bot check"),
+    ("",                 "symbol BTC-PERP --profile prod", {}, "perps-bot check"),
+    ("",                 "resume --reason x",              {}, "perps-bot --profile dev"),
+    ("--dev-fast",       "drill --out data/perps_bot",     {}, "name a folder beside it"),
+    ("--dev-fast",       "resume --reason ' '",            {}, "--reason is empty: say what"),
+])
+def test_a_refusal_names_what_to_run_or_to_set_next(
+    prepare, line, environ, command, said, monkeypatch
+):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    if prepare:
+        said(prepare)
+    answer = said(line)
+    assert answer.code in (2, 3)
+    assert command in only_line(answer.err)
+
+
+@pytest.mark.parametrize("flags, config, environ, named", [
+    ("--profile prod",           {}, {"PERPS_FORCE_MOCK": "1"}, "--profile prod"),
+    ("--profile demo --dry-run", {}, {"PERPS_FORCE_MOCK": "1"}, "--profile demo --dry-run"),
+    ("--profile prod", {"force_mock": "true", "event_store_root": "'else where'"}, {},
+     "--profile prod --config perps.toml"),
+])
+def test_the_resume_that_a_halted_bot_names_lifts_its_halt(
+    flags, config, environ, named, said, monkeypatch
+):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    root = config.get("event_store_root", "data").strip("'")
+    profile = flags.split()[1]
+    held("kill_switch", TradingState.HALTED, folder="paper-events", profile=profile)
+    Path("data").rename("moved")
+    Path("moved").rename(root)
+    (line,) = [line for line in said(f"{flags} --dev-fast", **config).out.splitlines()
+               if line.startswith("HALTED")]
+    command = line.partition("lifted by: perps-bot ")[2]
+    assert command == f"resume {named} --reason '...'"
+    assert said(command).out == "resumed: kill_switch; state TRADING\n"
+
+
+def test_a_dry_run_is_told_by_its_end_how_to_go_on(monkeypatch):
+    monkeypatch.setenv("PERPS_FORCE_MOCK", "1")
+    bot = started("--profile", "demo", "--dry-run", "--interval", "1")
+    bot.stdout.readline()
+    bot.send_signal(signal.SIGINT)
+    out, _ = bot.communicate(timeout=PATIENCE_SECONDS)
+    assert "HALTED until: perps-bot resume --profile demo --dry-run --reason '...'" in out

@@ -27,8 +27,8 @@ from perps_bot.tracker import PositionTracker
 pytestmark = pytest.mark.xdist_group("the commands share what they made")
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = {name: (ROOT / name).read_text("utf-8") for name in (
-    "README.md", "docs/RUNBOOK_PERPS.md", "docs/ONE_TICK.md", "docs/EVENTS.md")}
-README, RUNBOOK, ONE_TICK, EVENTS = DOCS.values()
+    "README.md", "docs/RUNBOOK_PERPS.md", "docs/ONE_TICK.md", "docs/EVENTS.md", "docs/FAQ.md")}
+README, RUNBOOK, ONE_TICK, EVENTS, _ = DOCS.values()
 SOURCE = {path.name: path.read_text("utf-8") for path in (ROOT / "perps_bot").glob("*.py")}
 PATIENCE_SECONDS = 60
 MAP = ROOT.parent / "shared" / "reference" / "faults.md"
@@ -76,6 +76,10 @@ def used(tmp_path_factory):
         path.write_text(f'{launcher}{rest} "$@"\n')
         path.chmod(0o755)
     (place / "tests").symlink_to(ROOT / "tests")
+    (place / "systemd").mkdir()
+    (place / "systemd" / "install.sh").write_text(
+        f'#!/bin/sh\nexec "{ROOT}/systemd/install.sh" "$@"\n')
+    (place / "systemd" / "install.sh").chmod(0o755)
     (place / "perps.toml").write_text(blocks(RUNBOOK, "toml")[0])
     text = candles(80000 + abs(n % 100 - 50) * 20 for n in range(600))
     (place / "btc-1m.csv.gz").write_bytes(gzip.compress(text.encode()))
@@ -118,7 +122,8 @@ def begun(place, line):
 def runs_on(line):
     words = re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()
     is_bot = words[0] == "bin/perps-bot" or words[:3] == ["python", "-m", "perps_bot"]
-    ends = {"check", "export", "products", "replay", "report", "resume", "symbol", "validate",
+    ends = {"backup", "check", "close-all", "drill", "export", "halt", "health", "init", "products",
+            "replay", "report", "restore", "resume", "status", "symbol", "tail", "validate", "why",
             "--dev-fast"}
     return is_bot and not set(words) & ends
 
@@ -177,7 +182,8 @@ def test_pgrep_finds_the_running_bot(line, place):
 def test_every_kind_of_printed_command_is_one_of_these():
     """So that a new line of the documents cannot slip through between the tests above."""
     assert {re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()[0] for line in PRINTED} == {
-        "bin/perps-bot", "bin/test", "python", "kill", "pgrep", "cat", "tail", "grep", "cp"}
+        "bin/perps-bot", "bin/test", "python", "kill", "pgrep", "cat", "tail", "grep", "mkdir",
+        "systemd/install.sh"}
     assert len(PRINTED) > 40
 
 
@@ -231,7 +237,7 @@ def test_a_document_promises_nothing(name):
 
 
 def test_the_readme_lists_the_commands_that_there_are():
-    rows = [re.search(r"bin/perps-bot (\w+)", command)[1]
+    rows = [re.search(r"bin/perps-bot ([\w-]+)", command)[1]
             for command, _ in table(README, "command", "what it does")]
     assert sorted([*rows, "perps"]) == sorted(COMMANDS)
 
@@ -271,7 +277,7 @@ def test_the_printed_health_has_the_fields_of_the_real_one(place):
 def test_the_files_of_a_profile_are_those_that_are_listed(place):
     listed = re.findall("`(.+?)`", " ".join(row[0] for row in table(RUNBOOK, "file", "what")))
     assert sorted(name.rstrip("/") for name in listed) == sorted(
-        os.listdir(place / "data/perps_bot/dev"))
+        [*os.listdir(place / "data/perps_bot/dev"), "control"])  # which a command makes
 
 
 QUOTED = [*re.findall(r'^### "(.+)"$', RUNBOOK, re.M),
@@ -327,7 +333,7 @@ def test_every_event_type_in_the_code_is_documented_and_no_other():
              for node in ast.walk(ast.parse(text))
              if isinstance(node, ast.Constant) and isinstance(node.value, str)
              and re.fullmatch("(?:bot|day|order|stop|funding|state|position|reconcile|trade|risk|"
-                              "strategy|feed|account|alert)\\.[a-z_]+|alert", node.value)}
+                              "strategy|feed|account|control|alert)\\.[a-z_]+|alert", node.value)}
     assert words == set(documented())
 
 
@@ -363,7 +369,8 @@ def written(used, tmp_path_factory):
 # Types whose fields are read from the call that writes them, and where that stands.
 SELDOM = {"order.unknown": "execution", "order.lost": "execution", "alert": "reconcile",
           "account.tied_out": "reconcile", "alert.cleared": "alerts", "alert.sent": "alerts",
-          "alert.failed": "alerts"}
+          "alert.failed": "alerts", "control.requested": "control",
+          "control.answered": "control"}
 FROM_THE_FEED = {"feed.stale", "feed.recovered"}
 
 
@@ -382,7 +389,7 @@ def test_the_fields_of_a_seldom_event_are_those_that_are_documented(kind):
     calls = [node for node in ast.walk(ast.parse(SOURCE[f"{SELDOM[kind]}.py"]))
              if isinstance(node, ast.Call) and node.args
              and isinstance(node.args[0], ast.Constant) and node.args[0].value == kind]
-    (fields,) = [[word.arg for word in call.keywords] for call in calls]
+    (fields,) = [[word.arg for word in call.keywords if word.arg != "required"] for call in calls]
     assert sorted(fields) == sorted(documented()[kind][1])
 
 

@@ -35,7 +35,9 @@ print(json.dumps([sys.argv[1:], os.getcwd(), sys.stdin.read(), sys.path, __debug
 # The scripts
 
 
-@pytest.mark.parametrize("script", ["bin/perps-bot", "bin/test", "bin/venv.sh", ".ci/run"])
+@pytest.mark.parametrize("script", [
+    "bin/perps-bot", "bin/test", "bin/venv.sh", ".ci/run", "systemd/install.sh",
+    "systemd/perps-bot.sh"])
 @pytest.mark.parametrize("shell", ["sh", "dash", "bash"])
 def test_a_script_parses(shell, script):
     if not shutil.which(shell):
@@ -43,7 +45,7 @@ def test_a_script_parses(shell, script):
     subprocess.run([shell, "-n", ROOT / script], check=True)
 
 
-@pytest.mark.parametrize("script", ["bin/perps-bot", "bin/test", ".ci/run"])
+@pytest.mark.parametrize("script", ["bin/perps-bot", "bin/test", ".ci/run", "systemd/install.sh"])
 def test_a_script_may_be_run(script):
     assert os.access(ROOT / script, os.X_OK)
 
@@ -359,7 +361,7 @@ def test_without_a_python_that_will_do_it_names_the_way_out(checkout, tmp_path, 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """A checkout of the real program; this test run's packages stand in for an installed .venv."""
-    place = tmp_path_factory.mktemp("real") / "bot"
+    place = tmp_path_factory.mktemp("real") / "a bot"
     for folder in ("bin", "perps_bot"):
         shutil.copytree(ROOT / folder, place / folder)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / ".venv"], check=True)
