@@ -20,11 +20,12 @@ from pathlib import Path
 
 from perps_bot.drift import drift_lines, measure
 from perps_bot.errors import ConfigError, StoreDamaged
-from perps_bot.history import TRIP_COLUMNS, TRIPS_MAX, History, fold, number
+from perps_bot.history import TRIP_COLUMNS, TRIPS_MAX, History, fold
 from perps_bot.model import Event
 from perps_bot.outputs import kept_when_done, new_file, table
 from perps_bot.score import Figures, figure_lines
 from perps_bot.store import DAY_FILES, read_events
+from perps_bot.words import plain
 
 # What the text shows of a long table: its newest rows.
 ROWS_SHOWN = 14
@@ -308,7 +309,7 @@ TRIP_TABLE = (
     ("opened",    lambda row: f"{row['opened_at']:%m-%d %H:%M}"),
     ("symbol",    lambda row: row["symbol"]),
     ("side",      lambda row: row["side"]),
-    ("quantity",  lambda row: number(row["quantity"])),
+    ("quantity",  lambda row: plain(row["quantity"])),
     ("entry",     lambda row: _price(row["entry_price"])),
     ("exit",      lambda row: _price(row["exit_price"])),
     ("net",       lambda row: _money(row["net_pnl"])),
