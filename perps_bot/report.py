@@ -105,8 +105,9 @@ class Reading:
                 raise ConfigError(f"{damage}: nothing before it can be read: take --from the day "
                                   f"after, or the copy of a backup") from damage
             self.is_whole = False
-            self.notes.append(f"DAMAGED: {damage}. Only what stands before that line is in here; "
-                              f"--from the day after shows the rest")
+            rest = "".join(f"; --from {day} shows the rest" for day in days[done:done + 1])
+            self.notes.append(f"DAMAGED: {damage}. Only what stands before that line is in here"
+                              f"{rest}")
         self._note_the_rest(days)
 
     def has(self, event: Event) -> bool:

@@ -505,8 +505,20 @@ def test_a_damaged_day_is_reported_up_to_the_damage_and_that_is_said(events, cap
     said = json.loads(printed.out)
     (note,) = said["notes"]
     assert "2025-05-02.jsonl line 41: does not follow the line before" in note
-    assert "--from the day after" in note and note in printed.err and not said["whole"]
-    assert said["figures"]["end"] < "2025-05-02T12"
+    assert "--from 2025-05-03 shows the rest" in note and note in printed.err
+    assert said["figures"]["end"] < "2025-05-02T12" and not said["whole"]
+    assert main(["report", str(events)]) == 3
+    printed = capsys.readouterr()
+    assert "! DAMAGED: " in printed.out and printed.err == ""  # said once
+    assert main(["report", str(events), "--from", "2025-05-03"]) == 0
+
+
+def test_a_day_that_is_missing_is_said(events, capsys):
+    (events / "2025-05-02.jsonl").unlink()
+    assert main(["report", str(events)]) == 3
+    words = " ".join(capsys.readouterr().out.split())
+    assert "2025-05-03.jsonl line 1: does not follow the line before" in words
+    assert "--from 2025-05-03 shows the rest" in words
     assert main(["report", str(events), "--from", "2025-05-03"]) == 0
 
 
