@@ -634,7 +634,9 @@ def test_without_the_extra_one_line_says_how_to_get_it(ran, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     assert main(["report", str(ran[0]), "--html", str(tmp_path / "r.html")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "needs the extra `report`" in line and "pip install 'plotly>=6,<8'" in line
+    (extra,) = [row for row in (ROOT / "setup.cfg").read_text().split() if "plotly" in row]
+    versions = (ROOT / "setup.cfg").read_text().partition(extra)[2].split()[0]
+    assert f"extra `report`: {sys.executable} -m pip install 'plotly{versions}'" in line
     assert os.listdir(tmp_path) == []
 
 
@@ -664,6 +666,7 @@ def page(ran, tmp_path_factory):
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 CARD = "getComputedStyle(document.querySelector('section')).backgroundColor"
+BEHIND = "document.querySelector('#equity .main-svg').style.backgroundColor"
 STORY = "document.getElementById('story').open && document.getElementById('story').innerText"
 CHARTS = ["equity", "drawdown", "price0", "price1", "days", "hours"]
 
@@ -687,6 +690,9 @@ def test_the_page_is_whole_quiet_and_as_wide_as_the_screen(width, scheme, card, 
     number = said["trips"][-1]["number"]
     chromium.click("tr.trade button")
     assert f"Trade {number}: " in browser.eventually(lambda: chromium.run(STORY))
+    chromium.call("Emulation.setEmulatedMedia",
+                  features=[{"name": "prefers-color-scheme", "value": "light"}])
+    browser.eventually(lambda: chromium.run(BEHIND) == "rgb(255, 255, 255)")
     assert chromium.complaints() == []
     assert chromium.requests() == [page.as_uri()]
 
