@@ -391,6 +391,16 @@ def test_nothing_is_restored_under_a_running_bot(data, target, capsys):
     assert f"is in use by pid {os.getpid()}; stop it first: kill -TERM {os.getpid()}" in answer.err
 
 
+def test_a_disk_that_spoils_what_is_restored_leaves_nothing(data, target, monkeypatch):
+    done, write = a_backup(data, target), disk._write
+    shutil.rmtree("data")
+    monkeypatch.setattr(disk, "_write", lambda fd, part: write(fd, part[:-1] + b" ") if
+                        part.endswith(b"}\n") else write(fd, part))
+    with pytest.raises(ConfigError, match="restoring-dev/events/2026-11-21.jsonl"):
+        restore(done.path, data, "dev", NOON)
+    assert not data.exists()
+
+
 def test_an_empty_folder_is_taken(data, target):
     done = a_backup(data, target)
     shutil.rmtree("data")
