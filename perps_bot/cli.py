@@ -216,6 +216,7 @@ def _drill_arguments(parser: argparse.ArgumentParser) -> None:
 def _emergency_arguments(parser: argparse.ArgumentParser, *more: str) -> None:
     add_flags(parser, ("profile", "dry_run", *more))
     _config_argument(parser)
+    _json_argument(parser)
     parser.add_argument("--kill", action="store_true",
                         help="end a bot that does not answer within 10 s, and act without it")
 
@@ -229,7 +230,8 @@ def _halt_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _close_all_arguments(parser: argparse.ArgumentParser) -> None:
     _emergency_arguments(parser, "symbols")
-    parser.add_argument("--reason", default="close-all by the owner", help="why; kept in the events")
+    parser.add_argument("--reason", default="close-all by the owner",
+                        help="why; kept in the events")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -325,6 +327,31 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
     _json_argument(parser)
 
 
+def _history_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whose events, and which of them."""
+    add_flags(parser, ("profile", "dry_run"))
+    _config_argument(parser)
+    parser.add_argument("folder", nargs="?", metavar="FOLDER",
+                        help="what replay --events made, in place of a profile's events")
+    parser.add_argument("--from", metavar="TIME", help="first event, ISO 8601, UTC")
+    parser.add_argument("--to", metavar="TIME", help="events before this, ISO 8601, UTC")
+    parser.add_argument("--force", action="store_true", help="replace files that are there")
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    _history_arguments(parser)
+    _json_argument(parser)
+    parser.add_argument("--html", metavar="FILE", help="write one page that opens offline")
+    parser.add_argument("--csv", metavar="FILE", help="write the trade table")
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    _history_arguments(parser)
+    parser.add_argument("--csv", nargs=2, action="append", required=True,
+                        metavar=("KIND", "FILE"),
+                        help="trades, fills, equity, events or funding, and where to; repeat")
+
+
 COMMANDS = {
     "init": Command(commands.init, "write a commented config file, make the folders, say what next",
                     "perps-bot init --profile dev", _init_arguments),
@@ -360,6 +387,10 @@ COMMANDS = {
     "close-all": Command(commands.close_all,
                          "cancel every order, close every position, and stay HALTED",
                          "perps-bot close-all --profile dev --yes", _close_all_arguments),
+    "report": Command(commands.report, "how it did: figures, trades, costs; as text or a page",
+                      "perps-bot report --profile dev --from 2026-11-01", _report_arguments),
+    "export": Command(commands.export, "write events as tables for a spreadsheet",
+                      "perps-bot export --profile dev --csv trades trades.csv", _export_arguments),
     "resume": Command(commands.resume, "lift a halt, with a reason",
                       "perps-bot resume --profile dev --reason 'checked the positions'",
                       _resume_arguments),

@@ -9,6 +9,8 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from decimal import Decimal
 
@@ -259,12 +261,9 @@ def replay(arguments: argparse.Namespace) -> int:
         arguments.symbols = arguments.symbol
     settings = _settings(arguments)
     outputs, market = list(output_paths(arguments)), _recorded(arguments, settings)
-    is_watched, clock = sys.stderr is not None and sys.stderr.isatty(), SystemClock()
-    try:
-        result = rehearse(market, settings, *outputs, _progress if is_watched else None)
-    finally:
-        if is_watched:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    clock = SystemClock()
+    with _progress_shown() as progress:
+        result = rehearse(market, settings, *outputs, progress)
     speed = (result.bars / clock.elapsed()).quantize(Decimal("0.1"))
     if arguments.json:
         row = {**asdict(result), "bars_per_second": speed}
@@ -327,10 +326,40 @@ def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
     except KeyboardInterrupt:
         complain(f"interrupted: whether the {command} is obeyed is not known")
         return NOT_VERIFIED
+    if arguments.json:
+        return _answer(_json({"exit_code": done.exit_code, "lines": done.text.split("\n")}),
+                       done.exit_code)
     if done.exit_code and "\n" not in done.text:
         complain(done.text)
         return done.exit_code
     return _answer(done.text, done.exit_code)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from perps_bot import report as room
+
+    with _progress_shown() as progress:
+        source, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
+        said = room.report(arguments, source, reading)
+    for note in reading.notes:
+        complain(note)
+    if arguments.json:
+        text = _json(said)
+    else:
+        text = "\n".join([f"written: {path}" for path in said["written"]]
+                         or room.text_lines(said))
+    return _answer(text, DONE if reading.is_whole else NOT_VERIFIED)
+
+
+def export(arguments: argparse.Namespace) -> int:
+    from perps_bot import report as room
+
+    with _progress_shown() as progress:
+        _, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
+        lines = room.export(arguments, reading)
+    for note in reading.notes:
+        complain(note)
+    return _answer("\n".join(lines), DONE if reading.is_whole else NOT_VERIFIED)
 
 
 def _settings(arguments: argparse.Namespace):
@@ -374,18 +403,33 @@ def _opened(arguments: argparse.Namespace) -> tuple:
 
 def _recorded(arguments: argparse.Namespace, settings):
     from perps_bot.market import RecordedMarket
-    from perps_bot.ops import time_given
 
     if not arguments.files:
         raise ConfigError("name a FILE of prices, or --recorded DAY; see perps-bot replay --help")
-    # The parser keeps them under their flags' names, of which one is a keyword.
-    begin, end = (time_given(flag, vars(arguments)[flag[2:]]) for flag in ("--from", "--to"))
-    if begin and end and begin >= end:
-        raise ConfigError(f"--from {begin.isoformat()} is not before --to {end.isoformat()}")
+    begin, end = _span(arguments)
     # The profile's bar is for a living market; candles bring their own.
     bar = None if settings.sources["bar"].startswith("profile") else settings.bar
     return RecordedMarket(arguments.files, settings.symbols, arguments.funding, bar, begin, end,
                           arguments.skip_bad_rows)
+
+
+def _span(arguments: argparse.Namespace) -> tuple:
+    """--from and --to."""
+    from perps_bot.ops import time_given
+
+    # The parser keeps them under their flags' names, of which one is a keyword.
+    begin, end = (time_given(flag, vars(arguments)[flag[2:]]) for flag in ("--from", "--to"))
+    if begin and end and begin >= end:
+        raise ConfigError(f"--from {begin.isoformat()} is not before --to {end.isoformat()}")
+    return begin, end
+
+
+def _place(arguments: argparse.Namespace) -> tuple:
+    """The profile's folder, whether paper was asked for, and the profile."""
+    from perps_bot.settings import data_folder
+
+    settings = _settings(arguments)
+    return data_folder(settings), broker_kind(settings) != "coinbase", settings.profile
 
 
 def _answer(text: str, code: int = DONE) -> int:
@@ -402,6 +446,17 @@ def _terminal():
     from perps_bot.terminal import terminal_of
 
     return terminal_of(sys.stdout, os.environ)
+
+
+@contextmanager
+def _progress_shown() -> Iterator[Callable[[Decimal], None] | None]:
+    """Yield what shows progress where somebody looks; its line is gone afterwards."""
+    is_watched = sys.stderr is not None and sys.stderr.isatty()
+    try:
+        yield _progress if is_watched else None
+    finally:
+        if is_watched:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _progress(done: Decimal) -> None:

@@ -38,9 +38,11 @@ def ask(settings: Settings, command: str, args: Mapping[str, Any], kills: bool =
     kills  end a bot that does not answer
     """
     folder = data_folder(settings)
-    if not folder.is_dir() and (command, broker_kind(settings)) != ("close-all", "coinbase"):
+    # On another machine, too, what is held at the venue must be closed.
+    if not os.path.isdir(folder) and (command, broker_kind(settings)) != ("close-all", "coinbase"):
         raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted; see "
                           f"EVENT_STORE_ROOT and --profile")
+    prepare_folder(folder)
     request = Request(uuid.uuid4().hex, command, args, SystemClock().now())
     lock = InstanceLock(folder / "lock")
     if (pid := _holder(lock)) is not None:
@@ -141,7 +143,7 @@ def _killed(lock: InstanceLock) -> bool:
 
 def _act(settings: Settings, folder: Path, request: Request) -> Answer:
     """Do it here, alone in the folder and on the account; what waited there comes first."""
-    with alone_in(prepare_folder(folder)):
+    with alone_in(folder):
         settings = replace(settings, symbols=_traded(settings, folder))
         venue = _venue(settings, request)
         with alone_on(venue):

@@ -95,7 +95,7 @@ class Mailbox:
         self.trouble = ""
         self._folder = folder
         self._left = [TAKEN, KEPT]  # by an earlier process
-        self._is_kept = False
+        self._kept_rank = 0  # of the request that is kept; 0: none is
 
     def is_asked(self) -> bool:
         """Whether a request waits that can be taken."""
@@ -103,20 +103,19 @@ class Mailbox:
 
     def take(self) -> Request | None:
         """Return the next request; what an earlier process took and did not finish comes first."""
-        names = (*self._left, REQUEST)
-        name = next((name for name in names if os.path.lexists(self._folder / name)), None)
-        if name is None:
+        while self._left and not os.path.lexists(self._folder / self._left[0]):
+            self._left.pop(0)
+        name = self._left[0] if self._left else REQUEST
+        if not os.path.lexists(self._folder / name):
             self.trouble = ""
             return None
-        if name in self._left:
-            self._left.remove(name)
         try:
             prepare_folder(self._folder)
             os.replace(self._folder / name, self._folder / TAKEN)
-            self.trouble = ""
         except (OSError, ConfigError) as failure:
             self._complain(f"{self._folder / name} cannot be taken: {failure}")
             return None
+        self.trouble, self._left = "", self._left[1:]
         return _read(self._folder / TAKEN)
 
     def give(self, request: Request, answer: Answer, is_recorded: bool) -> None:
@@ -126,17 +125,17 @@ class Mailbox:
             write_state(self._folder / ANSWER, said)
         except OSError as failure:
             self._complain(f"{self._folder / ANSWER} was not written: {failure.strerror}")
-        if is_recorded or not request.halts:
+        if is_recorded or request.rank <= self._kept_rank:  # a resume is never kept
             self._remove(TAKEN)
         else:
-            self._is_kept = True
+            self._kept_rank = request.rank
             with suppress(OSError):
                 os.replace(self._folder / TAKEN, self._folder / KEPT)
 
     def forget_what_was_kept(self) -> None:
         """The events have it now."""
-        if self._is_kept:
-            self._is_kept = False
+        if self._kept_rank:
+            self._kept_rank = 0
             self._remove(KEPT)
 
     def _remove(self, name: str) -> None:

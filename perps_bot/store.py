@@ -258,13 +258,19 @@ class EventStore:
             _truncate(bad.fileno(), file.offset)
 
 
-def read_events(folder: str | Path | None, day: date | None = None) -> Iterator[Event]:
+def read_events(
+    folder: str | Path | None, day: date | None = None, since: date | None = None,
+    until: date | None = None,
+) -> Iterator[Event]:
     """Read one day's events, or all in order, verifying the chain; nothing is changed.
 
+    since, until  the first and the last day of those that are read; None for all
     A torn last line ends it silently, for a writer may be at work; damage raises StoreDamaged.
     """
     last = None
     for path in _files(folder, f"{day}.jsonl" if day else DAY_FILES):
+        if since and path.stem < str(since) or until and path.stem > str(until):
+            continue
         file = _DayFile(path, last)
         yield from file
         last = file.last

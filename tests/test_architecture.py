@@ -23,12 +23,13 @@ FLOORS = {
         7  cli
         6  commands
         5  replay    ops    report    validate    checklist    wiring    drill    scenes    init
-        5  recorded  backup page export emergency
+        5  recorded  backup page history drift emergency
         5  watch     ledger
         4  loop     figures
         3  execution protection reconcile clock shutdown alerts terminal journal control service
         3  confirmed
         2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
+        2  score     outputs
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
         0  model     errors    broker  secret
     """.strip().splitlines())
@@ -38,7 +39,7 @@ SOURCES = {path.stem: path.read_text("utf-8") for path in sorted(PACKAGE.glob("*
 ROOMS = [room for room in SOURCES if not room.startswith("__")]
 # What cannot move money.
 BESIDE = {"market", "paper", "process", "alerts", "terminal", "words", "journal", "usage", "metrics",
-          "figures", "mailbox", "confirmed"}
+          "figures", "mailbox", "confirmed", "score", "outputs"}
 CORE = [room for room in ROOMS if FLOORS.get(room, 0) <= 4 and room not in BESIDE]
 
 # What speaks with Coinbase: measured apart, so that neither half can grow behind the other.
@@ -49,6 +50,8 @@ SAME_FLOOR = {
     ("protection", "execution"),  # stops and exits, and the orders they are made of
     # what is rehearsed, and the files that show it
     ("drill", "scenes"), ("drill", "ops"), ("scenes", "ops"),
+    # What happened, the paper bot's beside it, and how both are shown.
+    ("report", "history"), ("report", "drift"), ("report", "page"), ("drift", "history"),
     ("rest", "transport"),  # a request, and how its bytes travel
     ("emergency", "wiring"),  # a dead bot is put together as a run is
     ("ops", "emergency"),  # the name that the runbook's samples use

@@ -488,6 +488,27 @@ def test_a_disk_that_takes_nothing_keeps_no_position_open(rig, monkeypatch):
     assert rig.state is TradingState.HALTED and answer_to(rig.place, request)
 
 
+def test_what_a_full_disk_left_as_a_file_is_not_taken_up_again_by_the_same_process(
+    rig, monkeypatch
+):
+    entered(rig)
+    rig.leave("halt", HALT)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_room, "_write", full)
+        rig.obey()
+        rig.bot.risk.resume("in memory", rig.now.date())
+        rig.obey()
+        assert rig.state is TradingState.TRADING
+    rig.leave("halt", REDUCE, "2" * 32)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_room, "_write", full)
+        rig.obey()
+    assert rig.state is TradingState.REDUCING
+    rig.bot.store.close()
+    assert rig.start().obey() is None
+    assert rig.state is TradingState.HALTED, "the stronger of the two was kept"
+
+
 def test_once_the_disk_takes_it_the_halt_is_in_the_events_alone(rig, monkeypatch):
     entered(rig)
     rig.leave("halt", HALT)

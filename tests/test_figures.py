@@ -117,6 +117,7 @@ def test_what_is_used_is_measured_as_the_gate_does(held):
             (used["max_daily_loss_pct"], Decimal(state["daily_loss"]["loss"]) / equity)):
         assert abs(Decimal(measured) - expected) < Decimal("0.0002")
     assert Decimal(own["max_position"]) == worst
+    assert max(len(each.partition(".")[2]) for each in used.values() if each) <= 10
     assert (own["max_open_orders"], own["max_entries_per_hour"]) == ("1", "1")
     assert (used["max_orders_per_minute"], used["max_unknown_orders"]) == ("1", "0")
     assert Decimal(own["max_daily_turnover"]) > 0
@@ -132,6 +133,10 @@ def test_an_order_of_unknown_outcome_counts_and_what_has_no_price_is_unknown(hel
     rows = {row["limit"]: row["used"] for row in Use(account, risk.config, risk.flow, {}).rows(())}
     assert rows["max_unknown_orders"] == 1
     assert rows["leverage_limit"] is rows["max_exposure_pct"] is None
+    account = replace(account, positions={})
+    rows = {row["limit"]: row["used"]
+            for row in Use(account, risk.config, risk.flow, {}).rows((BTC,))}
+    assert rows["max_position"] is rows["max_position_pct_per_symbol"] is None
 
 
 def test_use_of_an_account_without_equity_is_unknown():

@@ -91,6 +91,14 @@ def test_where_nothing_was_written_there_is_nothing(tmp_path, make):
 # Following
 
 
+def test_a_day_that_is_just_being_opened_is_empty(writer):
+    writer.writes(1).day()
+    os.truncate(writer.path, 30)
+    place = end_of(writer.folder)
+    assert numbers(newest(writer.folder)) == [2, 1]
+    assert numbers(news(writer.folder, place)) == []
+
+
 def test_what_is_written_is_followed_over_midnight_and_never_twice(writer, block):
     place = Place()
     assert list(news(writer.folder, place)) == []
@@ -105,9 +113,9 @@ def test_what_is_written_is_followed_over_midnight_and_never_twice(writer, block
 def test_following_from_the_end_gives_only_what_is_new(writer):
     place = end_of(writer.writes(5).folder)
     assert numbers(newest(writer.folder, place)) == [6, 5, 4, 3, 2, 1]
-    writer.writes(1)
+    writer.writes(1).day()
     assert numbers(newest(writer.folder, place))[0] == 6  # as of that place
-    assert numbers(news(writer.folder, place)) == [7]
+    assert numbers(news(writer.folder, place)) == [7, 8]
 
 
 def test_a_line_is_told_when_it_is_finished_and_not_before(writer):

@@ -75,6 +75,7 @@ def test_every_pin_has_hashes():
 @pytest.mark.parametrize("section, option, locks", [
     ("options",                "install_requires", LOCKS[:1]),
     ("options.extras_require", "test",             LOCKS),
+    ("options.extras_require", "report",           LOCKS),
 ])
 def test_the_locks_pin_what_setup_cfg_asks_for(section, option, locks):
     config, pins = configparser.ConfigParser(), pinned(*locks)
@@ -83,6 +84,10 @@ def test_the_locks_pin_what_setup_cfg_asks_for(section, option, locks):
         if line and not line.startswith("#"):
             wanted = Requirement(line)
             assert pins[wanted.name.lower()][0] in wanted.specifier
+
+
+def test_who_runs_the_bot_installs_no_charts():
+    assert not {"plotly", "narwhals"} & pinned(LOCKS[0]).keys()
 
 
 def test_every_pin_has_its_row_in_the_dependencies():

@@ -122,9 +122,9 @@ def stale(seconds):
     (lambda p: p.dies().changed("health.json", message="stopped by SIGTERM"), 1,
      "the bot is NOT running; its last word is 1 s old: stopped by SIGTERM"),
     (lambda p: p.changed("health.json", **stale(200)), 1,
-     f"pid {os.getpid()} runs but says nothing: it hangs, or cannot write; its last word is 3 min"),
+     "pid PID runs but says nothing: it hangs, or cannot write; its last word is 3 min"),
     (lambda p: p.changed("health.json", pid=4711), 1,
-     f"pid {os.getpid()} works there and has said nothing yet"),
+     "pid PID works there and has said nothing yet"),
     (lambda p: p.changed("health.json", **stale(-60)), 1, "from the future: check the clock"),
     (lambda p: p.changed("health.json", **stale(-5)), 0, "ok, 0 s ago"),
     (lambda p: p.changed("health.json", timestamp=...), 3, "has no time in it"),
@@ -135,7 +135,7 @@ def test_a_verdict_is_judged_by_the_lock_the_pid_and_the_time(place, spoil, code
     spoil(place)
     sight = place.sight(1)
     assert sight.verdict()[0] == status_code(sight) == code
-    assert why in sight.verdict()[1]
+    assert why.replace("PID", str(os.getpid())) in sight.verdict()[1]
     assert sight.is_current() == (code == 0 or code == 1 and "NOT ok" in why)
 
 
@@ -255,7 +255,7 @@ def test_whatever_the_fields_are_the_text_is_lines_of_printable_words(place, sai
 
 BODIES = (
     b"", b"{", b"[]", b"null", b'{"a": 1e999999999}' + b"x", b"[" * 100_000, b"\xff\xfe",
-    b"9" * 5000, b"{" + b" " * (1 << 20) + b"}")
+    b"9" * 5000, b"{}" + b" " * (1 << 20))
 
 
 @pytest.mark.parametrize("name", ["health.json", "last_state.json"])

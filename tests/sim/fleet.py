@@ -20,7 +20,7 @@ from .faults import FAULTS, ORDER_PATH
 from .run import NOISY_TICKS, run_seed
 
 WORKERS = 2
-BATCH, ROUND = 5, 20  # cases a job, and jobs until the clock is looked at
+BATCH, ROUND = 5, 4  # cases a job, and jobs until the clock is looked at
 PAIR_TICKS = 30
 TELL_CASES = 1000
 FAILURES_SHOWN = 20
