@@ -48,7 +48,8 @@ LIMIT_NAMES = {
     "max_top_of_book_pct": "of the best price's size", "duplicate_window_seconds": "repeats after",
 }
 EVENTS_SHOWN, EVENTS_SCANNED_MAX, ROWS_SHOWN_MAX = 10, 2000, 50
-NO_NEWS = frozenset({"position.updated", "day.opened", "funding.rate", "alert.sent"})
+NO_NEWS = frozenset({"position.updated", "day.opened", "funding.rate", "alert.sent",
+                     "strategy.warmed"})
 
 
 @dataclass(frozen=True)

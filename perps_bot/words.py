@@ -221,6 +221,12 @@ def _alert(data: Mapping) -> str:
     return _say("ALERT {code}", data) + about + _say(": {message}", data)
 
 
+def _requested(data: Mapping) -> str:
+    args = data.get("args")
+    reason = _say(": {reason}", args) if isinstance(args, dict) else ""
+    return _say("the owner asked for {command}", data) + reason
+
+
 def _cleared(data: Mapping) -> str:
     about = _say(" ({about})", data) if data.get("about") else ""
     return _say("over: {code}", data) + about
@@ -232,6 +238,8 @@ SENTENCES = {
     "bot.started":         "started: version {version}, profile {profile}, broker {broker}, "
                            "{symbols:words}; equity {equity:usd}",
     "bot.stopped":         _stopped,
+    "strategy.warmed":     lambda data: _say("the averages of {symbol} were filled from ", data) + (
+        f"{len(data['closes'])} closes" if isinstance(data.get("closes"), list) else "closes"),
     "strategy.signal":     _signal,
     "order.intended":      _intended,
     "order.updated":       _updated,
@@ -254,6 +262,8 @@ SENTENCES = {
                            "{ours:n}",
     "reconcile.mismatch":  "{symbol}: our books said {ours:n}, the venue {venue:n}; the venue's "
                            "was taken over",
+    "control.requested":   _requested,
+    "control.answered":    "the {command} ended with exit code {exit_code}: {text}",
     "feed.stale":          "the {connection} feed cannot be trusted: {reason}; REST answers "
                            "instead",
     "feed.recovered":      "the {connection} feed can be trusted again: {reason}",
