@@ -176,7 +176,7 @@ def source_of(folder: str | None, profile_folder: Path, is_paper: bool, profile:
     if not is_paper and days_in(other):
         return Source(other, None, f"there are no real orders: {PAPER} were taken")
     raise ConfigError(f"{wanted}: holds no events: start the bot, or name another --profile or "
-                      f"a folder of events")
+                      f"a folder of events; to begin: perps-bot init, perps-bot run")
 
 
 def told(reading: Reading, outputs: Sequence[tuple[str, Path]] = ()) -> History:
