@@ -320,8 +320,8 @@ def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
     from perps_bot.mailbox import REASON_LENGTH_MAX
 
     if not arguments.reason.strip() or len(arguments.reason) > REASON_LENGTH_MAX:
-        raise ConfigError(f"--reason is empty or above {REASON_LENGTH_MAX} characters: say what "
-                          f"was checked, or why")
+        raise ConfigError(f"--reason is empty: say what was checked, or why; or it is longer "
+                          f"than {REASON_LENGTH_MAX} characters")
     try:
         done = ask(_settings(arguments), command, args, arguments.kill)
     except KeyboardInterrupt:
@@ -342,13 +342,12 @@ def report(arguments: argparse.Namespace) -> int:
     with _progress_shown() as progress:
         source, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
         said = room.report(arguments, source, reading)
+    if not arguments.json and not said["written"]:
+        return _answer("\n".join(room.text_lines(said)), DONE if reading.is_whole else NOT_VERIFIED)
     for note in reading.notes:
         complain(note)
-    if arguments.json:
-        text = _json(said)
-    else:
-        text = "\n".join([f"written: {path}" for path in said["written"]]
-                         or room.text_lines(said))
+    text = _json(said) if arguments.json else "\n".join(
+        f"written: {path}" for path in said["written"])
     return _answer(text, DONE if reading.is_whole else NOT_VERIFIED)
 
 

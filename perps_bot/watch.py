@@ -144,7 +144,8 @@ def look(folder: Path, now: datetime) -> Sight:
 def peek(path: Path) -> Mapping:
     """A state file's JSON object, read without touching it; ConfigError says why not."""
     if not os.path.lexists(path):
-        raise ConfigError(f"{path} is missing: has a bot ever run there?")
+        raise ConfigError(f"{path} is missing: has a bot run there? To begin: "
+                          f"perps-bot run")
     try:
         with opened(path) as file:
             body = file.read(STATE_BYTES_MAX + 1)
