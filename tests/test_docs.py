@@ -23,7 +23,6 @@ from perps_bot.model import Position
 from perps_bot.settings import PROFILES, SETTINGS, described, resolve
 from perps_bot.store import SYNCED, EventStore, read_events
 from perps_bot.tracker import PositionTracker
-from perps_bot.words import SENTENCES
 
 pytestmark = pytest.mark.xdist_group("the commands share what they made")
 ROOT = Path(__file__).resolve().parent.parent
@@ -336,10 +335,6 @@ def test_every_event_type_in_the_code_is_documented_and_no_other():
              and re.fullmatch("(?:bot|day|order|stop|funding|state|position|reconcile|trade|risk|"
                               "strategy|feed|account|control|alert)\\.[a-z_]+|alert", node.value)}
     assert words == set(documented())
-
-
-def test_every_event_type_has_a_sentence_for_people():
-    assert set(SENTENCES) == set(documented())
 
 
 def test_what_is_synced_is_what_is_said_to_be():
