@@ -363,7 +363,7 @@ COMMANDS = {
                      "show every setting, and whether orders are possible with them",
                      "perps-bot check --profile dev --max-position 2000", _check_arguments),
     "status": Command(commands.status,
-                      "what it holds, earns and may do; exit 0 well, 1 not, 3 not known",
+                      "what it holds, earns and may do (exit 0 well, 1 not, 3 unknown)",
                       "perps-bot status --profile dev", _status_arguments),
     "health": Command(commands.health,
                       "one line for a monitor; exit 0 ok and fresh, 1 not, 2 no bot",

@@ -319,8 +319,8 @@ def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
     from perps_bot.mailbox import REASON_LENGTH_MAX
 
     if not arguments.reason.strip() or len(arguments.reason) > REASON_LENGTH_MAX:
-        raise ConfigError(f"--reason is empty or above {REASON_LENGTH_MAX} characters: say what "
-                          f"was checked, or why")
+        raise ConfigError(f"--reason is empty: say what was checked, or why; or it is longer "
+                          f"than {REASON_LENGTH_MAX} characters")
     try:
         done = ask(_settings(arguments), command, args, arguments.kill)
     except KeyboardInterrupt:

@@ -38,8 +38,8 @@ FLOORS = {
 SOURCES = {path.stem: path.read_text("utf-8") for path in sorted(PACKAGE.glob("*.py"))}
 ROOMS = [room for room in SOURCES if not room.startswith("__")]
 # What cannot move money.
-BESIDE = {"market", "paper", "process", "alerts", "terminal", "words", "journal", "usage", "metrics",
-          "figures", "mailbox", "confirmed", "score", "outputs"}
+BESIDE = {"market", "paper", "process", "alerts", "service", "mailbox", "confirmed", "terminal",
+          "words", "journal", "usage", "metrics", "figures", "score", "outputs"}
 CORE = [room for room in ROOMS if FLOORS.get(room, 0) <= 4 and room not in BESIDE]
 
 # What speaks with Coinbase: measured apart, so that neither half can grow behind the other.

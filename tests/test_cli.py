@@ -603,7 +603,7 @@ def test_a_venue_that_does_not_answer_was_not_asked(line, said):
     ("",                 "validate ws",                    {}, "RUN_SANDBOX_VALIDATIONS=1"),
     ("",                 "products --profile demo",        {}, "perps-bot check"),
     ("",                 "symbol BTC-PERP --profile prod", {}, "perps-bot check"),
-    *(("",               f"{line} --profile demo",         {}, "perps-bot init") for line in (
+    *(("",               f"{line} --profile demo",         {}, "perps-bot ") for line in (
         "status", "health", "tail", "why BTC-PERP", "halt x", "close-all --yes --dry-run",
         "resume --reason x", "report", "replay --recorded 2026-01-01")),
     *(("init --profile demo", f"{line} --profile demo",    {}, "perps-bot ") for line in (

@@ -321,7 +321,7 @@ def test_a_paper_run_is_found_among_its_own_events(line, tmp_path, monkeypatch, 
     monkeypatch.delenv("PERPS_FORCE_MOCK")
     assert main(["replay", "--recorded", path.stem, *line.split()[:3]]) == 0
     assert main(["replay", "--recorded", path.stem, "--profile", profile]) == 2
-    assert "see --profile, --dry-run and EVENT_STORE_ROOT" in capsys.readouterr().err
+    assert "name the --profile that ran" in capsys.readouterr().err
 
 
 def test_the_day_of_a_bot_at_the_exchange_is_reproduced(tmp_path, monkeypatch):
@@ -408,7 +408,7 @@ def spoilt(days, folder):
     ("../btc.csv", "--recorded ../btc.csv: neither a day"),
     ("2025-05-01 btc.csv", "--recorded takes the day's own prices and settings: leave out"),
     ("2025-05-01 --from 2025-05-01", "everything but --profile, --dry-run, --config and --json"),
-    ("2025-05-01 --profile demo", "events of that day: there are none; see --profile"),
+    ("2025-05-01 --profile demo", "nothing was written there; name the --profile that ran"),
     ("2025-05-01 --bar 60", "--recorded takes the day's own prices and settings: leave out"),
 ])
 def test_what_cannot_be_used_is_named_in_one_line(

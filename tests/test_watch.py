@@ -223,7 +223,7 @@ def test_status_as_json_is_both_files_and_what_they_are_worth(place, said):
     assert both["is_running"] and both["is_current"] and both["troubles"] == []
     assert both["health"] == place.health()
     assert {name: both[name] for name in place.state()} == place.state()
-    assert both["last_events"][-1]["type"] == "bot.started"
+    assert both["last_events"][-1]["type"] == "strategy.warmed"
 
 
 def test_the_events_are_those_of_the_broker_that_the_files_name(place):
