@@ -343,12 +343,11 @@ def _backups(target: Path, profile: str) -> list[Backup]:
 
 def _prune(made: Path, profile: str, since: datetime) -> Iterator[tuple[str, str]]:
     """Remove the backups from before `since`; yield each, and why where it was not removed."""
-    others = [each for each in _backups(made.parent, profile) if each.path != made]
-    now = _manifest(made).made_at
-    if late := [str(each.path) for each in others if each.made_at > now]:
-        yield late[-1], "is of a later time: is the clock right?  Nothing was removed"
+    found, now = _backups(made.parent, profile), _manifest(made).made_at
+    if found[-1].made_at > now:
+        yield str(found[-1].path), "is of a later time: is the clock right?  Nothing was removed"
         return
-    for each in others:
+    for each in found:
         if each.made_at < since:
             inside = {str(path.relative_to(each.path)) for path in each.path.rglob("*")
                       if not path.is_dir()}

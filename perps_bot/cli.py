@@ -250,12 +250,16 @@ def _profile_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
     _profile_arguments(parser)
+    parser.epilog += ("\nexit code: 0 shown and all well, 1 not well or not running, 2 settings, "
+                      "no such\n  bot, 3 something cannot be known")
     parser.add_argument("--watch", action="store_true",
                         help="redraw every second; keys: q quits, h helps")
 
 
 def _health_arguments(parser: argparse.ArgumentParser) -> None:
     _profile_arguments(parser)
+    parser.epilog += ("\nexit code: 0 ok and fresh, 1 not ok, too old or not running, 2 settings,\n"
+                      "  no such bot, or no health.json that can be read")
     parser.add_argument("--max-age", metavar="SECONDS",
                         help="the oldest health that is fresh (default: as long as it says)")
 
@@ -363,10 +367,10 @@ COMMANDS = {
                      "show every setting, and whether orders are possible with them",
                      "perps-bot check --profile dev --max-position 2000", _check_arguments),
     "status": Command(commands.status,
-                      "what it holds, earns and may do (exit 0 well, 1 not, 3 unknown)",
+                      "what it holds, earns and may still do, and whether that is of now",
                       "perps-bot status --profile dev", _status_arguments),
     "health": Command(commands.health,
-                      "one line for a monitor; exit 0 ok and fresh, 1 not, 2 no such bot",
+                      "one line and an exit code for a monitor",
                       "perps-bot health --profile dev --max-age 60", _health_arguments),
     "why": Command(commands.why, "why it did not trade: the last decisions on a symbol",
                    "perps-bot why BTC-PERP --profile dev --ticks 50", _why_arguments),

@@ -158,7 +158,6 @@ def close_all(arguments: argparse.Namespace) -> int:
 def status(arguments: argparse.Namespace) -> int:
     from perps_bot import watch
     from perps_bot.clock import SystemClock
-    from perps_bot.process import draw
     from perps_bot.terminal import terminal_of
 
     folder, clock = _profile_folder(arguments), SystemClock()
@@ -205,13 +204,15 @@ def health(arguments: argparse.Namespace) -> int:
 
 
 def why(arguments: argparse.Namespace) -> int:
+    from perps_bot import watch
+    from perps_bot.clock import SystemClock
     from perps_bot.ledger import why as look_back
     from perps_bot.ledger import why_lines
-    from perps_bot.process import draw
     from perps_bot.terminal import terminal_of
 
-    ticks = _count("--ticks", arguments.ticks)
-    ledger = look_back(_events_folder(arguments), arguments.name, ticks)
+    ticks, folder = _count("--ticks", arguments.ticks), _events_folder(arguments)
+    ledger = look_back(folder, arguments.name, ticks)
+    ledger.now = watch.in_the_way(watch.look(folder.parent, SystemClock().now()), folder)
     if arguments.json:
         return _answer(_json(ledger.as_json()))
     lines = why_lines(ledger, terminal_of(sys.stdout, os.environ))
@@ -341,13 +342,12 @@ def report(arguments: argparse.Namespace) -> int:
     with _progress_shown() as progress:
         source, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
         said = room.report(arguments, source, reading)
+    if not arguments.json and not said["written"]:
+        return _answer("\n".join(room.text_lines(said)), DONE if reading.is_whole else NOT_VERIFIED)
     for note in reading.notes:
         complain(note)
-    if arguments.json:
-        text = _json(said)
-    else:
-        text = "\n".join([f"written: {path}" for path in said["written"]]
-                         or room.text_lines(said))
+    text = _json(said) if arguments.json else "\n".join(
+        f"written: {path}" for path in said["written"])
     return _answer(text, DONE if reading.is_whole else NOT_VERIFIED)
 
 

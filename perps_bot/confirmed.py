@@ -4,7 +4,7 @@ Lines for the owner, after an emergency.  What was not read is said to be unknow
 books say of it is said to be theirs.  Nothing is asked here and nothing is decided.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from perps_bot.mailbox import Answer
@@ -17,7 +17,8 @@ def answer_of(task: Any, is_done: bool, last: str) -> Answer:
     bot = task.bot
     if not is_done:
         last = f"{last}: {'; '.join(_troubles(task)) or 'not confirmed in the time there is'}"
-    lines = [f"{bot.risk.state}: {task.request.args['reason']}", *_order_lines(task),
+    lines = [f"{bot.risk.state}: {task.request.args['reason']}",
+             *order_lines(bot.engine, bot.control.touched), *_foreign_lines(task),
              *_position_lines(task)]
     if not bot.store.writable:
         lines.append(f"the halt is NOT in the events: {bot.store.trouble}")
@@ -29,6 +30,15 @@ def answer_of(task: Any, is_done: bool, last: str) -> Answer:
     return Answer(code, "\n".join(lines))
 
 
+def order_lines(engine: Any, identities: Iterable[str]) -> Iterator[str]:
+    """What became of each order of ours, as the venue told it last."""
+    for order in filter(None, map(engine.orders.get, identities)):
+        price = f" at {order.average_price:f}" if order.average_price else ""
+        filled = f", {order.filled_quantity:f} filled{price}" if order.filled_quantity else ""
+        yield (f"{order.symbol} {order.purpose} {order.id} {order.side} {order.quantity:f}: "
+               f"{order.status}{filled}")
+
+
 def _troubles(task: Any) -> Iterator[str]:
     if task.trouble:
         yield task.trouble
@@ -37,15 +47,9 @@ def _troubles(task: Any) -> Iterator[str]:
             yield f"the market of {symbol} is closed"
 
 
-def _order_lines(task: Any) -> Iterator[str]:
-    """What became of each order, as the venue told it last; of those that are not ours, too."""
-    engine = task.bot.engine
-    for order in filter(None, map(engine.orders.get, task.bot.control.touched)):
-        price = f" at {order.average_price:f}" if order.average_price else ""
-        filled = f", {order.filled_quantity:f} filled{price}" if order.filled_quantity else ""
-        yield (f"{order.symbol} {order.purpose} {order.id} {order.side} {order.quantity:f}: "
-               f"{order.status}{filled}")
-    left = {order.venue_order_id for order in engine.foreign}
+def _foreign_lines(task: Any) -> Iterator[str]:
+    """What became of the orders that are not ours."""
+    left = {order.venue_order_id for order in task.bot.engine.foreign}
     for identity, order in task.foreign.items():
         said = "gone" if task.is_read and identity not in left else "NOT confirmed gone"
         yield f"{order.symbol} order {identity}, not ours, {order.side}: {said}"

@@ -40,8 +40,8 @@ def ask(settings: Settings, command: str, args: Mapping[str, Any], kills: bool =
     folder = data_folder(settings)
     # On another machine, too, what is held at the venue must be closed.
     if not os.path.isdir(folder) and (command, broker_kind(settings)) != ("close-all", "coinbase"):
-        raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted; a first "
-                          f"start is perps-bot --profile {settings.profile}")
+        raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted; see "
+                          f"EVENT_STORE_ROOT, or begin: perps-bot --profile {settings.profile}")
     prepare_folder(folder)
     request = Request(uuid.uuid4().hex, command, args, SystemClock().now())
     lock = InstanceLock(folder / "lock")

@@ -17,6 +17,8 @@ from perps_bot.score import MONEY, Figures, Score, fill_of, standing
 from perps_bot.stats import RoundTrip
 from perps_bot.store import EventStore
 from perps_bot.tracker import PositionTracker
+from perps_bot.words import plain, rough, usd
+from perps_bot.words import told as words_of
 
 STRETCHES_MAX = 600  # of a curve; each keeps two points.  Even, so that they merge in pairs
 TRIPS_MAX = 2_000  # the newest round trips that are kept with their stories
@@ -182,7 +184,7 @@ class History:
         self.equity, self.drawdown = Thinned(), Thinned()
         self.prices: dict[str, Thinned] = {}
         self.days: dict[date, dict[str, Decimal]] = {}
-        self.hours = [ZERO] * 24
+        self.hours: dict[int, Decimal] = {}
         self.slippage = {purpose.value: Slippage() for purpose in Purpose}
         self.trips: deque[Trip] = deque(maxlen=TRIPS_MAX)
         self.trips_begun = self.events = 0
@@ -203,7 +205,6 @@ class History:
         if self._is_beginning(event):
             self._begin_at(event)
         self._know(event)
-        symbol = event.data.get("symbol")
         before = dict(self.books.positions()) if event.type in MOVES else {}
         self.books.apply(event)
         if self.begun is None:
@@ -211,8 +212,8 @@ class History:
         self.events += 1
         self._take_over(event, before)
         self._count(event)
-        if symbol is not None and event.type in TOLD:
-            self._tell(event, symbol)
+        if event.type in TOLD:
+            self._tell(event, event.data["symbol"])
 
     def close(self) -> None:
         """Take the last moment; nothing comes after it."""
@@ -252,7 +253,8 @@ class History:
         self._equity = self.begun["equity"]
         self._symbols = {symbol: self.books.get_position(symbol) for symbol in self._symbols}
         for symbol, held in self.books.positions().items():
-            self._fill(_made_up(event.at, symbol, held.quantity, held.entry_price), is_carried=True)
+            self._fill(_made_up(event.at, symbol, held.quantity, held.entry_price), "",
+                       is_carried=True)
 
     def _know(self, event: Event) -> None:
         """Remember names and orders, of a day before the range too."""
@@ -283,7 +285,7 @@ class History:
         self.drawdown.add(at, (peak - equity) / peak if peak > 0 else ZERO)
         self._day(at)["pnl"] += equity - self._equity
         self._day(at)["equity"] = equity
-        self.hours[at.hour] += equity - self._equity
+        self.hours[at.hour] = self.hours.get(at.hour, ZERO) + equity - self._equity
         self._equity = equity
         self._on_point(at, equity)
 
@@ -299,7 +301,7 @@ class History:
             fill = fill_of(data)
             self.slippage[data["purpose"]].add(fill, self._wanted(data, fill))
             self._day(event.at)["fees"] += fill.fee
-            self._fill(fill, data["reason"])
+            self._fill(fill, words_of(event), data["reason"])
             return
         if event.type == "funding.paid":
             self._day(event.at)["funding"] += Decimal(data["amount"])
@@ -331,14 +333,15 @@ class History:
                 moves = [(-was.quantity, was.mark_price), (now.quantity, now.mark_price)]
             for quantity, at_price in moves:
                 if quantity:
-                    self._fill(_made_up(event.at, symbol, quantity, at_price), event.type)
+                    fill = _made_up(event.at, symbol, quantity, at_price)
+                    self._fill(fill, _moved(fill, event.type), event.type)
 
-    def _fill(self, fill: Fill, reason: str = "", is_carried: bool = False) -> None:
-        """Book it into the round trips, and see which of them it opened or left."""
+    def _fill(self, fill: Fill, words: str, reason: str = "", is_carried: bool = False) -> None:
+        """Book it into the round trips, and tell it to those that it opened, changed or left."""
         symbol, current = fill.symbol, self._open.get(fill.symbol)
         if current is not None and fill.side is not current.round.side:
             current.exit_reason = reason
-            current.tell(fill.at, _filled(fill, reason))
+            current.tell(fill.at, words)
         self.score.trips.fill(fill)
         newest = self.score.trips.newest(symbol)
         if newest is not None and newest.held and symbol not in self._open:
@@ -347,9 +350,8 @@ class History:
             trip.steps = self._prologue.pop(symbol, [])
             self._open[symbol] = trip
             self.trips.append(trip)
-            current = None
         if not is_carried and fill.side is newest.side and symbol in self._open:
-            self._open[symbol].tell(fill.at, _filled(fill, reason))
+            self._open[symbol].tell(fill.at, words)
 
     def _finish(self, round_trip: RoundTrip) -> None:
         trip = self._open.pop(round_trip.symbol)
@@ -368,7 +370,7 @@ class History:
             return
         if trip is None and event.type == "stop.triggered" and symbol in self._final:
             trip = self._final[symbol][-1]  # which the fill before it has ended
-        steps = [*self._why(event, symbol), (event.at, TOLD[event.type](data))]
+        steps = [*self._why(event, symbol), (event.at, words_of(event))]
         if trip is None and event.type == "order.intended":
             self._prologue[symbol] = steps
         elif trip is not None:
@@ -383,19 +385,11 @@ class History:
         decision = self._decided.get(symbol)
         if event.type != "order.intended" or decision is None or decision.data["action"] == "hold":
             return []
-        return [(decision.at, _decision(decision.data))]
+        return [(decision.at, _decision(decision))]
 
 
 # Events after which the books may hold another quantity without a fill.
 MOVES = frozenset({"position.adopted", "reconcile.mismatch", "position.updated", "day.opened"})
-
-
-def number(value: object) -> str:
-    """A number for people: at most eight decimals, no zeros behind; its text may be None."""
-    if value is None:
-        return "none"
-    text = f"{Decimal(value):,.8f}"
-    return text.rstrip("0").rstrip(".")
 
 
 def _made_up(at: datetime, symbol: str, quantity: Decimal, price: Decimal) -> Fill:
@@ -403,44 +397,20 @@ def _made_up(at: datetime, symbol: str, quantity: Decimal, price: Decimal) -> Fi
     return Fill("", "", symbol, side, abs(quantity), price, ZERO, at)
 
 
-def _filled(fill: Fill, reason: str) -> str:
-    verb = "bought" if fill.side is Side.BUY else "sold"
-    if not fill.fill_id:
-        return (f"the books were moved without a fill ({reason}): as if {verb} "
-                f"{number(fill.quantity)} at {number(fill.price)}")
-    return f"{verb} {number(fill.quantity)} at {number(fill.price)}, fee {number(fill.fee)} USD"
+def _moved(fill: Fill, reason: str) -> str:
+    return (f"the books were moved without a fill ({reason}): as if {fill.side} "
+            f"{plain(fill.quantity)} at {plain(fill.price)}")
 
 
-def _decision(data: Mapping) -> str:
-    return (f"decided to {data['action']}: {data['reason']} (mark {number(data['mark_price'])}, "
-            f"short average {number(data['short_ma'])}, long average {number(data['long_ma'])}, "
-            f"{data['bars']} bars, equity {number(data['equity'])} USD)")
+def _decision(event: Event) -> str:
+    """A decision with the numbers that it came of."""
+    data = event.data
+    return (f"{words_of(event)} (short average {rough(data['short_ma'], 8)}, long average "
+            f"{rough(data['long_ma'], 8)}, {data['bars']} bars, equity {usd(data['equity'])})")
 
 
-def _sent(data: Mapping) -> str:
-    price = f"limit {number(data['limit_price'])}" if data["limit_price"] else data["order_type"]
-    return (f"order {data['client_order_id']}: {data['purpose']}, {data['side']} "
-            f"{number(data['quantity'])}, {price}, {data['time_in_force']}: {data['reason']}")
-
-
-def _stop(verb: str) -> Callable[[Mapping], str]:
-    return lambda data: (f"stop {verb} {number(data['stop_price'])} for "
-                         f"{number(data['quantity'])}")
-
-
-def _funded(data: Mapping) -> str:
-    verb = "paid" if Decimal(data["amount"]) > 0 else "received"
-    return f"funding {verb}: {number(abs(Decimal(data['amount'])))} USD"
-
-
-# What the story of a round trip tells, besides its fills.
-TOLD: Mapping[str, Callable[[Mapping], str]] = {
-    "order.intended": _sent,
-    "order.unknown": lambda data: f"outcome unknown of {data['client_order_id']}: {data['reason']}",
-    "order.lost": lambda data: f"{data['client_order_id']} never arrived: {data['reason']}",
-    "stop.placed": _stop("placed at"),
-    "stop.moved": _stop("moved to"),
-    "stop.triggered": lambda data: (f"the stop at {number(data['stop_price'])} fired and was "
-                                    f"filled at {number(data['price'])}"),
-    "funding.paid": _funded,
-}
+# What the story of a round trip tells, besides its fills and the decisions behind its orders.
+TOLD = frozenset({
+    "order.intended", "order.unknown", "order.lost", "stop.placed", "stop.moved", "stop.triggered",
+    "funding.paid",
+})

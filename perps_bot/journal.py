@@ -97,7 +97,8 @@ def refuse_without(folder: Path) -> None:
         raise _unreadable(folder, error) from None
     if not is_there:
         raise ConfigError(f"{folder} does not exist: nothing was written there; name the --profile "
-                          f"that ran, --dry-run if it ran so, or set EVENT_STORE_ROOT")
+                          f"that ran, --dry-run if it ran so, or set EVENT_STORE_ROOT; to "
+                          f"begin: perps-bot init, perps-bot run")
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigError:

@@ -46,9 +46,11 @@ class Ledger:
     """The last decisions on one symbol, oldest first, and what changed around them.
 
     around  events that hold everything up, or that end it: states, feeds, starts and stops
+    now     what stands in the way as of now; a closed market, for one, is no event
     """
 
     symbol: str
+    now: str = ""
     answers: list[Answer] = field(default_factory=list)
     around: list[Event] = field(default_factory=list)
 
@@ -56,7 +58,7 @@ class Ledger:
         return Counter(answer.gate for answer in self.answers if not answer.did_trade)
 
     def as_json(self) -> dict[str, object]:
-        return {"symbol": self.symbol, "counts": dict(self.counts().most_common()),
+        return {"symbol": self.symbol, "now": self.now, "counts": dict(self.counts().most_common()),
                 "traded": sum(answer.did_trade for answer in self.answers),
                 "decisions": [answer.as_row() for answer in self.answers],
                 "around": [_row(event) for event in self.around]}
@@ -180,6 +182,7 @@ def why_lines(ledger: Ledger, terminal: Terminal) -> Iterator[str]:
         times = [at for _, at, _ in same]
         span = f" to {times[-1]:%H:%M:%S}, {len(times)} times" if times[1:] else ""
         yield from terminal.wrapped(f"{times[0]:%m-%d %H:%M:%S}{span} {said}", 4)
+    yield from terminal.wrapped(f"now: {ledger.now}", 4) if ledger.now else ()
     yield from terminal.wrapped(
         "A decision is written when a bar ends, a best price is beaten or it changes; the other "
         "ticks decided the same, or nothing, and left no event.", 2, "dim")

@@ -141,11 +141,6 @@ class Bot:
         if not self.is_settled:
             _settle_first(self, now)
 
-    def hold_as_set(self) -> None:
-        """A resume lifts no more than what the settings allow."""
-        if self.is_settled:
-            _hold_as_set(self)
-
     def say(self, text: str) -> None:
         if self.surfaces is not None:
             self.surfaces.say(text)
@@ -300,6 +295,9 @@ def tick(bot: Bot, now: datetime) -> None:
     paused = bot.books.compare()
     bot.books.note_funding(bot.venue, now)
     bot.risk.post_trade(account)
+    if bot.risk.state is not TradingState.TRADING:  # what rests could still open
+        with suppress(VenueUnavailable):
+            bot.engine.cancel_all()
     _shrink(bot, account)
     wanted, failures = _decide_all(bot, marks, account, paused)
     failures += bot.work(bot.symbols)

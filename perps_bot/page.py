@@ -8,6 +8,7 @@ counted here, and no text of the events is ever markup: the script sets it as te
 import base64
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -27,9 +28,8 @@ def library() -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as missing:
         raise ConfigError(
-            "--html needs the extra `report` (plotly): in a checkout .venv/bin/python -m pip "
-            "install 'plotly>=6,<8'; else the same with the Python that runs this. Text, --json "
-            "and --csv need nothing") from missing
+            f"--html needs the extra `report`: {sys.executable} -m pip install 'plotly>=6,<8'. "
+            f"Text, --json and --csv need nothing") from missing
     return get_plotlyjs()
 
 

@@ -20,11 +20,12 @@ from pathlib import Path
 
 from perps_bot.drift import drift_lines, measure
 from perps_bot.errors import ConfigError, StoreDamaged
-from perps_bot.history import TRIP_COLUMNS, TRIPS_MAX, History, fold, number
+from perps_bot.history import TRIP_COLUMNS, TRIPS_MAX, History, fold
 from perps_bot.model import Event
 from perps_bot.outputs import kept_when_done, new_file, table
 from perps_bot.score import Figures, figure_lines
 from perps_bot.store import DAY_FILES, read_events
+from perps_bot.words import plain
 
 # What the text shows of a long table: its newest rows.
 ROWS_SHOWN = 14
@@ -104,8 +105,9 @@ class Reading:
                 raise ConfigError(f"{damage}: nothing before it can be read: take --from the day "
                                   f"after, or the copy of a backup") from damage
             self.is_whole = False
-            self.notes.append(f"DAMAGED: {damage}. Only what stands before that line is in here; "
-                              f"--from the day after shows the rest")
+            rest = "".join(f"; --from {day} shows the rest" for day in days[done:done + 1])
+            self.notes.append(f"DAMAGED: {damage}. Only what stands before that line is in here"
+                              f"{rest}")
         self._note_the_rest(days)
 
     def has(self, event: Event) -> bool:
@@ -174,7 +176,7 @@ def source_of(folder: str | None, profile_folder: Path, is_paper: bool, profile:
     if not is_paper and days_in(other):
         return Source(other, None, f"there are no real orders: {PAPER} were taken")
     raise ConfigError(f"{wanted}: holds no events: start the bot, or name another --profile or "
-                      f"a folder of events")
+                      f"a folder of events; to begin: perps-bot init, perps-bot run")
 
 
 def told(reading: Reading, outputs: Sequence[tuple[str, Path]] = ()) -> History:
@@ -272,7 +274,7 @@ def summary(source: Source, reading: Reading, history: History) -> dict[str, obj
         "notes": [*filter(None, [source.note]), *reading.notes], "whole": reading.is_whole,
         "events": history.events, "figures": asdict(figures), "by_symbol": history.by_symbol(),
         "by_day": [{"day": str(day), **row} for day, row in sorted(history.days.items())],
-        "by_hour": [{"hour": hour, "pnl": pnl} for hour, pnl in enumerate(history.hours)],
+        "by_hour": [{"hour": hour, "pnl": history.hours.get(hour)} for hour in range(24)],
         "slippage": [{"purpose": name, **asdict(row)} for name, row in history.slippage.items()],
         "drift": measure(source.folder, source.other, reading.days(),
                          source.folder.name == PAPER),
@@ -308,9 +310,9 @@ TRIP_TABLE = (
     ("opened",    lambda row: f"{row['opened_at']:%m-%d %H:%M}"),
     ("symbol",    lambda row: row["symbol"]),
     ("side",      lambda row: row["side"]),
-    ("quantity",  lambda row: number(row["quantity"])),
-    ("entry",     lambda row: f"{row['entry_price']:,.2f}"),
-    ("exit",      lambda row: _money(row["exit_price"])),
+    ("quantity",  lambda row: plain(row["quantity"])),
+    ("entry",     lambda row: _price(row["entry_price"])),
+    ("exit",      lambda row: _price(row["exit_price"])),
     ("net",       lambda row: _money(row["net_pnl"])),
     ("for",       lambda row: _duration(row["seconds"])),
 )  # fmt: skip
@@ -357,6 +359,10 @@ def _in_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator
 
 def _money(value: Decimal | None) -> str:
     return "-" if value is None else f"{value:z,.2f}"
+
+
+def _price(value: Decimal | None) -> str:
+    return "-" if value is None else f"{value:,.2f}" if value >= 100 else f"{value:,.5f}"
 
 
 def _duration(seconds: int | None) -> str:

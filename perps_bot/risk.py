@@ -22,7 +22,7 @@ from perps_bot.limits import (
 )
 from perps_bot.model import (
     ZERO, Account, Breach, Event, Mark, OrderIntent, OrderStatus, OrderType, Product, Purpose,
-    RiskVerdict, Side, TradingState, maybe_moment, moment,
+    RiskVerdict, Side, TradingState, moment,
 )
 
 # So many entries refused by the venue in a row, with none accepted between them, and it is us.
@@ -45,6 +45,7 @@ REDUCTIONS = (
 RISK_KINDS = (
     "daily_loss", "drawdown", "losses", "entries", "rejects", "refusal", "liquidation",
     "liquidation_distance", "mismatch")
+AS_SET = ("settings", "observe")  # as long as a setting or the key says so, whoever resumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ class LiveRiskManager:
         self._flow = Flow(self.config)
         # By symbol, "" for the whole account: the venue's reason to refuse, and since when.
         self._refused: dict[str, tuple[str, datetime]] = {}
-        self._cleared_at: datetime | None = None  # when a day's loss was last cleared
+        self._cleared_at = ""  # when a day's loss was last cleared, as ISO 8601 writes it
         if event_store is not None:
             event_store.subscribe(self.apply)
 
@@ -267,25 +268,22 @@ class LiveRiskManager:
         return True
 
     def resume(self, reason: str, today: date, clear_daily_loss: bool = False) -> list[str]:
-        """Lift every hold and return their kinds.
+        """Lift every hold but those of the settings; return their kinds.
 
         Raises ConfigError without a reason, or while today's daily loss holds and nobody said
         that it may be cleared, which is possible once a day; cleared, it counts from now on.
         """
         if not reason.strip():
             raise ConfigError("resume needs a reason: perps-bot resume --reason 'what was checked'")
-        loss = self._holds.get("daily_loss")
-        if loss and (loss.at is None or loss.at.date() >= today) and not clear_daily_loss:
-            raise ConfigError(
-                f"the daily loss limit was hit today ({loss.reason}): "
-                f"wait for the next UTC day or add --clear-daily-loss"
-            )
-        if loss and clear_daily_loss and self._cleared_at and self._cleared_at.date() >= today:
-            raise ConfigError(
-                f"--clear-daily-loss was used today already, at {self._cleared_at:%H:%M:%S} UTC, "
-                f"and then the limit was hit again ({loss.reason}): wait for the next UTC day"
-            )
-        kinds = list(self._holds)
+        loss, cleared = self._holds.get("daily_loss"), self._cleared_at
+        if loss and (loss.at is None or loss.at.date() >= today):
+            is_spent = cleared[:10] >= today.isoformat()
+            if is_spent or not clear_daily_loss:
+                way_out = (f"; --clear-daily-loss was used today already, at {cleared[11:19]} UTC"
+                           if is_spent else " or add --clear-daily-loss")
+                raise ConfigError(f"the daily loss limit was hit today ({loss.reason}): wait for "
+                                  f"the next UTC day{way_out}")
+        kinds = [kind for kind in self._holds if kind not in AS_SET]
         for kind in kinds:
             self._change(kind, TradingState.TRADING, f"resumed: {reason}",
                          clears_loss=kind == "daily_loss" and clear_daily_loss)
@@ -394,7 +392,8 @@ class LiveRiskManager:
 
     def _fold_change(self, at: datetime | None, data: Mapping) -> None:
         kind, state = data["kind"], TradingState(data["state"])
-        self._cleared_at = at if data.get("clears_loss") else self._cleared_at
+        if at and data.get("clears_loss"):
+            self._cleared_at = at.isoformat()
         if state is TradingState.TRADING:
             self._holds.pop(kind, None)
         else:
@@ -437,7 +436,7 @@ class LiveRiskManager:
             for kind, h in data["holds"].items()
         }
         self._taken_back = Counter(data.get("taken_back", {}))
-        self._cleared_at = maybe_moment(data.get("cleared_at"))
+        self._cleared_at = data.get("cleared_at", "")
         refused = data.get("refused", {}).items()
         self._refused = {symbol: (why, moment(at)) for symbol, (why, at) in refused}
 

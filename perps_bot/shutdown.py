@@ -10,6 +10,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+from perps_bot.confirmed import order_lines
 from perps_bot.errors import PerpsBotError
 from perps_bot.model import ZERO, Order, OrderStatus, Purpose, TradingState
 from perps_bot.settings import same_run
@@ -28,6 +29,7 @@ def stop(bot: Any, clock: Any, number: int | None) -> int:
     ends_at = clock.now() + STOP_FOR
     bot.service.stopping(f"{name}: cancelling entries, keeping protective stops")
     bot.say(f"{name}: cancelling entries, keeping protective stops")
+    entries = [order.id for order in bot.engine.entries()]
     for look in range(STOP_LOOKS_MAX):
         bot.store.now = clock.now()
         interrupts += _halts(bot, number)
@@ -40,6 +42,8 @@ def stop(bot: Any, clock: Any, number: int | None) -> int:
     code = 3 if left or bare else 0
     record_end(bot, name, code, left)
     _heed_late(bot, clock)  # and while that was written, which a slow disk makes seconds
+    for line in order_lines(bot.engine, entries):
+        bot.say(line)
     _report_stop(bot, left, bare, code)
     bot.message, bot.is_over = f"stopped by {name}", True
     bot.publish(bot.store.now)

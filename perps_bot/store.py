@@ -302,7 +302,7 @@ def write_state(path: str | Path, value: object) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     text = value if isinstance(value, str) else json.dumps(_plain(value), indent=2) + "\n"
     with open(temporary, "wb", 0, opener=_open) as file:
-        _write_all(file.fileno(), redacted(text).encode("ascii", "backslashreplace"))
+        _write_all(file.fileno(), redacted(text).encode("utf-8", "replace"))
     _replace(temporary, path)
 
 

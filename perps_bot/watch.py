@@ -48,7 +48,8 @@ LIMIT_NAMES = {
     "max_top_of_book_pct": "of the best price's size", "duplicate_window_seconds": "repeats after",
 }
 EVENTS_SHOWN, EVENTS_SCANNED_MAX, ROWS_SHOWN_MAX = 10, 2000, 50
-NO_NEWS = frozenset({"position.updated", "day.opened", "funding.rate", "alert.sent"})
+NO_NEWS = frozenset({"position.updated", "day.opened", "funding.rate", "strategy.warmed",
+                     "alert.sent"})
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def look(folder: Path, now: datetime) -> Sight:
 def peek(path: Path) -> Mapping:
     """A state file's JSON object, read without touching it; ConfigError says why not."""
     if not os.path.lexists(path):
-        raise ConfigError(f"{path} is missing: has a bot ever run there?")
+        raise ConfigError(f"{path} is missing: has a bot run there? To begin: "
+                          f"perps-bot run")
     try:
         with opened(path) as file:
             body = file.read(STATE_BYTES_MAX + 1)
@@ -174,11 +176,11 @@ def as_json(sight: Sight) -> dict[str, object]:
 
 def last_events(sight: Sight) -> tuple[list[Event], str]:
     """The last ten that are worth a line, oldest first, and why there are none."""
-    profile, broker = (at_path(sight.health or sight.state, name) for name in ("profile", "broker"))
-    if not isinstance(profile, str) or not isinstance(broker, str):
+    events = _events_of(sight)
+    if events is None:
         return [], "which events are this bot's is not known"
     try:
-        found = islice(newest(events_folder(sight.folder, profile, broker)), EVENTS_SCANNED_MAX)
+        found = islice(newest(events), EVENTS_SCANNED_MAX)
         return list(islice(filter(_is_news, found), EVENTS_SHOWN))[::-1], ""
     except ConfigError as trouble:
         return [], str(trouble)
@@ -188,6 +190,15 @@ def status_code(sight: Sight) -> int:
     """What `status` exits with: something that cannot be read is never a yes."""
     is_whole = sight.is_current() and not sight.troubles and not last_events(sight)[1]
     return sight.verdict()[0] or (OK if is_whole else NOT_VERIFIED)
+
+
+def in_the_way(sight: Sight, events: Path) -> str:
+    """What stands in the way of trading as of now; empty where `events` are not this bot's."""
+    if _events_of(sight) != events:
+        return ""
+    code, why = sight.verdict()
+    message = at_path(sight.health, "message")
+    return why if code or not message else text(message)
 
 
 def seconds_given(flag: str, given: str | None) -> Decimal | None:
@@ -269,6 +280,12 @@ def alert_words(row: Mapping) -> str:
 
 
 Rows = Iterator[tuple[str, ...]]
+
+
+def _events_of(sight: Sight) -> Path | None:
+    profile, broker = (at_path(sight.health or sight.state, name) for name in ("profile", "broker"))
+    is_known = isinstance(profile, str) and isinstance(broker, str)
+    return events_folder(sight.folder, profile, broker) if is_known else None
 
 
 def _is_news(event: Event) -> bool:

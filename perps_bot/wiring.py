@@ -131,8 +131,8 @@ def _coinbase(settings, signals):
     if signer is None:
         raise ConfigError(
             f"profile {settings.profile} needs an API key: set COINBASE_API_KEY and "
-            f"COINBASE_API_SECRET, or COINBASE_API_KEY_FILE; or use --dry-run, which needs none: "
-            f"perps-bot --profile {settings.profile} --dry-run")
+            f"COINBASE_API_SECRET, or COINBASE_API_KEY_FILE; or use --dry-run, which needs none; "
+            f"see perps-bot check --profile {settings.profile}")
     if not settings.enable_derivatives:
         raise ConfigError(f"profile {settings.profile} trades futures: say so with "
                           f"COINBASE_ENABLE_DERIVATIVES=1, or use --dry-run; see perps-bot check "

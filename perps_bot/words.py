@@ -216,6 +216,23 @@ def _stopped(data: Mapping) -> str:
     return _say("stopped: {reason} (exit code {exit_code})", data) + f"; positions: {said}{left}"
 
 
+def _asked(data: Mapping) -> str:
+    args = data.get("args")
+    reason = args.get("reason") if isinstance(args, dict) else None
+    return _say("the owner asked: {command}", data) + (f": {text(reason)}" if reason else "")
+
+
+def _answered(data: Mapping) -> str:
+    first = str(data.get("text") or UNKNOWN).partition("\n")[0]
+    return _say("{command} was answered (exit code {exit_code}): ", data) + text(first)
+
+
+def _warmed(data: Mapping) -> str:
+    closes = data.get("closes")
+    count = len(closes) if isinstance(closes, list) else UNKNOWN
+    return _say("{symbol}: the averages were filled from ", data) + f"{count} candles"
+
+
 def _alert(data: Mapping) -> str:
     about = _say(" ({about})", data) if data.get("about") else ""
     return _say("ALERT {code}", data) + about + _say(": {message}", data)
@@ -232,6 +249,7 @@ SENTENCES = {
     "bot.started":         "started: version {version}, profile {profile}, broker {broker}, "
                            "{symbols:words}; equity {equity:usd}",
     "bot.stopped":         _stopped,
+    "strategy.warmed":     _warmed,
     "strategy.signal":     _signal,
     "order.intended":      _intended,
     "order.updated":       _updated,
@@ -250,6 +268,8 @@ SENTENCES = {
     "stop.triggered":      "the stop of {symbol} at {stop_price:n} was filled at {price:n}",
     "risk.rejected":       _refused,
     "state.changed":       _state,
+    "control.requested":   _asked,
+    "control.answered":    _answered,
     "position.adopted":    "took over {symbol}: the venue holds {venue:n}, our events explained "
                            "{ours:n}",
     "reconcile.mismatch":  "{symbol}: our books said {ours:n}, the venue {venue:n}; the venue's "

@@ -56,7 +56,7 @@ SAME_FLOOR = {
     ("emergency", "wiring"),  # a dead bot is put together as a run is
     ("ops", "emergency"),  # the name that the runbook's samples use
     ("control", "reconcile"),  # how long the venue's reads may lag
-    ("control", "confirmed"),  # what is done, and what is told of it
+    ("control", "confirmed"), ("shutdown", "confirmed"),  # what is done, and what is told of it
     ("mailbox", "store"),  # state files and the lock
     ("risk", "flow"), ("risk", "limits"), ("flow", "limits"),  # the gate, and what it measures
     ("usage", "limits"),

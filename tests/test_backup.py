@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import shutil
+import tempfile
 import zlib
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -154,6 +155,17 @@ def test_a_day_that_is_over_costs_the_disk_nothing_more(data, target):
     spoilt.write_bytes(spoilt.read_bytes().replace(b"BTC", b"ETC"))  # both, for they share it
     third = a_backup(data, target, NOON + 2 * DAY)
     assert events_of(third.path) == events_of(data)
+
+
+def test_another_disk_takes_a_backup_as_well_and_nothing_is_said_of_the_same_one(data):
+    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == os.stat(".").st_dev:
+        pytest.skip("there is no other file system here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        done = [a_backup(data, Path(other), NOON + n * DAY) for n in (0, 1)][1]
+        assert done.notes == () and events_of(done.path) == events_of(data)
+        shutil.rmtree("data")
+        assert events_of(restore(done.path, data, "dev", NOON).path).keys() == events_of(
+            done.path).keys()
 
 
 # What is no backup
@@ -391,6 +403,16 @@ def test_nothing_is_restored_under_a_running_bot(data, target, capsys):
     assert f"is in use by pid {os.getpid()}; stop it first: kill -TERM {os.getpid()}" in answer.err
 
 
+def test_a_disk_that_spoils_what_is_restored_leaves_nothing(data, target, monkeypatch):
+    done, write = a_backup(data, target), disk._write
+    shutil.rmtree("data")
+    monkeypatch.setattr(disk, "_write", lambda fd, part: write(fd, part[:-1] + b" ") if
+                        part.endswith(b"}\n") else write(fd, part))
+    with pytest.raises(ConfigError, match="restoring-dev/events/2026-11-21.jsonl"):
+        restore(done.path, data, "dev", NOON)
+    assert not data.exists()
+
+
 def test_an_empty_folder_is_taken(data, target):
     done = a_backup(data, target)
     shutil.rmtree("data")
@@ -467,6 +489,30 @@ def test_a_link_to_a_backup_is_refused_and_the_folder_above_names_the_newest(dat
 # Killed at any moment
 
 
+@pytest.mark.parametrize("work", ["backup", "restore"])
+def test_all_of_it_is_on_the_disk_before_it_gets_its_name(data, target, work, monkeypatch):
+    done, replace, fsync = a_backup(data, target, NOON - DAY), disk._replace, disk._fsync
+    shutil.rmtree(done.path / "events")  # so that nothing is shared with it
+    first, synced, found = a_backup(data, target), set(), []
+
+    def name(made, place):
+        if Path(made).is_dir():
+            inside = [path for path in Path(made).rglob("*") if path.name != "lock"]
+            found.append({path.stat().st_ino for path in (Path(made), *inside)} - synced)
+            synced.clear()
+        replace(made, place)
+    monkeypatch.setattr(disk, "_fsync", lambda fd: (fsync(fd), synced.add(os.fstat(fd).st_ino)))
+    monkeypatch.setattr(disk, "_replace", name)
+    if work == "backup":
+        monkeypatch.setattr(room.os, "link", lambda *_, **__: os.stat("/nowhere"))
+        a_backup(data, target, NOON + DAY)
+    else:
+        data.rename("gone")
+        restore(first.path, data, "dev", NOON)
+    assert found == [set()]
+    assert synced == {(target if work == "backup" else data.parent).stat().st_ino}
+
+
 class Killed(BaseException):
     pass
 
@@ -504,6 +550,7 @@ def killed_at(count, work, monkeypatch):
 
 def test_a_backup_killed_anywhere_is_whole_or_none_and_the_next_one_is_whole(
         data, target, monkeypatch):
+    monkeypatch.setattr(disk, "_fsync", lambda fd: None)  # what is slow, and no power is cut
     old = a_backup(data, target, NOON - 40 * DAY)
     for count in range(1000):
         shutil.rmtree(target)
@@ -521,6 +568,7 @@ def test_a_backup_killed_anywhere_is_whole_or_none_and_the_next_one_is_whole(
 
 
 def test_a_restore_killed_anywhere_is_whole_and_halted_or_nothing(data, target, monkeypatch):
+    monkeypatch.setattr(disk, "_fsync", lambda fd: None)
     done, lines = a_backup(data, target), events_of(data)
     for count in range(1000):
         shutil.rmtree("data", ignore_errors=True)

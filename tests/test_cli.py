@@ -593,17 +593,27 @@ def test_a_venue_that_does_not_answer_was_not_asked(line, said):
 @pytest.mark.parametrize("prepare, line, environ, command", [
     ("",                 "bogus",                          {}, "perps-bot --help"),
     ("",                 "drill --bogus",                  {}, "perps-bot drill --help"),
+    ("",                 "halt",                           {}, "perps-bot halt --help"),
+    ("",                 "export",                         {}, "perps-bot export --help"),
     ("",                 "--config nowhere.toml",          {}, "perps-bot init"),
     ("",                 "--symbols DOGE-PERP",            {}, "perps-bot products"),
-    ("",                 "--profile prod",                 {}, "bot --profile prod --dry-run"),
+    ("",                 "--profile prod",                 {}, "perps-bot check --profile prod"),
     ("",                 "--profile prod",
      {"COINBASE_API_KEY": "n", "COINBASE_API_SECRET": SEED}, "perps-bot check --profile prod"),
     ("",                 "validate ws",                    {}, "RUN_SANDBOX_VALIDATIONS=1"),
     ("",                 "products --profile demo",        {}, "perps-bot check"),
     ("",                 "symbol BTC-PERP --profile prod", {}, "perps-bot check"),
-    ("",                 "resume --reason x",              {}, "perps-bot --profile dev"),
+    *(("",               f"{line} --profile demo",         {}, "perps-bot init") for line in (
+        "status", "health", "tail", "why BTC-PERP", "halt x", "close-all --yes --dry-run",
+        "resume --reason x", "report", "replay --recorded 2026-01-01")),
+    *(("init --profile demo", f"{line} --profile demo",    {}, "perps-bot ") for line in (
+        "health", "tail", "why BTC-PERP", "report", "replay --recorded 2026-01-01")),
+    ("",                 "backup nowhere",                 {}, "mkdir -m 700 nowhere"),
+    ("",                 "restore nowhere",                {}, "perps-bot backup"),
+    ("",                 "close-all",                      {}, "add --yes"),
     ("--dev-fast",       "drill --out data/perps_bot",     {}, "name a folder beside it"),
-    ("--dev-fast",       "resume --reason ' '",            {}, "--reason is empty: say what"),
+    ("--dev-fast",       "resume --reason ' '",            {}, "say what was checked"),
+    ("--dev-fast",       "why DOGE-PERP",                  {}, "BTC-PERP"),
 ])
 def test_a_refusal_names_what_to_run_or_to_set_next(
     prepare, line, environ, command, said, monkeypatch

@@ -263,6 +263,10 @@ def test_the_metrics_are_renamed_into_place_like_the_others(desk):
     path = desk.folder / "metrics.prom"
     assert path.stat().st_mode & 0o777 == 0o600
     before = path.stat().st_ino
+    desk.bot.last_decisions["ÄTH"] = "hold\ud800"  # as nobody should call anything
     desk.tick()
+    assert parsed(path.read_text("utf-8"))[
+        "perps_bot_last_decision", frozenset({("profile", "dev"), ("symbol", "ÄTH"),
+                                              ("action", "hold?")})] == 1
     assert path.stat().st_ino != before
     assert json.loads((desk.folder / "last_state.json").read_text())

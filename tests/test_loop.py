@@ -519,6 +519,21 @@ def test_sigusr1_reduces_in_the_running_process(tmp_path):
     assert rig.bot.risk.state is TradingState.REDUCING
 
 
+@pytest.mark.parametrize("state", [TradingState.REDUCING, TradingState.HALTED])
+def test_in_no_state_but_trading_does_an_entry_rest(tmp_path, state):
+    """A limit that filled later would raise what may only shrink."""
+    rig = a_rig(tmp_path)
+    rig.venue.answers.append("rest")
+    rig.tick()
+    (entry,) = rig.venue.live()
+    rig.venue.down = {"cancel"}
+    rig.bot.risk.hold("rejects", state, "by the test")
+    assert rig.tick(), "that it cannot be asked holds up nothing else"
+    rig.venue.down = set()
+    rig.tick()
+    assert rig.venue.cancelled == [entry.id] and rig.venue.live() == []
+
+
 def test_a_hold_by_sigusr1_is_dated_when_it_came_not_at_the_last_tick(tmp_path):
     """H6: ticks that fail before they begin leave the time of the events where it was."""
     rig = a_rig(tmp_path)

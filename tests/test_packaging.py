@@ -86,6 +86,14 @@ def test_the_locks_pin_what_setup_cfg_asks_for(section, option, locks):
             assert pins[wanted.name.lower()][0] in wanted.specifier
 
 
+def test_what_stands_beside_the_rooms_is_installed_with_them():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    beside = {path.name for path in (ROOT / "perps_bot").iterdir()
+              if path.is_file() and path.suffix != ".py"}
+    assert beside == set(config["options.package_data"]["perps_bot"].split())
+
+
 def test_who_runs_the_bot_installs_no_charts():
     assert not {"plotly", "narwhals"} & pinned(LOCKS[0]).keys()
 

@@ -158,7 +158,7 @@ def test_what_symbols_days_hours_and_trades_earned_adds_up_to_the_change_of_equi
     assert gain
     assert sum(row["net_pnl"] for row in history.by_symbol()) == gain
     assert sum(row["pnl"] for row in history.days.values()) == gain
-    assert sum(history.hours) == gain
+    assert sum(history.hours.values()) == gain
     assert sum(worth(trip, history.books) for trip in history.trips) == gain
     assert [t for t in history.trips if t.row()["net_pnl"] is None] and history.books.positions()
     assert max(value for _, value in history.drawdown.points()) == figures.max_drawdown_pct
@@ -286,11 +286,11 @@ def test_a_trade_tells_its_story_in_the_order_in_which_it_happened(said):
     stopped = next(t for t in said["trips"] if t["exit_reason"] == "protective stop")
     story = " | ".join(stopped["story"])
     places = [story.index(words) for words in (
-        "decided to ", "short average", "entry, ", " at ", "stop placed at", "fired and was filled",
-        "Result: ")]
+        "wants to ", "short average", "will send entry order", "(entry), fee", "rests at the venue",
+        "was filled at", "Result: ")]
     assert places == sorted(places)
     turned = next(t for t in said["trips"] if t["exit_reason"].startswith("averages turned"))
-    assert "decided to close: averages turned" in " ".join(turned["story"])
+    assert "wants to close at " in " ".join(turned["story"])
     assert stopped["stops"]
 
 
@@ -302,7 +302,7 @@ def test_a_long_story_keeps_its_beginning_and_its_end():
     (trip,) = history.trips
     story = trip.story()
     assert len(story) <= history_room.STEPS_MAX + 2 and "steps between are left out" in story[-3]
-    assert story[0].endswith("market, IOC: why") and "moved to 199" in story[-2]
+    assert story[0].endswith("market: why") and "moved to 199" in story[-2]
     assert len(trip.stops) <= history_room.STEPS_MAX and trip.stops[-1][1] == 199
 
 
@@ -312,6 +312,15 @@ def test_refused_orders_are_counted_by_code():
          ("risk.rejected", {"symbol": "BTC-PERP", "codes": ["A"]}))
     history.close()
     assert history.figures().refusals == {"A": 2, "B": 1}
+
+
+def test_halts_are_those_of_a_risk_limit():
+    history = History()
+    feed(history, *[("state.changed", dict(kind=kind, state=state, reason="", before="TRADING"))
+                    for kind, state in (("daily_loss", "REDUCING"), ("daily_loss", "TRADING"),
+                                        ("settings", "REDUCING"), ("operator", "HALTED"))])
+    history.close()
+    assert history.figures().halts == 1
 
 
 # What is printed
@@ -496,8 +505,20 @@ def test_a_damaged_day_is_reported_up_to_the_damage_and_that_is_said(events, cap
     said = json.loads(printed.out)
     (note,) = said["notes"]
     assert "2025-05-02.jsonl line 41: does not follow the line before" in note
-    assert "--from the day after" in note and note in printed.err and not said["whole"]
-    assert said["figures"]["end"] < "2025-05-02T12"
+    assert "--from 2025-05-03 shows the rest" in note and note in printed.err
+    assert said["figures"]["end"] < "2025-05-02T12" and not said["whole"]
+    assert main(["report", str(events)]) == 3
+    printed = capsys.readouterr()
+    assert "! DAMAGED: " in printed.out and printed.err == ""  # said once
+    assert main(["report", str(events), "--from", "2025-05-03"]) == 0
+
+
+def test_a_day_that_is_missing_is_said(events, capsys):
+    (events / "2025-05-02.jsonl").unlink()
+    assert main(["report", str(events)]) == 3
+    words = " ".join(capsys.readouterr().out.split())
+    assert "2025-05-03.jsonl line 1: does not follow the line before" in words
+    assert "--from 2025-05-03 shows the rest" in words
     assert main(["report", str(events), "--from", "2025-05-03"]) == 0
 
 
@@ -613,7 +634,9 @@ def test_without_the_extra_one_line_says_how_to_get_it(ran, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     assert main(["report", str(ran[0]), "--html", str(tmp_path / "r.html")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "needs the extra `report`" in line and "pip install 'plotly>=6,<8'" in line
+    (extra,) = [row for row in (ROOT / "setup.cfg").read_text().split() if "plotly" in row]
+    versions = (ROOT / "setup.cfg").read_text().partition(extra)[2].split()[0]
+    assert f"extra `report`: {sys.executable} -m pip install 'plotly{versions}'" in line
     assert os.listdir(tmp_path) == []
 
 
@@ -643,6 +666,7 @@ def page(ran, tmp_path_factory):
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 CARD = "getComputedStyle(document.querySelector('section')).backgroundColor"
+BEHIND = "document.querySelector('#equity .main-svg').style.backgroundColor"
 STORY = "document.getElementById('story').open && document.getElementById('story').innerText"
 CHARTS = ["equity", "drawdown", "price0", "price1", "days", "hours"]
 
@@ -661,11 +685,14 @@ def test_the_page_is_whole_quiet_and_as_wide_as_the_screen(width, scheme, card, 
     for selector, which in (("tr.trade button", 0), ("#price0 .scatterlayer .point", 2)):
         chromium.click(selector, which)
         story = browser.eventually(lambda: chromium.run(STORY))
-        assert "decided to " in story and "order " in story and "fee " in story
+        assert "wants to " in story and "will send entry" in story and "fee " in story
         chromium.run("document.getElementById('story').close()")
     number = said["trips"][-1]["number"]
     chromium.click("tr.trade button")
     assert f"Trade {number}: " in browser.eventually(lambda: chromium.run(STORY))
+    chromium.call("Emulation.setEmulatedMedia",
+                  features=[{"name": "prefers-color-scheme", "value": "light"}])
+    browser.eventually(lambda: chromium.run(BEHIND) == "rgb(255, 255, 255)")
     assert chromium.complaints() == []
     assert chromium.requests() == [page.as_uri()]
 

@@ -79,7 +79,8 @@ def test_an_old_backup_starts_halted_and_its_books_follow_the_venue(
         rig.now = datetime.combine(rig.now.date() + timedelta(days=1), datetime.min.time(), UTC)
         rig.sim.advance(rig.now)
     held = rig.held()
-    rig.rising(63000 if meanwhile is the_stop_is_moved else 60000)  # an entry would be wanted
+    # The averages cross: whoever is not halted closes the long, and opens a short.
+    rig.falling(63500 if meanwhile is the_stop_is_moved else 60000)
     rig.start()
     for _ in range(10):
         rig.tick(8)

@@ -223,7 +223,7 @@ def test_status_as_json_is_both_files_and_what_they_are_worth(place, said):
     assert both["is_running"] and both["is_current"] and both["troubles"] == []
     assert both["health"] == place.health()
     assert {name: both[name] for name in place.state()} == place.state()
-    assert both["last_events"][-1]["type"] == "strategy.warmed"
+    assert both["last_events"][-1]["type"] == "bot.started"
 
 
 def test_the_events_are_those_of_the_broker_that_the_files_name(place):
@@ -387,6 +387,27 @@ def test_tail_and_why_read_what_such_a_run_would_go_on_with(place, said):
     assert answer.code == 0
     answer = said("tail --profile demo --dry-run")
     assert answer.code == 2 and "paper-events does not exist" in answer.err
+
+
+def test_the_ledger_says_what_stands_in_the_way_now(place, said):
+    assert "now: ok, " in said("why BTC-PERP").out
+    place.changed("health.json", message="BTC-PERP: the market is closed: maintenance")
+    answer = said("why BTC-PERP")
+    assert answer.code == 0 and "now: BTC-PERP: the market is closed: maintenance" in answer.out
+    place.dies()
+    assert "the bot is NOT running" in json.loads(said("why BTC-PERP --json").out)["now"]
+    place.changed("health.json", profile="demo", broker="paper-live")  # another run's
+    assert json.loads(said("why BTC-PERP --json").out)["now"] == ""
+
+
+def test_feeds_and_failing_posts_are_shown(place):
+    place.changed("health.json", feed={
+        "market": {"stale": False, "age_seconds": 1}, "user": {"stale": True, "age_seconds": None},
+    }, delivery={"webhook": {"ok": False, "error": "HTTP 500"}, "heartbeat": None})
+    text = shown(place)
+    assert "feed market  fresh, last message 1 s before the tick" in text
+    assert "feed user    STALE, last message ? s before the tick" in text
+    assert "webhook fails  HTTP 500" in text
 
 
 def test_health_and_status_load_nothing_that_trades():

@@ -1,7 +1,9 @@
 """The specification of `perps_bot/words.py`: events and numbers, told to a person."""
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -90,10 +92,21 @@ TRADE = {"symbol": BTC, "side": "buy", "quantity": "0.020", "price": "70000", "f
      "+6.00 USD, tolerance 1.00 USD)"),
     ("alert", {"code": "NO_STOP", "about": BTC, "message": "none at the venue"},
      "ALERT NO_STOP (BTC-PERP): none at the venue"),
+    ("control.requested", {"command": "halt", "args": {"reason": "dinner\n"}},
+     "the owner asked: halt: dinner\\n"),
+    ("control.answered", {"command": "close-all", "exit_code": 4, "text": "NOT flat\nBTC-PERP"},
+     "close-all was answered (exit code 4): NOT flat"),
+    ("strategy.warmed", {"symbol": BTC, "closes": [1, 2]},
+     "BTC-PERP: the averages were filled from 2 candles"),
     ("comet.seen", {"tail": "long", "of": {"x": 1}}, "comet.seen: tail=long"),
 ])
 def test_an_event_is_told_in_one_sentence(type, data, sentence):
     assert of(type, **data) == sentence
+
+
+def test_every_type_of_event_has_its_sentence():
+    documented = (Path(__file__).parent.parent / "docs/EVENTS.md").read_text("utf-8")
+    assert {*re.findall(r"^### `(.+)`$", documented, re.M)} == SENTENCES.keys()
 
 
 HOSTILE = (None, [], {}, {"a": []}, True, "x\x1b[2J\ny", "9" * 5000, 10**4000, "NaN",
