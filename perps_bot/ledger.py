@@ -200,7 +200,8 @@ def why_lines(ledger: Ledger, terminal: Terminal) -> Iterator[str]:
     rows += [(event.seq, event.at, f"-- {told(event)}") for event in ledger.around]
     for said, same in groupby(sorted(rows), key=lambda row: row[2]):
         times = [at for _, at, _ in same]
-        span = f" to {times[-1]:%H:%M:%S}, {len(times)} times" if times[1:] else ""
+        form = "%H:%M:%S" if times[0].date() == times[-1].date() else "%m-%d %H:%M:%S"
+        span = f" to {times[-1]:{form}}, {len(times)} times" if times[1:] else ""
         yield from terminal.wrapped(f"{times[0]:%m-%d %H:%M:%S}{span} {said}", 4)
     yield from terminal.wrapped(f"now: {ledger.now}", 4) if ledger.now else ()
     yield from terminal.wrapped(

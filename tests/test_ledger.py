@@ -157,6 +157,12 @@ def test_the_ledger_is_told_with_counts_runs_and_what_was_around(diary):
         "11-23 12:00:07 hold: no cross pending"]
 
 
+def test_a_run_over_midnight_shows_both_days(diary):
+    diary.decides("hold", "x").day().decides("hold", "x")
+    assert "11-23 12:00:01 to 11-24 12:00:02, 2 times hold: x" in why_lines(
+        why(diary.folder, BTC, 9), Terminal(90))
+
+
 def test_the_ledger_as_json_has_the_same(diary):
     diary.decides("buy").refused("NO_MARK")
     diary.add("feed.stale", connection="user", reason="silent")
