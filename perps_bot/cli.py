@@ -243,7 +243,7 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _profile_arguments(parser: argparse.ArgumentParser) -> None:
-    add_flags(parser, ("profile",))
+    add_flags(parser, ("profile", "dry_run"))
     _config_argument(parser)
     _json_argument(parser)
 
@@ -266,7 +266,6 @@ def _health_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _events_arguments(parser: argparse.ArgumentParser) -> None:
     _profile_arguments(parser)
-    add_flags(parser, ("dry_run",))
 
 
 def _why_arguments(parser: argparse.ArgumentParser) -> None:
