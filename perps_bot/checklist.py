@@ -21,7 +21,7 @@ from perps_bot.catalog import ProductCatalog, ceil_to, quantity_for, quantize_qu
 from perps_bot.errors import BelowMinimum, ConfigError, StoreDamaged, VenueUnavailable
 from perps_bot.execution import ExecutionConfig
 from perps_bot.limits import largest_order
-from perps_bot.loop import configured
+from perps_bot.bot import configured
 from perps_bot.market import bar_closes
 from perps_bot.model import ZERO, Account, Mark, OrderIntent, OrderType, Product, Side
 from perps_bot.risk import LiveRiskManager, RiskConfig, caps, headroom, worst_price

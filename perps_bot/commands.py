@@ -27,7 +27,7 @@ DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
 def run(arguments: argparse.Namespace) -> int:
     from perps_bot.alerts import Alerts
     from perps_bot.clock import StopRequest
-    from perps_bot.loop import recover
+    from perps_bot.bot import recover
     from perps_bot.loop import run as run_bot
     from perps_bot.ops import Surfaces, cycle_lines, log_to, start_lines, warn
     from perps_bot.service import Service

@@ -110,7 +110,8 @@ def only_line(text):
     *((f"{name} --help", command.example) for name, command in COMMANDS.items()),
 ])
 def test_help_answers_at_once_without_what_a_bot_would_load(line, said_too):
-    heavy = "requests websocket jwt plotly perps_bot.loop perps_bot.market perps_bot.ops".split()
+    heavy = ("requests websocket jwt plotly perps_bot.bot perps_bot.loop perps_bot.market "
+             "perps_bot.ops").split()
     program = ("import sys; from perps_bot.cli import main; code = main(sys.argv[1:]); "
                f"print([name for name in {heavy} if name in sys.modules]); sys.exit(code)")
     run = subprocess.run([sys.executable, "-c", program, *line.split()], text=True, check=True,
