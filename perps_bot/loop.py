@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from perps_bot import __version__
+from perps_bot.bars import Bars
 from perps_bot.catalog import ProductCatalog, floor_to, quantity_for
 from perps_bot.clock import SystemClock
 from perps_bot.errors import ConfigError, OrderRejected, StoreDamaged, VenueUnavailable
 from perps_bot.execution import ExecutionConfig, ExecutionEngine
 from perps_bot.limits import largest_order
-from perps_bot.market import bar_closes, bar_start, cached_closes
 from perps_bot.model import (
     ZERO, Account, Action, Decision, Event, Mark, OrderIntent, OrderStatus, OrderType, Side,
     TradingState,
@@ -36,16 +36,12 @@ from perps_bot.risk import (
 from perps_bot.service import Service
 from perps_bot.settings import Settings, described
 from perps_bot.shutdown import record_end, stop
-from perps_bot.store import EPOCH, EventStore, Recovery, read_state
-from perps_bot.strategy import (
-    CROSS_AGE_BARS_MAX, STOP_CROSSED, BaselinePerpsStrategy, StrategyConfig,
-)
+from perps_bot.store import EPOCH, EventStore, Recovery
+from perps_bot.strategy import STOP_CROSSED, BaselinePerpsStrategy, StrategyConfig
 from perps_bot.tracker import PositionTracker
 
 log = logging.getLogger("perps_bot")
 
-# Bars that may be missed before the windows start again from nothing.
-GAP_BARS_MAX = 2
 # How old a product's flags and session may be when an entry is sent.
 PRODUCTS_AGE_MAX = timedelta(seconds=60)
 # What ends so soon is closed while it can be.
@@ -75,6 +71,7 @@ class Bot:
     engine: ExecutionEngine
     protector: Protector
     books: Reconciler
+    bars: Bars
     broker_name: str
     folder: Path | None = None
     surfaces: Any = None
@@ -92,7 +89,6 @@ class Bot:
     _products_at: datetime | None = None
     _doubts: str = ""  # why the products could not be read anew
     _refused: dict[str, str] = field(default_factory=dict)  # by symbol, since its last decision
-    _next_bar: dict[str, datetime] = field(default_factory=dict)
     _decided: dict[str, tuple] = field(default_factory=dict)
     _seen: dict[str, Mark] = field(default_factory=dict)
     _last_event_at: datetime | None = None
@@ -109,10 +105,6 @@ class Bot:
         """Whether there is a mark, or the market is closed and needs none."""
         is_closed = self.is_started and not self.catalog.get(symbol).is_session_open
         return is_closed or symbol in self.engine.marks
-
-    @property
-    def bar(self) -> timedelta:
-        return timedelta(seconds=int(self.settings.bar))
 
     def apply(self, event: Event) -> None:
         self._last_event_at = event.at
@@ -171,8 +163,9 @@ def assemble(
         configured(ExecutionConfig, settings), store, venue, catalog, risk, tracker)
     protector = Protector(engine)
     books = Reconciler(store, engine, settings.symbols, settings.adopt)
+    bars = Bars(settings, venue, store, strategy, folder)
     bot = Bot(settings, venue, store, catalog, tracker, risk, strategy, engine, protector, books,
-              broker_name, folder)
+              bars, broker_name, folder)
     for part in (strategy, books, bot):
         store.subscribe(part.apply)
     return bot
@@ -349,7 +342,7 @@ def _start(bot: Bot, now: datetime) -> None:
     _settle_first(bot, now)
     account = bot.engine.picture()
     bot.books.begin(now)
-    closes = {symbol: _closes(bot, symbol, now, cached=True) for symbol in bot.symbols}
+    closes = {symbol: bot.bars.closes(symbol, now, cached=True) for symbol in bot.symbols}
     bot.books.check_contracts({symbol: bot.catalog.get(symbol) for symbol in bot.symbols})
     bot.books.check_listing(bot.catalog)
     bot.store.append(
@@ -358,7 +351,7 @@ def _start(bot: Bot, now: datetime) -> None:
         settings=_settings_in_words(bot),
     )
     for symbol in bot.symbols:
-        _warm(bot, symbol, closes[symbol])
+        bot.bars.warm(symbol, closes[symbol])
     bot.is_started = True
 
 
@@ -425,54 +418,7 @@ def _is_news(bot: Bot, mark: Mark, now: datetime) -> bool:
     """Whether anything can have changed since the last decision: a new mark, or a bar's end."""
     fresh = bot._seen.get(mark.symbol) is not mark
     bot._seen[mark.symbol] = mark
-    return fresh or now >= bot._next_bar.get(mark.symbol, now + bot.bar)
-
-
-def _take_bars(bot: Bot, mark: Mark, now: datetime) -> tuple[bool, list[datetime]]:
-    """Whether a bar ended since the last tick, and the ends that the strategy was given now."""
-    symbol, bar = mark.symbol, bot.bar
-    if mark.candle is not None:
-        bot.strategy.observe(symbol, mark.price, now)
-        return True, [now]
-    due = bot._next_bar.setdefault(symbol, bar_start(now, bar) + bar)
-    if now < due:
-        return False, []
-    missed, ends = (now - due) // bar, []
-    last = due + missed * bar
-    if missed and _warm(bot, symbol, _closes(bot, symbol, now)):
-        due = last  # the newest bar's candle may not be out yet
-    elif missed > GAP_BARS_MAX:
-        _warm(bot, symbol, [], anew=True)
-        due = last
-    while due <= last:
-        if due > (bot.strategy.bar_at(symbol) or EPOCH):
-            bot.strategy.observe(symbol, mark.price, due)
-            ends.append(due)
-        due += bar
-    bot._next_bar[symbol] = last + bar
-    return True, ends
-
-
-def _warm(
-    bot: Bot, symbol: str, closes: list[tuple[datetime, Decimal]], anew: bool = False
-) -> bool:
-    """Fill the strategy's windows with `closes`; without any, only where they begin anew."""
-    if closes or anew:
-        bot.strategy.warm(symbol, closes)
-        bot.store.append("strategy.warmed", symbol=symbol, closes=closes)
-    return bool(closes)
-
-
-def _closes(
-    bot: Bot, symbol: str, now: datetime, cached: bool = False
-) -> list[tuple[datetime, Decimal]]:
-    """Bars that have ended, from the venue's candles, at a start else from the cache."""
-    count = bot.settings.long_ma_period + CROSS_AGE_BARS_MAX + 1
-    closes = bar_closes(bot.venue, symbol, bot.bar, count, now)
-    if cached and not closes and bot.folder is not None:
-        cache = read_state(bot.folder / "marks.json")
-        closes = cached_closes(cache, symbol, bot.bar, now - (GAP_BARS_MAX + 1) * bot.bar, now)
-    return closes
+    return fresh or bot.bars.is_due(mark.symbol, now)
 
 
 def _decide_all(
@@ -499,7 +445,7 @@ def _decide_all(
 def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
     """Ask the strategy and write down what it was asked with, when that is worth a line."""
     symbol, strategy = mark.symbol, bot.strategy
-    took_bar, ends = _take_bars(bot, mark, now)
+    took_bar, ends = bot.bars.take(mark, now)
     failure = _drop_turned(bot, symbol)
     position = bot.tracker.get_position(symbol)
     improved = strategy.watch(mark, position)

@@ -69,17 +69,14 @@ class Outcome:
     difference: Difference | None = None
 
 
-def find_day(said: str, folder: Path) -> Path:
-    """The file of a day such as 2026-11-23 in `folder`, or the day's file that was named."""
+def find_day(said: str, folder: Path | None) -> Path:
+    """The file of a day such as 2026-11-23 in `folder`; without one, `said` is the day's file."""
+    path = Path(said) if folder is None else folder / f"{said}.jsonl"
     try:
-        path = folder / f"{date.fromisoformat(said)}.jsonl"
+        date.fromisoformat(path.stem)
     except ValueError:
-        path = Path(said)
-        try:
-            date.fromisoformat(path.stem)
-        except ValueError:
-            raise ConfigError(f"--recorded {said}: neither a day such as 2026-11-23 nor a day's "
-                              f"file such as {folder / '2026-11-23.jsonl'}") from None
+        raise ConfigError(f"--recorded {said}: neither a day such as 2026-11-23 nor a day's file "
+                          f"such as data/perps_bot/prod/events/2026-11-23.jsonl") from None
     if not path.is_file():
         days = sorted(each.stem for each in path.parent.glob("????-??-??.jsonl"))
         there = f"there are {days[0]} to {days[-1]}" if days else "there are none"

@@ -27,7 +27,7 @@ FLOORS = {
         5  watch     ledger
         4  loop     figures
         3  execution protection reconcile clock shutdown alerts terminal journal control service
-        3  confirmed
+        3  confirmed bars
         2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
         2  score     outputs
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
@@ -309,9 +309,9 @@ def test_the_mean_complexity_is_low():
 
 def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
-    assert sum(lines[room] for room in CORE if room not in EDGE) <= 5900
+    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6050
     assert sum(lines[room] for room in EDGE) <= 2450
-    assert sum(lines.values()) <= 16_000
+    assert sum(lines.values()) <= 17_700
 
 
 def test_third_party_packages_are_declared():
