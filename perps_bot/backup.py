@@ -193,7 +193,7 @@ def _manifest(folder: Path) -> Backup | None:
     """What a folder says that it holds; None where it says nothing that we would have said."""
     path = folder / MANIFEST
     try:
-        if path.is_symlink() or path.stat().st_size > MANIFEST_BYTES_MAX:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MANIFEST_BYTES_MAX:
             return None
         row = json.loads(path.read_bytes())
         if row["format"] != FORMAT:

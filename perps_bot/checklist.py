@@ -21,13 +21,14 @@ from perps_bot.catalog import ProductCatalog, ceil_to, quantity_for, quantize_qu
 from perps_bot.errors import BelowMinimum, ConfigError, StoreDamaged, VenueUnavailable
 from perps_bot.execution import ExecutionConfig
 from perps_bot.limits import largest_order
-from perps_bot.loop import configured
+from perps_bot.bot import configured
 from perps_bot.market import bar_closes
 from perps_bot.model import ZERO, Account, Mark, OrderIntent, OrderType, Product, Side
 from perps_bot.risk import LiveRiskManager, RiskConfig, caps, headroom, worst_price
 from perps_bot.settings import FOREIGN_VARIABLES, Settings, described
 from perps_bot.store import DAY_FILES, EPOCH, EventStore, distrust, read_events
 from perps_bot.strategy import BaselinePerpsStrategy, StrategyConfig
+from perps_bot.terminal import Terminal
 from perps_bot.tracker import OrderTracker, PositionTracker
 
 # What the advice of `check` adds to what is needed now, for the price to move.
@@ -39,6 +40,7 @@ CLOCK_WARN_SECONDS, CLOCK_OFF_SECONDS_MAX = 2, 10
 FEED_LOOKS_MAX, FEED_LOOK_SECONDS = 50, 0.1
 # Over so many bars trips are counted; what they may cost a day, of equity.
 FEE_BARS, FEES_PCT_MAX = 300, Decimal("0.005")
+VERDICTS = {True: ("ok", "plain"), False: ("NO", "bad"), None: ("--", "dim")}
 KEY_MISSING = "set COINBASE_API_KEY and COINBASE_API_SECRET, or COINBASE_API_KEY_FILE"
 
 
@@ -53,7 +55,7 @@ class Check(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{ {True: 'ok', False: 'NO', None: '--'}[self.ok]}  {self.name}: {self.text}"
+        return f"{VERDICTS[self.ok][0]}  {self.name}: {self.text}"
 
 
 def check(settings: Settings, market: MarketData, now: datetime) -> Iterator[Check]:
@@ -76,12 +78,15 @@ def settings_text(settings: Settings) -> str:
                        for n, value, unit, source in described(settings)])
 
 
-def check_text(settings: Settings, kind: str, checks: Sequence[Check]) -> str:
+def check_text(
+    settings: Settings, kind: str, checks: Sequence[Check], terminal: Terminal
+) -> str:
     """All of it for people."""
     said = (f"{settings.api_url} was asked; nothing was sent." if kind != "paper-synthetic" else
             f"Prices and product rules are the synthetic market's, equity is taken as "
             f"{settings.paper_equity:f} USD; no venue was asked.")
-    return "\n".join((settings_text(settings), "", *map(str, checks), said))
+    lines = (terminal.paint(str(row), VERDICTS[row.ok][1]) for row in checks)
+    return "\n".join((settings_text(settings), "", *lines, said))
 
 
 def check_values(settings: Settings, kind: str, checks: Sequence[Check]) -> dict[str, object]:

@@ -243,7 +243,7 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _profile_arguments(parser: argparse.ArgumentParser) -> None:
-    add_flags(parser, ("profile",))
+    add_flags(parser, ("profile", "dry_run"))
     _config_argument(parser)
     _json_argument(parser)
 
@@ -253,7 +253,7 @@ def _status_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog += ("\nexit code: 0 shown and all well, 1 not well or not running, 2 settings, "
                       "no such\n  bot, 3 something cannot be known")
     parser.add_argument("--watch", action="store_true",
-                        help="redraw every second; keys: q quits, h helps")
+                        help="redraw every second; keys: q quits, space pages, h helps")
 
 
 def _health_arguments(parser: argparse.ArgumentParser) -> None:
@@ -266,7 +266,6 @@ def _health_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _events_arguments(parser: argparse.ArgumentParser) -> None:
     _profile_arguments(parser)
-    add_flags(parser, ("dry_run",))
 
 
 def _why_arguments(parser: argparse.ArgumentParser) -> None:

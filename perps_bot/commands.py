@@ -27,7 +27,7 @@ DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
 def run(arguments: argparse.Namespace) -> int:
     from perps_bot.alerts import Alerts
     from perps_bot.clock import StopRequest
-    from perps_bot.loop import recover
+    from perps_bot.bot import recover
     from perps_bot.loop import run as run_bot
     from perps_bot.ops import Surfaces, cycle_lines, log_to, start_lines, warn
     from perps_bot.service import Service
@@ -82,8 +82,8 @@ def check(arguments: argparse.Namespace) -> int:
             settings, client, data_folder(settings), os.environ, trouble, sends)))
     is_well = all(row.ok is not False for row in checks)
     text = (_json(checklist.check_values(settings, kind, checks)) if arguments.json else
-            checklist.check_text(settings, kind, checks))
-    return _answer(text, DONE if is_well else NO)
+            checklist.check_text(settings, kind, checks, _terminal()))
+    return _drawn(text, DONE if is_well else NO)
 
 
 def products(arguments: argparse.Namespace) -> int:
@@ -158,7 +158,6 @@ def close_all(arguments: argparse.Namespace) -> int:
 def status(arguments: argparse.Namespace) -> int:
     from perps_bot import watch
     from perps_bot.clock import SystemClock
-    from perps_bot.terminal import terminal_of
 
     folder, clock = _profile_folder(arguments), SystemClock()
     if arguments.watch:
@@ -167,7 +166,7 @@ def status(arguments: argparse.Namespace) -> int:
     code = watch.status_code(sight)
     if arguments.json:
         return _answer(_json(watch.as_json(sight)), code)
-    lines = watch.status_lines(sight, terminal_of(sys.stdout, os.environ))
+    lines = watch.status_lines(sight, _terminal())
     return code if draw("\n".join(lines)) else NOT_VERIFIED
 
 
@@ -175,7 +174,7 @@ def _watched(folder, clock, is_json: bool) -> int:
     """Redraw until q, or a signal, which ends it in good order."""
     from perps_bot import watch
     from perps_bot.clock import StopRequest
-    from perps_bot.terminal import Screen, can_redraw, terminal_of
+    from perps_bot.terminal import Screen, can_redraw
 
     if is_json or not can_redraw(sys.stdin, sys.stdout, os.environ):
         raise ConfigError("--watch needs a terminal that can be redrawn, and no --json: leave out "
@@ -185,7 +184,7 @@ def _watched(folder, clock, is_json: bool) -> int:
     watch.look(folder, clock.now())  # refuses while the screen is still as it was
     with Screen(sys.stdin, sys.stdout) as screen:
         watch.redraw(screen, lambda: watch.status_lines(
-            watch.look(folder, clock.now()), terminal_of(sys.stdout, os.environ)),
+            watch.look(folder, clock.now()), _terminal()),
             lambda: signals.wait(Decimal(0)) is not None)
     return DONE
 
@@ -208,14 +207,13 @@ def why(arguments: argparse.Namespace) -> int:
     from perps_bot.clock import SystemClock
     from perps_bot.ledger import why as look_back
     from perps_bot.ledger import why_lines
-    from perps_bot.terminal import terminal_of
 
     ticks, folder = _count("--ticks", arguments.ticks), _events_folder(arguments)
     ledger = look_back(folder, arguments.name, ticks)
     ledger.now = watch.in_the_way(watch.look(folder.parent, SystemClock().now()), folder)
     if arguments.json:
         return _answer(_json(ledger.as_json()))
-    lines = why_lines(ledger, terminal_of(sys.stdout, os.environ))
+    lines = why_lines(ledger, _terminal())
     return DONE if draw("\n".join(lines)) else NOT_VERIFIED
 
 

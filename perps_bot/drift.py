@@ -37,7 +37,7 @@ def measure(folder: Path, other: Path | None, days: Sequence[date],
 def drift_lines(drift: Mapping) -> Iterator[str]:
     """Say it for people."""
     rows = drift["days"]
-    yield (f"paper versus live: {len(rows)} days measured" if rows else
+    yield (f"paper versus live: {len(rows)} days measured, as live/paper" if rows else
            f"paper versus live: not measured: {drift['why']}")
     for row in rows[-DAYS_SHOWN:]:
         yield (f"  {row['day']}  same decisions {row['same']} of {row['compared']}, fills "

@@ -19,7 +19,7 @@ from perps_bot.clock import StopRequest, SystemClock
 from perps_bot.confirmed import NOT_VERIFIED
 from perps_bot.control import LOOK_FOR_ALONE, Control
 from perps_bot.errors import ConfigError
-from perps_bot.loop import assemble, recover
+from perps_bot.bot import assemble, recover
 from perps_bot.mailbox import Answer, Request, answer_to, put, turn
 from perps_bot.settings import Settings, data_folder, resolve
 from perps_bot.store import EventStore, InstanceLock, account_lock, prepare_folder, read_state

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from perps_bot import __version__, emergency
 from perps_bot.alerts import Alerts
 from perps_bot.errors import ConfigError
 from perps_bot.figures import figures
-from perps_bot.loop import Bot
+from perps_bot.bot import Bot
 from perps_bot.market import window_row
 from perps_bot.metrics import exposition
 from perps_bot.model import Action, Event, OrderStatus, TradingState

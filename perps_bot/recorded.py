@@ -17,7 +17,8 @@ from pathlib import Path
 
 from perps_bot import __version__
 from perps_bot.errors import ConfigError, StoreDamaged
-from perps_bot.loop import assemble, entry_quantity
+from perps_bot.bot import assemble
+from perps_bot.loop import entry_quantity
 from perps_bot.model import (
     Account, Action, Candle, Event, Fill, Margin, Mark, Order, OrderIntent, OrderType, Position,
     Product, Purpose, Side, maybe_decimal, maybe_moment, moment,

@@ -13,7 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from perps_bot.errors import ConfigError
-from perps_bot.loop import Bot, assemble, run
+from perps_bot.bot import Bot, assemble
+from perps_bot.loop import run
 from perps_bot.market import RecordedMarket
 from perps_bot.model import ZERO, Event
 from perps_bot.outputs import kept_when_done, table

@@ -287,7 +287,8 @@ def summary(source: Source, reading: Reading, history: History) -> dict[str, obj
 def text_lines(told: Mapping) -> Iterator[str]:
     """Say it for people, within 80 columns."""
     figures = Figures(**told["figures"])
-    yield f"{told['profile'] or 'no profile'} ({told['broker'] or 'no start in it'})"
+    # A part of a day may say neither: they stand in what opened it.
+    yield from filter(None, [" ".join(filter(None, (told["profile"], told["broker"])))])
     yield f"events of {told['folder']}"
     yield f"{figures.start:%Y-%m-%d %H:%M} to {figures.end:%Y-%m-%d %H:%M} UTC, " \
           f"{told['events']:,} events"

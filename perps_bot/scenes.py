@@ -25,7 +25,8 @@ from types import SimpleNamespace
 from perps_bot.catalog import floor_to
 from perps_bot.clock import StopRequest, SystemClock
 from perps_bot.errors import ConfigError, OrderRejected, StoreDamaged
-from perps_bot.loop import assemble, attempt, recover, run
+from perps_bot.bot import assemble, recover
+from perps_bot.loop import attempt, run
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
     ZERO, Candle, FundingRate, Margin, Mark, Order, OrderStatus, OrderType, Purpose, Side,

@@ -18,6 +18,7 @@ import select
 import signal
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import TextIO
@@ -30,6 +31,8 @@ WIDTH_UNKNOWN, WIDTH_MIN, WIDTH_MAX = 80, 20, 120
 BAR_CELLS, BAR_CELLS_NARROW, NARROW = 20, 10, 60
 FULL_SHARE, HIGH_SHARE = Decimal(1), Decimal("0.8")
 KEY_BYTES_MAX = 32
+# How long a terminal that takes nothing holds up a picture; it is left out then.
+PATIENCE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -153,35 +156,34 @@ class Screen:
         import termios
 
         try:
-            if select.select([], [self._shows], [], 0)[1]:
-                self._put("\x1b[?25h\x1b[?1049l")
+            self._put("\x1b[?25h\x1b[?1049l")
         finally:
-            # At once: a terminal that is held never drains.
-            termios.tcsetattr(self._keys, termios.TCSANOW, self._before)
+            # At once: a terminal that is held never drains, and one that is gone has no settings.
+            with suppress(termios.error):
+                termios.tcsetattr(self._keys, termios.TCSANOW, self._before)
             signal.signal(signal.SIGTSTP, self._on_pause)
 
-    def show(self, lines: list[str]) -> None:
-        """Draw the lines from the top; the last row says how many found no room.
-
-        Where the terminal is held (Ctrl-S), this picture is left out rather than waited for.
-        """
-        rows = os.get_terminal_size(self._shows).lines or len(lines)
-        if len(lines) > rows:
-            more = len(lines) - rows + 1
-            lines = [*lines[:rows - 1], f"... {more} more lines: enlarge, or leave out --watch"]
-        text = "\x1b[K\n".join(painted(line) for line in lines)
-        if select.select([], [self._shows], [], 0)[1]:
-            self._put(f"\x1b[H{text}\x1b[K\x1b[J")
+    def show(self, lines: list[str], page: int = 0) -> None:
+        """Draw one page of the lines; the last row says which, and how to turn it."""
+        rows = max((os.get_terminal_size(self._shows).lines or len(lines) + 1) - 1, 1)
+        pages = max(-(-len(lines) // rows), 1)
+        first = page % pages * rows
+        foot = f"page {page % pages + 1} of {pages}: space next, q quit, h help"
+        text = "\x1b[K\n".join(map(painted, [*lines[first:first + rows], foot]))
+        self._put(f"\x1b[H{text}\x1b[K\x1b[J")
 
     def key(self, seconds_max: Decimal) -> str:
         """The key that was pressed within so many seconds; empty without one, q at the end."""
         milliseconds = int(seconds_max * 1000)
         ready, _, _ = select.select([self._keys], [], [], milliseconds / 1000)
-        if not ready:
-            return ""
-        return os.read(self._keys, KEY_BYTES_MAX).decode("ascii", "replace")[:1] or "q"
+        try:
+            pressed = os.read(self._keys, KEY_BYTES_MAX) if ready else None
+        except OSError:  # the terminal is gone
+            pressed = b""
+        return "" if pressed is None else pressed.decode("ascii", "replace")[:1] or "q"
 
     def _put(self, text: str) -> None:
         data = text.encode("utf-8", "backslashreplace")
-        while data:
-            data = data[os.write(self._shows, data):]
+        with suppress(OSError):  # the terminal is gone, and the next key says so
+            while data and select.select([], [self._shows], [], PATIENCE_SECONDS)[1]:
+                data = data[os.write(self._shows, data):]

@@ -29,7 +29,7 @@ CLOCK_AHEAD_MAX = timedelta(seconds=10)
 LOOK_EVERY_SECONDS, LOOKS_PER_PICTURE = Decimal("0.2"), 5
 SECONDS_GIVEN_MAX = 31_536_000
 HELP_LINES = [
-    "q  quit", "h  this help, and back", "",
+    "q      quit", "space  the next page", "h      this help, and back", "",
     "as of    when the figures were written; it says so when they are not of now",
     "?        not known", "[##..]   how much of a limit is used", "",
     "The exit code of status, without --watch: 0 shown and well, 1 not well or not running,",
@@ -210,15 +210,16 @@ def seconds_given(flag: str, given: str | None) -> Decimal | None:
 
 
 def redraw(screen: Screen, lines: Callable[[], list[str]], is_over: Callable[[], bool]) -> None:
-    """Show `lines` anew every second until q; h shows what the keys and words mean."""
-    shows_help = False
+    """Show `lines` anew every second until q; space turns the page, h says what words mean."""
+    page, shows_help = 0, False
     while True:
-        screen.show(HELP_LINES if shows_help else lines())
+        screen.show(HELP_LINES if shows_help else lines(), 0 if shows_help else page)
         for _ in range(LOOKS_PER_PICTURE):
             key = screen.key(LOOK_EVERY_SECONDS)
             if key == "q" or is_over():
                 return
             if key:
+                page += key == " " and not shows_help
                 shows_help = key == "h" and not shows_help
                 break
 

@@ -110,7 +110,7 @@ def alone_on(venue) -> Iterator[None]:
 def bot_of(settings, venue, folder: Path):
     """The parts, put together over the profile's events."""
     from perps_bot.control import Control
-    from perps_bot.loop import assemble
+    from perps_bot.bot import assemble
     from perps_bot.mailbox import Mailbox
     from perps_bot.settings import events_folder
     from perps_bot.store import EventStore

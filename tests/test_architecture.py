@@ -25,9 +25,9 @@ FLOORS = {
         5  replay    ops    report    validate    checklist    wiring    drill    scenes    init
         5  recorded  backup page history drift emergency
         5  watch     ledger
-        4  loop     figures
+        4  loop     bot       figures
         3  execution protection reconcile clock shutdown alerts terminal journal control service
-        3  confirmed bars
+        3  confirmed
         2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
         2  score     outputs
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
@@ -52,6 +52,7 @@ SAME_FLOOR = {
     ("drill", "scenes"), ("drill", "ops"), ("scenes", "ops"),
     # What happened, the paper bot's beside it, and how both are shown.
     ("report", "history"), ("report", "drift"), ("report", "page"), ("drift", "history"),
+    ("loop", "bot"),  # what happens, and the parts to which it happens
     ("rest", "transport"),  # a request, and how its bytes travel
     ("emergency", "wiring"),  # a dead bot is put together as a run is
     ("ops", "emergency"),  # the name that the runbook's samples use
@@ -309,9 +310,9 @@ def test_the_mean_complexity_is_low():
 
 def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
-    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6050
+    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6000
     assert sum(lines[room] for room in EDGE) <= 2450
-    assert sum(lines.values()) <= 17_700
+    assert sum(lines.values()) <= 18_000
 
 
 def test_third_party_packages_are_declared():

@@ -185,6 +185,17 @@ def test_damaged_events_are_named_with_file_and_line_and_leave_no_backup(data, t
     assert not list(target.glob("perps-bot*"))
 
 
+def test_what_the_runbook_says_of_a_damaged_old_day_is_the_way_out(data, target, capsys):
+    flip(data / "events" / "2026-11-22.jsonl", 1)
+    aside = data / "events" / "quarantine"
+    aside.mkdir(0o700)
+    for day in ("2026-11-21", "2026-11-22"):
+        (data / "events" / f"{day}.jsonl").rename(aside / f"{day}.jsonl")
+    done = a_backup(data, target)
+    assert list(events_of(done.path)) == ["2026-11-23.jsonl"]
+    assert "HALTED because of kill_switch" in run("--dev-fast", capsys).out
+
+
 def test_a_missing_day_is_damage(data, target):
     (data / "events" / "2026-11-22.jsonl").unlink()
     with pytest.raises(ConfigError, match="2026-11-23.jsonl line 1: does not follow"):
@@ -455,6 +466,10 @@ SPOILT = [
     (lambda path: edit_manifest(path, files=[]), "is no backup"),
     (lambda path: (path / "manifest.json").write_text("{" * 100_000), "is no backup"),
     (lambda path: (path / "manifest.json").unlink(), "is no backup"),
+    (lambda path: ((path / "manifest.json").unlink(), os.mkfifo(path / "manifest.json")),
+     "is no backup"),
+    (lambda path: ((path / LAST).unlink(), os.mkfifo(path / LAST, 0o600)), f"{LAST}: is not what"),
+    (lambda path: os.truncate(path / "manifest.json", 1 << 30), "is no backup"),
     (lambda path: ((path / LAST).rename("x.jsonl"), (path / LAST).symlink_to(
         Path("x.jsonl").absolute())), f"{LAST}: is a symlink"),
     (lambda path: (path / "events").chmod(0o777), "events: others may write it"),

@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import os
+import pty
 import re
 import resource
 import shlex
@@ -12,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -108,7 +110,8 @@ def only_line(text):
     *((f"{name} --help", command.example) for name, command in COMMANDS.items()),
 ])
 def test_help_answers_at_once_without_what_a_bot_would_load(line, said_too):
-    heavy = "requests websocket jwt plotly perps_bot.loop perps_bot.market perps_bot.ops".split()
+    heavy = ("requests websocket jwt plotly perps_bot.bot perps_bot.loop perps_bot.market "
+             "perps_bot.ops").split()
     program = ("import sys; from perps_bot.cli import main; code = main(sys.argv[1:]); "
                f"print([name for name in {heavy} if name in sys.modules]); sys.exit(code)")
     run = subprocess.run([sys.executable, "-c", program, *line.split()], text=True, check=True,
@@ -603,7 +606,7 @@ def test_a_venue_that_does_not_answer_was_not_asked(line, said):
     ("",                 "validate ws",                    {}, "RUN_SANDBOX_VALIDATIONS=1"),
     ("",                 "products --profile demo",        {}, "perps-bot check"),
     ("",                 "symbol BTC-PERP --profile prod", {}, "perps-bot check"),
-    *(("",               f"{line} --profile demo",         {}, "perps-bot init") for line in (
+    *(("",               f"{line} --profile demo",         {}, "perps-bot ") for line in (
         "status", "health", "tail", "why BTC-PERP", "halt x", "close-all --yes --dry-run",
         "resume --reason x", "report", "replay --recorded 2026-01-01")),
     *(("init --profile demo", f"{line} --profile demo",    {}, "perps-bot ") for line in (
@@ -657,3 +660,23 @@ def test_a_dry_run_is_told_by_its_end_how_to_go_on(monkeypatch):
     bot.send_signal(signal.SIGINT)
     out, _ = bot.communicate(timeout=PATIENCE_SECONDS)
     assert "HALTED until: perps-bot resume --profile demo --dry-run --reason '...'" in out
+
+
+@pytest.mark.parametrize("environ, coloured", [
+    ({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+    ({"TERM": "dumb"}, False),
+])
+def test_only_a_terminal_gets_colours_and_only_where_nobody_said_no(environ, coloured, said):
+    ours, theirs = pty.openpty()
+    check = started("check", "--profile", "demo", stdout=theirs, PERPS_FORCE_MOCK="1", **environ)
+    os.close(theirs)
+    seen = b""
+    with suppress(OSError):  # how a terminal says that nobody writes any more
+        while part := os.read(ours, 65536):
+            seen += part
+    os.close(ours)
+    check.communicate(timeout=PATIENCE_SECONDS)
+    assert check.returncode == 1
+    assert (b"\x1b[31mNO  BTC-PERP long" in seen) is coloured
+    assert (b"\x1b" in seen) is coloured
+    assert "\x1b" not in said("check --profile demo").out

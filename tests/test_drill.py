@@ -25,7 +25,7 @@ from perps_bot import drill, rest, scenes, shutdown
 from perps_bot.cli import main
 from perps_bot.clock import StopRequest
 from perps_bot.execution import ExecutionEngine
-from perps_bot.loop import Bot
+from perps_bot.bot import Bot
 from perps_bot.model import Account
 from perps_bot.paper import PaperBroker
 from perps_bot.protection import Protector

@@ -27,7 +27,7 @@ from helpers import (
 
 from perps_bot import store as disk
 from perps_bot.clock import StopRequest, SystemClock
-from perps_bot.bars import GAP_BARS_MAX
+from perps_bot.loop import GAP_BARS_MAX
 from perps_bot.reconcile import MISMATCHES_MAX
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import OrderType, Purpose, TradingState

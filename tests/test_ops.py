@@ -17,7 +17,8 @@ import pytest
 from perps_bot import __version__
 from perps_bot.checklist import check, settings_text
 from perps_bot.errors import OrderRejected, StoreDamaged, VenueUnavailable
-from perps_bot.loop import assemble, attempt, recover
+from perps_bot.bot import assemble, recover
+from perps_bot.loop import attempt
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import Side, TradingState
 from perps_bot.ops import (

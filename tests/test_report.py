@@ -435,7 +435,7 @@ def test_paper_that_did_the_same_has_no_drift(tmp_path, monkeypatch, ran, capsys
     a_profile(tmp_path, monkeypatch, ran, "events", "paper-events")
     main(["report", "--profile", "prod"])
     lines = capsys.readouterr().out.splitlines()
-    at = lines.index("paper versus live: 5 days measured")
+    at = lines.index("paper versus live: 5 days measured, as live/paper")
     assert "same decisions 286 of 286" in lines[at + 1]
 
 

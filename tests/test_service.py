@@ -265,6 +265,7 @@ def test_the_times_of_the_unit_are_beyond_those_of_the_program():
     last_look = rest.CANCEL_SECONDS_MAX + 6 * rest.READ_SECONDS_MAX
     assert seconds["TimeoutStopSec"] >= shutdown.STOP_FOR.total_seconds() + last_look
     assert seconds["TimeoutStartSec"] >= watchdog_seconds(Decimal(5))
+    assert said["WatchdogSec"] == [str(watchdog_seconds(Decimal(5)))]
     assert said["Type"] == ["notify"] and said["NotifyAccess"] == ["main"]
     assert said["Restart"] == ["on-failure"] and said["RestartPreventExitStatus"] == ["2 75"]
 

@@ -132,20 +132,24 @@ def test_a_screen_takes_keys_and_gives_the_terminal_back(line):
         assert screen.key(Decimal(60)) == "h"
         assert screen.key(Decimal(0)) == ""
         screen.show(["one", "two\x1b[2J"])
-        assert b"one\x1b[K\ntwo\\x1b[2J\x1b[K\x1b[J" in read(owner, b"\x1b[J").replace(b"\r", b"")
+        assert (b"one\x1b[K\ntwo\\x1b[2J\x1b[K\npage 1 of 1: space next, q quit, h help"
+                b"\x1b[K\x1b[J") in read(owner, b"\x1b[J").replace(b"\r", b"")
         raise ZeroDivisionError
     assert termios.tcgetattr(stream) == before
     assert b"\x1b[?25h\x1b[?1049l" in read(owner, b"1049l")
     assert signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL
 
 
-def test_a_screen_that_is_too_low_says_how_much_is_missing(line):
+@pytest.mark.parametrize("page, shown", [
+    (0, [b"one", b"two", b"page 1 of 3"]), (2, [b"five", b"page 3 of 3"]),
+    (3, [b"one", b"two", b"page 1 of 3"])])
+def test_what_a_low_screen_has_no_room_for_stands_on_the_next_page(line, page, shown):
     owner, stream = line
     termios.tcsetwinsize(stream, (3, 80))
     with Screen(stream, stream) as screen:
-        screen.show(["one", "two", "three", "four"])
-        seen = read(owner, b"\x1b[J")
-    assert b"two" in seen and b"three" not in seen and b"... 2 more lines" in seen
+        screen.show(["one", "two", "three", "four", "five"], page)
+        seen = read(owner, b"\x1b[J").partition(b"\x1b[H")[2].split(b"\n")
+    assert [row.partition(b"\x1b")[0].partition(b":")[0] for row in seen] == shown
 
 
 def test_no_module_of_a_terminal_is_loaded_before_there_is_a_screen():

@@ -480,6 +480,9 @@ def test_a_living_bot_is_watched_and_the_terminal_given_back(living, ending):
         seen(owner, b"this help, and back")
         os.write(owner, b"h")
         seen(owner, b"Last events, UTC")
+        termios.tcsetwinsize(program, (24, 100))
+        os.write(owner, b" ")
+        seen(owner, b"page 2 of ")
         if ending == "q":
             os.write(owner, b"q")
         else:
@@ -492,6 +495,17 @@ def test_a_living_bot_is_watched_and_the_terminal_given_back(living, ending):
         watcher.wait()
         os.close(owner)
         os.close(program)
+
+
+def test_a_watch_whose_terminal_goes_away_ends_without_a_word(living):
+    owner, program = pty.openpty()
+    watcher = living.start("status", "--watch", stdin=program, stdout=program,
+                           stderr=subprocess.PIPE)
+    os.close(program)
+    seen(owner, b"page 1 of")
+    os.close(owner)
+    _, err = watcher.communicate(timeout=PATIENCE_SECONDS)
+    assert (watcher.returncode, err) == (0, "")
 
 
 def test_tail_follows_a_living_bot_until_it_is_interrupted(living):

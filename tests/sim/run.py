@@ -28,7 +28,8 @@ from perps_bot import store as store_room
 from perps_bot.client import CoinbasePerpetualsClient
 from perps_bot.clock import StopRequest, SystemClock
 from perps_bot.errors import ConfigError
-from perps_bot.loop import assemble, recover, run
+from perps_bot.bot import assemble, recover
+from perps_bot.loop import run
 from perps_bot.model import OrderType, TimeInForce
 from perps_bot.ops import Surfaces
 from perps_bot.rest import Rest, VenueClock
