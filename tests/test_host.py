@@ -222,12 +222,12 @@ def forms(text):
     return encoded | {piece for piece in pieces if not re.search("BEGIN|END|KEY|---", piece)}
 
 
-@pytest.mark.parametrize("where", ["loop._decide", "ops.health", "loop.ExecutionEngine.settle"])
+@pytest.mark.parametrize("where", ["loop._decide", "ops.health", "bot.ExecutionEngine.settle"])
 def test_i1_a_bug_that_has_the_key_in_its_hands_does_not_show_it(where):
     """DEBUG is on, the bug ends the process, and both its tracebacks are there to be read."""
     program = (
         "import os, sys, urllib.parse\n"
-        "from perps_bot import cli, loop, ops\n"
+        "from perps_bot import bot, cli, loop, ops\n"
         "def broken(*a, **k):\n"
         "    raise RuntimeError('no answer to ' + os.environ['COINBASE_API_SECRET'])\n"
         f"{where} = broken\n"
