@@ -306,7 +306,8 @@ def _replay_recorded(arguments: argparse.Namespace) -> int:
     if any(given for name, given in vars(arguments).items() if name not in WITH_RECORDED):
         raise ConfigError("--recorded takes the day's own prices and settings: leave out "
                           "everything but --profile, --dry-run, --config and --json")
-    folder = _events_folder(arguments)
+    is_file = arguments.recorded.endswith(".jsonl")
+    folder = None if is_file else _events_folder(arguments)
     outcome = recorded.replay_day(recorded.find_day(arguments.recorded, folder))
     text = (_json(recorded.values(outcome)) if arguments.json else
             "\n".join(recorded.lines(outcome)))
