@@ -21,13 +21,14 @@ from perps_bot.catalog import ProductCatalog, ceil_to, quantity_for, quantize_qu
 from perps_bot.errors import BelowMinimum, ConfigError, StoreDamaged, VenueUnavailable
 from perps_bot.execution import ExecutionConfig
 from perps_bot.limits import largest_order
-from perps_bot.loop import configured
+from perps_bot.bot import configured
 from perps_bot.market import bar_closes
 from perps_bot.model import ZERO, Account, Mark, OrderIntent, OrderType, Product, Side
 from perps_bot.risk import LiveRiskManager, RiskConfig, caps, headroom, worst_price
 from perps_bot.settings import FOREIGN_VARIABLES, Settings, described
-from perps_bot.store import DAY_FILES, EPOCH, FOLDER_REFUSALS, EventStore, read_events
+from perps_bot.store import DAY_FILES, EPOCH, EventStore, distrust, read_events
 from perps_bot.strategy import BaselinePerpsStrategy, StrategyConfig
+from perps_bot.terminal import Terminal
 from perps_bot.tracker import OrderTracker, PositionTracker
 
 # What the advice of `check` adds to what is needed now, for the price to move.
@@ -39,6 +40,7 @@ CLOCK_WARN_SECONDS, CLOCK_OFF_SECONDS_MAX = 2, 10
 FEED_LOOKS_MAX, FEED_LOOK_SECONDS = 50, 0.1
 # Over so many bars trips are counted; what they may cost a day, of equity.
 FEE_BARS, FEES_PCT_MAX = 300, Decimal("0.005")
+VERDICTS = {True: ("ok", "plain"), False: ("NO", "bad"), None: ("--", "dim")}
 KEY_MISSING = "set COINBASE_API_KEY and COINBASE_API_SECRET, or COINBASE_API_KEY_FILE"
 
 
@@ -53,7 +55,7 @@ class Check(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{ {True: 'ok', False: 'NO', None: '--'}[self.ok]}  {self.name}: {self.text}"
+        return f"{VERDICTS[self.ok][0]}  {self.name}: {self.text}"
 
 
 def check(settings: Settings, market: MarketData, now: datetime) -> Iterator[Check]:
@@ -76,12 +78,15 @@ def settings_text(settings: Settings) -> str:
                        for n, value, unit, source in described(settings)])
 
 
-def check_text(settings: Settings, kind: str, checks: Sequence[Check]) -> str:
+def check_text(
+    settings: Settings, kind: str, checks: Sequence[Check], terminal: Terminal
+) -> str:
     """All of it for people."""
     said = (f"{settings.api_url} was asked; nothing was sent." if kind != "paper-synthetic" else
             f"Prices and product rules are the synthetic market's, equity is taken as "
             f"{settings.paper_equity:f} USD; no venue was asked.")
-    return "\n".join((settings_text(settings), "", *map(str, checks), said))
+    lines = (terminal.paint(str(row), VERDICTS[row.ok][1]) for row in checks)
+    return "\n".join((settings_text(settings), "", *lines, said))
 
 
 def check_values(settings: Settings, kind: str, checks: Sequence[Check]) -> dict[str, object]:
@@ -125,6 +130,10 @@ class Inquiry:
         return self.client.rest.clock.now()
 
     @property
+    def is_dry(self) -> bool:
+        return self.settings.dry_run or self.settings.sandbox
+
+    @property
     def limits(self) -> RiskConfig:
         return configured(RiskConfig, self.settings)
 
@@ -141,12 +150,19 @@ def check_venue(asked: Inquiry) -> Iterator[Check]:
         if needs and not asked.is_up:
             yield Check(name, False, "not asked, because the REST host does not answer")
         elif needs == "key" and asked.client.rest.signer is None:
-            yield Check(name, False, f"needs a key: {asked.key_trouble or KEY_MISSING}")
+            yield _keyless(asked, name)
         else:
             try:
                 yield from ask(asked)
             except (VenueUnavailable, ConfigError, StoreDamaged) as failure:
                 yield Check(name, False, str(failure))
+
+
+def _keyless(asked: Inquiry, name: str) -> Check:
+    """What cannot be asked without a key is a fault, but for a run that needs none."""
+    if asked.is_dry and not asked.key_trouble:
+        return Check(name, None, "not asked: a dry run needs no key")
+    return Check(name, False, f"needs a key: {asked.key_trouble or KEY_MISSING}")
 
 
 def _reached(asked: Inquiry) -> Iterator[Check]:
@@ -160,8 +176,8 @@ def _reached(asked: Inquiry) -> Iterator[Check]:
 
 def _credentials(asked: Inquiry) -> Iterator[Check]:
     is_there = asked.client.rest.signer is not None
-    yield Check("credentials", is_there, "a name and a private key, well formed" if is_there
-                else asked.key_trouble or KEY_MISSING)
+    yield (Check("credentials", True, "a name and a private key, well formed") if is_there
+           else _keyless(asked, "credentials"))
 
 
 def _permissions(asked: Inquiry) -> Iterator[Check]:
@@ -172,8 +188,9 @@ def _permissions(asked: Inquiry) -> Iterator[Check]:
 
 
 def _derivatives(asked: Inquiry) -> Iterator[Check]:
-    yield Check("derivatives", asked.settings.enable_derivatives, "enabled" if
-                asked.settings.enable_derivatives else "set COINBASE_ENABLE_DERIVATIVES=1")
+    is_set = asked.settings.enable_derivatives
+    yield Check("derivatives", is_set or (None if asked.is_dry else False), "enabled" if is_set else
+                "set COINBASE_ENABLE_DERIVATIVES=1 before orders are sent")
 
 
 def _products(asked: Inquiry) -> Iterator[Check]:
@@ -209,7 +226,7 @@ def _websocket(asked: Inquiry) -> Iterator[Check]:
                     else f"no message within {FEED_LOOKS_MAX * FEED_LOOK_SECONDS:.0f} s: check "
                          f"the network, and what stands between")
     if asked.client.rest.signer is None:
-        yield Check("WebSocket user", False, f"needs a key: {asked.key_trouble or KEY_MISSING}")
+        yield _keyless(asked, "WebSocket user")
 
 
 def _balance(asked: Inquiry) -> Iterator[Check]:
@@ -350,15 +367,15 @@ def _folder(asked: Inquiry) -> Iterator[Check]:
         parent = next(path for path in folder.absolute().parents if path.exists())
         yield Check("folder", os.access(parent, os.W_OK), f"{folder}: the first start makes it")
         return
-    wrong = [f"{words}: {way_out.format(path=folder)}"
-             for is_wrong, words, way_out in FOLDER_REFUSALS if is_wrong(folder)]
+    wrong = [*filter(None, [distrust(folder)])]
     wrong += ["cannot be written"] if not os.access(folder, os.W_OK) else []
     wrong += [f"others may read it: chmod 700 {folder}"] if folder.stat().st_mode & 0o077 else []
     yield Check("folder", not wrong, f"{folder}: {wrong[0] if wrong else 'ours alone, writable'}")
 
 
 def _backup(asked: Inquiry) -> Iterator[Check]:
-    yield Check("backup", None, f"none is made: copy {asked.folder} while the bot is stopped")
+    yield Check("backup", None, "take one, best each day: perps-bot backup DEST "
+                f"--profile {asked.settings.profile}")
 
 
 def _environment(asked: Inquiry) -> Iterator[Check]:

@@ -13,6 +13,7 @@ import logging
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from perps_bot import __version__, commands, process
 from perps_bot.commands import DONE, LOCKED, NOT_VERIFIED, SETTINGS_WRONG
@@ -22,6 +23,7 @@ from perps_bot.wiring import InUse
 REPLAY_FLAGS = ("short_ma_period", "long_ma_period", "trailing_stop_pct", "target_leverage",
                 "max_position", "paper_equity", "fee_rate", "fee_per_contract", "slippage_bps",
                 "bar")
+KEEP_DAYS_MAX = 36_500
 
 
 def program() -> int:
@@ -41,11 +43,22 @@ def main(argv: list[str] | None = None) -> int:
         process.complain(str(refusal))
         return LOCKED if isinstance(refusal, InUse) else SETTINGS_WRONG
     except VenueUnavailable as failure:
-        process.complain(f"the venue could not be asked: {failure}")
+        process.complain(f"the venue could not be asked: {failure}; perps-bot check tells more")
         return NOT_VERIFIED
     except KeyboardInterrupt:
         process.complain("interrupted; nothing was sent")
         return NOT_VERIFIED
+
+
+# How the overview shows them; what is named nowhere stands at its end.
+GROUPS = (
+    ("before a start", "init check products symbol validate drill"),
+    ("run",            "run perps"),
+    ("watch",          "status health tail why"),
+    ("emergency",      "halt close-all resume"),
+    ("understand",     "report export replay sweep"),
+    ("keep",           "backup restore"),
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,8 @@ def _dispatch(argv: list[str]) -> int:
     logging.getLogger("perps_bot").handlers = [logging.NullHandler()]
     name, rest = ("run", argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
     if name not in COMMANDS:
-        raise ConfigError(f"{name!r} is no command; there are {' '.join(COMMANDS)}")
+        raise ConfigError(f"{name!r} is no command; there are {' '.join(COMMANDS)}: see "
+                          f"perps-bot --help")
     try:
         arguments = _parser(name).parse_args(rest)
     except SystemExit as printed:  # --help
@@ -93,15 +107,21 @@ def _parser(name: str) -> argparse.ArgumentParser:
         epilog=f"example: {command.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.color = False  # newer ones paint help, and `answer` prints no foreign codes
     command.arguments(parser)
     return parser
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<9} {command.help}" for name, command in COMMANDS.items())
-    return (f"perps-bot {__version__}: trades perpetual futures, unattended\n\ncommands (without "
-            f"one it runs):\n{rows}\n\neach has --help with an example\nexample: "
-            f"perps-bot --profile dev --dev-fast")
+    placed = [name for _, names in GROUPS for name in names.split()]
+    groups = (*GROUPS, ("more", " ".join(name for name in COMMANDS if name not in placed)))
+    parts = [f"perps-bot {__version__}: trades perpetual futures, unattended\n\n"
+             f"commands (without one it runs):\n"]
+    for heading, names in groups:
+        rows = [f"  {name:<10} {COMMANDS[name].help}\n" for name in names.split()
+                if name in COMMANDS]
+        parts += (f"\n{heading}\n", *rows) if rows else ()
+    return "".join((*parts, "\neach has --help with an example; begin with: perps-bot init"))
 
 
 # The settings table as flags
@@ -178,6 +198,21 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("client", "ws", "strategy", "e2e"))
 
 
+def _init_arguments(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, ("profile",))
+    parser.add_argument("--config", metavar="FILE", default="perps.toml",
+                        help="the file to write, in DIR (default perps.toml)")
+    parser.add_argument("--dir", metavar="DIR", default=".", help="where (default: here)")
+    _json_argument(parser)
+
+
+def _drill_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_arguments(parser)
+    _json_argument(parser)
+    parser.add_argument("--out", metavar="DIR|FILE.md",
+                        help="where the page goes (default: a new folder for temporary files)")
+
+
 def _emergency_arguments(parser: argparse.ArgumentParser, *more: str) -> None:
     add_flags(parser, ("profile", "dry_run", *more))
     _config_argument(parser)
@@ -207,10 +242,77 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
                         help="resume on the day on which the daily loss limit was hit")
 
 
-def _replay_arguments(parser: argparse.ArgumentParser) -> None:
-    add_flags(parser, REPLAY_FLAGS)
+def _profile_arguments(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, ("profile", "dry_run"))
     _config_argument(parser)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or .csv.gz, a symbol each")
+    _json_argument(parser)
+
+
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    _profile_arguments(parser)
+    parser.epilog += ("\nexit code: 0 shown and all well, 1 not well or not running, 2 settings, "
+                      "no such\n  bot, 3 something cannot be known")
+    parser.add_argument("--watch", action="store_true",
+                        help="redraw every second; keys: q quits, space pages, h helps")
+
+
+def _health_arguments(parser: argparse.ArgumentParser) -> None:
+    _profile_arguments(parser)
+    parser.epilog += ("\nexit code: 0 ok and fresh, 1 not ok, too old or not running, 2 settings,\n"
+                      "  no such bot, or no health.json that can be read")
+    parser.add_argument("--max-age", metavar="SECONDS",
+                        help="the oldest health that is fresh (default: as long as it says)")
+
+
+def _events_arguments(parser: argparse.ArgumentParser) -> None:
+    _profile_arguments(parser)
+
+
+def _why_arguments(parser: argparse.ArgumentParser) -> None:
+    _events_arguments(parser)
+    parser.add_argument("name", metavar="SYMBOL", help="as BTC-PERP")
+    parser.add_argument("--ticks", metavar="N", default="20",
+                        help="decisions to look back (default 20)")
+
+
+def _tail_arguments(parser: argparse.ArgumentParser) -> None:
+    _events_arguments(parser)
+    parser.add_argument("-n", dest="count", metavar="N", default="20",
+                        help="events to begin with (default 20)")
+    parser.add_argument("-f", dest="follow", action="store_true",
+                        help="go on with what comes, until Ctrl-C")
+    parser.add_argument("--type", nargs="+", action="extend", default=[], metavar="TYPE",
+                        help="only these, as trade.executed; order stands for order.*")
+
+
+def _backup_arguments(parser: argparse.ArgumentParser) -> None:
+    _restore_arguments(parser, "DEST", "an existing folder, best on another disk")
+    parser.add_argument("--keep-days", type=_keep_days, metavar="N",
+                        help="then remove backups of this profile that are older (default: none)")
+
+
+def _restore_arguments(parser: argparse.ArgumentParser, name: str = "SRC",
+                       what: str = "a folder that backup made") -> None:
+    add_flags(parser, ("profile",))
+    _config_argument(parser)
+    _json_argument(parser)
+    parser.add_argument("folder", metavar=name, type=Path, help=what)
+
+
+def _keep_days(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) <= KEEP_DAYS_MAX):
+        raise ConfigError(f"--keep-days {text[:20]}: must be a whole number from 1 to "
+                          f"{KEEP_DAYS_MAX}; days")
+    return int(text)
+
+
+def _replay_arguments(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, ("profile", "dry_run", *REPLAY_FLAGS))
+    _config_argument(parser)
+    parser.add_argument("files", nargs="*", metavar="FILE", help="CSV or .csv.gz, a symbol each")
+    parser.add_argument("--recorded", metavar="DAY",
+                        help="instead of a FILE: the recorded day 2026-11-23, or its events' file, "
+                             "through today's code, with the day's own settings")
     for flag, shown, what in (
         ("--symbol", "SYMBOL", "symbol of a file (default BTC-PERP); repeat in the files' order"),
         ("--funding", "FILE", "funding rates; repeat in the order of the files"),
@@ -228,7 +330,34 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
     _json_argument(parser)
 
 
+def _history_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whose events, and which of them."""
+    add_flags(parser, ("profile", "dry_run"))
+    _config_argument(parser)
+    parser.add_argument("folder", nargs="?", metavar="FOLDER",
+                        help="what replay --events made, in place of a profile's events")
+    parser.add_argument("--from", metavar="TIME", help="first event, ISO 8601, UTC")
+    parser.add_argument("--to", metavar="TIME", help="events before this, ISO 8601, UTC")
+    parser.add_argument("--force", action="store_true", help="replace files that are there")
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    _history_arguments(parser)
+    _json_argument(parser)
+    parser.add_argument("--html", metavar="FILE", help="write one page that opens offline")
+    parser.add_argument("--csv", metavar="FILE", help="write the trade table")
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    _history_arguments(parser)
+    parser.add_argument("--csv", nargs=2, action="append", required=True,
+                        metavar=("KIND", "FILE"),
+                        help="trades, fills, equity, events or funding, and where to; repeat")
+
+
 COMMANDS = {
+    "init": Command(commands.init, "write a commented config file, make the folders, say what next",
+                    "perps-bot init --profile dev", _init_arguments),
     "run": Command(commands.run, "trade until stopped", "perps-bot --profile dev --dev-fast",
                    _run_arguments),
     "perps": Command(commands.run, "the same as run", "perps-bot perps --profile dev --dev-fast",
@@ -236,6 +365,16 @@ COMMANDS = {
     "check": Command(commands.check,
                      "show every setting, and whether orders are possible with them",
                      "perps-bot check --profile dev --max-position 2000", _check_arguments),
+    "status": Command(commands.status,
+                      "what it holds, earns and may still do, and whether that is of now",
+                      "perps-bot status --profile dev", _status_arguments),
+    "health": Command(commands.health,
+                      "one line and an exit code for a monitor",
+                      "perps-bot health --profile dev --max-age 60", _health_arguments),
+    "why": Command(commands.why, "why it did not trade: the last decisions on a symbol",
+                   "perps-bot why BTC-PERP --profile dev --ticks 50", _why_arguments),
+    "tail": Command(commands.tail, "the newest events in plain words",
+                    "perps-bot tail --profile dev -n 5", _tail_arguments),
     "products": Command(commands.products,
                         "list what can be traded, with sizes, margin and session",
                         "perps-bot products --profile dev", _products_arguments),
@@ -250,7 +389,19 @@ COMMANDS = {
     "close-all": Command(commands.close_all,
                          "cancel every order, close every position, and stay HALTED",
                          "perps-bot close-all --profile dev --yes", _close_all_arguments),
+    "report": Command(commands.report, "how it did: figures, trades, costs; as text or a page",
+                      "perps-bot report --profile dev --from 2026-11-01", _report_arguments),
+    "export": Command(commands.export, "write events as tables for a spreadsheet",
+                      "perps-bot export --profile dev --csv trades trades.csv", _export_arguments),
     "resume": Command(commands.resume, "lift a halt, with a reason",
                       "perps-bot resume --profile dev --reason 'checked the positions'",
                       _resume_arguments),
+    "backup": Command(commands.backup, "copy the events to a folder, verified, while it runs",
+                      "perps-bot backup backups --profile dev --keep-days 30",
+                      _backup_arguments),
+    "restore": Command(commands.restore, "put a backup into an empty folder, halted",
+                       "perps-bot restore backups/perps-bot-dev-20261123T030000Z",
+                       _restore_arguments),
+    "drill": Command(commands.drill, "rehearse the emergencies on paper, and write the page",
+                     "perps-bot drill --profile dev --out drills", _drill_arguments),
 }

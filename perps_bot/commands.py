@@ -9,24 +9,29 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from decimal import Decimal
 
 from perps_bot.errors import ConfigError
-from perps_bot.process import answer, complain, say
+from perps_bot.process import answer, complain, draw, say
 from perps_bot.wiring import (
     alone_in, alone_on, bot_of, broker_kind, clock_of, inquirer, market_of, venue_of,
 )
 
+WITH_RECORDED = ("recorded", "profile", "dry_run", "config", "json")
+EVENTS_KEPT_MAX = 10_000
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
 
 
 def run(arguments: argparse.Namespace) -> int:
     from perps_bot.alerts import Alerts
     from perps_bot.clock import StopRequest
-    from perps_bot.loop import recover
+    from perps_bot.bot import recover
     from perps_bot.loop import run as run_bot
     from perps_bot.ops import Surfaces, cycle_lines, log_to, start_lines, warn
+    from perps_bot.service import Service
     from perps_bot.settings import data_folder, refuse_foreign_variables
     from perps_bot.store import prepare_folder
 
@@ -40,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         bot = bot_of(settings, venue, folder)
         alerts = Alerts(settings.profile, settings.alert_webhook_url, settings.heartbeat_url)
         bot.surfaces = Surfaces(folder, say, alerts)
+        bot.service = Service(os.environ.get("NOTIFY_SOCKET", ""), settings.interval)
         bot.store.subscribe(bot.surfaces.apply)
         signals.is_asked = bot.control.mailbox.is_asked
         signals.install()
@@ -77,8 +83,8 @@ def check(arguments: argparse.Namespace) -> int:
             settings, client, data_folder(settings), os.environ, trouble, sends)))
     is_well = all(row.ok is not False for row in checks)
     text = (_json(checklist.check_values(settings, kind, checks)) if arguments.json else
-            checklist.check_text(settings, kind, checks))
-    return _answer(text, DONE if is_well else NO)
+            checklist.check_text(settings, kind, checks, _terminal()))
+    return _drawn(text, DONE if is_well else NO)
 
 
 def products(arguments: argparse.Namespace) -> int:
@@ -150,7 +156,102 @@ def close_all(arguments: argparse.Namespace) -> int:
     return _asked(arguments, "close-all", reason=arguments.reason, symbols=[*said])
 
 
+def status(arguments: argparse.Namespace) -> int:
+    from perps_bot import watch
+    from perps_bot.clock import SystemClock
+
+    folder, clock = _profile_folder(arguments), SystemClock()
+    if arguments.watch:
+        return _watched(folder, clock, arguments.json)
+    sight = watch.look(folder, clock.now())
+    code = watch.status_code(sight)
+    if arguments.json:
+        return _answer(_json(watch.as_json(sight)), code)
+    lines = watch.status_lines(sight, _terminal())
+    return code if draw("\n".join(lines)) else NOT_VERIFIED
+
+
+def _watched(folder, clock, is_json: bool) -> int:
+    """Redraw until q, or a signal, which ends it in good order."""
+    from perps_bot import watch
+    from perps_bot.clock import StopRequest
+    from perps_bot.terminal import Screen, can_redraw
+
+    if is_json or not can_redraw(sys.stdin, sys.stdout, os.environ):
+        raise ConfigError("--watch needs a terminal that can be redrawn, and no --json: leave out "
+                          "--watch, or connect with ssh -t")
+    signals = StopRequest()
+    signals.install()
+    watch.look(folder, clock.now())  # refuses while the screen is still as it was
+    with Screen(sys.stdin, sys.stdout) as screen:
+        watch.redraw(screen, lambda: watch.status_lines(
+            watch.look(folder, clock.now()), _terminal()),
+            lambda: signals.wait(Decimal(0)) is not None)
+    return DONE
+
+
+def health(arguments: argparse.Namespace) -> int:
+    from perps_bot import watch
+    from perps_bot.clock import SystemClock
+
+    sight = watch.look(_profile_folder(arguments), SystemClock().now())
+    if sight.health is None:
+        raise ConfigError("; ".join(sight.troubles))
+    code, why = sight.verdict(watch.seconds_given("--max-age", arguments.max_age))
+    text = _json({"ok": code == DONE, "why": why, "age_seconds": sight.age_seconds,
+                  "health": sight.health}) if arguments.json else f"{sight.name}: {why}"
+    return _answer(text, code and NO)
+
+
+def why(arguments: argparse.Namespace) -> int:
+    from perps_bot import watch
+    from perps_bot.clock import SystemClock
+    from perps_bot.ledger import why as look_back
+    from perps_bot.ledger import why_lines
+
+    ticks, folder = _count("--ticks", arguments.ticks), _events_folder(arguments)
+    ledger = look_back(folder, arguments.name, ticks)
+    ledger.now = watch.in_the_way(watch.look(folder.parent, SystemClock().now()), folder)
+    if arguments.json:
+        return _answer(_json(ledger.as_json()))
+    lines = why_lines(ledger, _terminal())
+    return DONE if draw("\n".join(lines)) else NOT_VERIFIED
+
+
+def tail(arguments: argparse.Namespace) -> int:
+    from perps_bot import ledger
+    from perps_bot.clock import StopRequest
+
+    count, signals = _count("-n", arguments.count), StopRequest()
+    folder = _events_folder(arguments)
+    if arguments.follow:
+        signals.install()
+    wait = (lambda: signals.wait(ledger.FOLLOW_EVERY_SECONDS) is not None)
+    for event in ledger.tail(folder, count, arguments.type, wait if arguments.follow else None):
+        line = (json.dumps(ledger.tail_row(event), default=_plain) if arguments.json else
+                ledger.tail_line(event))
+        if not answer(line):
+            return NOT_VERIFIED
+    return DONE
+
+
+def backup(arguments: argparse.Namespace) -> int:
+    from perps_bot import backup as room
+
+    return _copied(arguments, "backed up to", lambda data, profile, now: room.backup(
+        data, arguments.folder, profile, now, arguments.keep_days))
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    from perps_bot import backup as room
+
+    return _copied(arguments, "restored to", lambda data, profile, now: room.restore(
+        arguments.folder, data, profile, now))
+
+
 def replay(arguments: argparse.Namespace) -> int:
+    if arguments.recorded is not None:
+        return _replay_recorded(arguments)
     from perps_bot.clock import SystemClock
     from perps_bot.ops import output_paths
     from perps_bot.replay import replay as rehearse
@@ -160,17 +261,57 @@ def replay(arguments: argparse.Namespace) -> int:
         arguments.symbols = arguments.symbol
     settings = _settings(arguments)
     outputs, market = list(output_paths(arguments)), _recorded(arguments, settings)
-    is_watched, clock = sys.stderr is not None and sys.stderr.isatty(), SystemClock()
-    try:
-        result = rehearse(market, settings, *outputs, _progress if is_watched else None)
-    finally:
-        if is_watched:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    clock = SystemClock()
+    with _progress_shown() as progress:
+        result = rehearse(market, settings, *outputs, progress)
     speed = (result.bars / clock.elapsed()).quantize(Decimal("0.1"))
     if arguments.json:
         row = {**asdict(result), "bars_per_second": speed}
         return _answer(json.dumps(row, default=_plain))
     return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
+
+
+def _copied(arguments: argparse.Namespace, did: str, copy) -> int:
+    from perps_bot.backup import summary
+    from perps_bot.clock import SystemClock
+    from perps_bot.settings import data_folder
+
+    settings = _settings(arguments)
+    done = copy(data_folder(settings), settings.profile, SystemClock().now())
+    return _answer(_json(done.row()) if arguments.json else summary(done, did))
+
+
+def init(arguments: argparse.Namespace) -> int:
+    from perps_bot.init import begin
+
+    flags = {"profile": arguments.profile} if "profile" in arguments else {}
+    start = begin(flags, os.environ, arguments.config, arguments.dir)
+    return _drawn(_json(asdict(start)) if arguments.json else start.text(_terminal()))
+
+
+def drill(arguments: argparse.Namespace) -> int:
+    from perps_bot import drill as room
+
+    terminal = _terminal()
+    told = room.hold(_settings(arguments), arguments.out, lambda line: (
+        arguments.json or draw(room.shown(line, terminal))))
+    left = f"; what the failed ones left: {told.left}" if told.left else ""
+    text = _json(told.values()) if arguments.json else f"{told.verdict()}; page: {told.page}{left}"
+    return _answer(text, DONE if told.passed else NO)
+
+
+def _replay_recorded(arguments: argparse.Namespace) -> int:
+    from perps_bot import recorded
+
+    if any(given for name, given in vars(arguments).items() if name not in WITH_RECORDED):
+        raise ConfigError("--recorded takes the day's own prices and settings: leave out "
+                          "everything but --profile, --dry-run, --config and --json")
+    is_file = arguments.recorded.endswith(".jsonl")
+    folder = None if is_file else _events_folder(arguments)
+    outcome = recorded.replay_day(recorded.find_day(arguments.recorded, folder))
+    text = (_json(recorded.values(outcome)) if arguments.json else
+            "\n".join(recorded.lines(outcome)))
+    return _answer(text, NO if outcome.difference else DONE)
 
 
 def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
@@ -179,8 +320,8 @@ def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
     from perps_bot.mailbox import REASON_LENGTH_MAX
 
     if not arguments.reason.strip() or len(arguments.reason) > REASON_LENGTH_MAX:
-        raise ConfigError(f"--reason is empty or above {REASON_LENGTH_MAX} characters: say what "
-                          f"was checked, or why")
+        raise ConfigError(f"--reason is empty: say what was checked, or why; or it is longer "
+                          f"than {REASON_LENGTH_MAX} characters")
     try:
         done = ask(_settings(arguments), command, args, arguments.kill)
     except KeyboardInterrupt:
@@ -195,12 +336,63 @@ def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
     return _answer(done.text, done.exit_code)
 
 
+def report(arguments: argparse.Namespace) -> int:
+    from perps_bot import report as room
+
+    with _progress_shown() as progress:
+        source, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
+        said = room.report(arguments, source, reading)
+    if not arguments.json and not said["written"]:
+        return _answer("\n".join(room.text_lines(said)), DONE if reading.is_whole else NOT_VERIFIED)
+    for note in reading.notes:
+        complain(note)
+    text = _json(said) if arguments.json else "\n".join(
+        f"written: {path}" for path in said["written"])
+    return _answer(text, DONE if reading.is_whole else NOT_VERIFIED)
+
+
+def export(arguments: argparse.Namespace) -> int:
+    from perps_bot import report as room
+
+    with _progress_shown() as progress:
+        _, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
+        lines = room.export(arguments, reading)
+    for note in reading.notes:
+        complain(note)
+    return _answer("\n".join(lines), DONE if reading.is_whole else NOT_VERIFIED)
+
+
 def _settings(arguments: argparse.Namespace):
     from perps_bot.settings import SETTINGS, resolve
 
     names = {row.name for row in SETTINGS}
     flags = {name: value for name, value in vars(arguments).items() if name in names}
     return resolve(flags, os.environ, arguments.config)
+
+
+def _profile_folder(arguments: argparse.Namespace):
+    from perps_bot.settings import data_folder
+
+    return data_folder(_settings(arguments))
+
+
+def _events_folder(arguments: argparse.Namespace):
+    """The events that a run with these settings would go on with."""
+    from perps_bot.journal import refuse_without
+    from perps_bot.settings import data_folder, events_folder
+
+    settings = _settings(arguments)
+    folder = events_folder(data_folder(settings), settings.profile, broker_kind(settings))
+    refuse_without(folder)
+    return folder
+
+
+def _count(flag: str, text: str) -> int:
+    """How many events to keep at once; what is older is what `export` is for."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(EVENTS_KEPT_MAX))
+    if not is_number or not 0 < int(text) <= EVENTS_KEPT_MAX:
+        raise ConfigError(f"{flag} {text}: must be a whole number from 1 to {EVENTS_KEPT_MAX}")
+    return int(text)
 
 
 def _opened(arguments: argparse.Namespace) -> tuple:
@@ -213,21 +405,60 @@ def _opened(arguments: argparse.Namespace) -> tuple:
 
 def _recorded(arguments: argparse.Namespace, settings):
     from perps_bot.market import RecordedMarket
-    from perps_bot.ops import time_given
 
-    # The parser keeps them under their flags' names, of which one is a keyword.
-    begin, end = (time_given(flag, vars(arguments)[flag[2:]]) for flag in ("--from", "--to"))
-    if begin and end and begin >= end:
-        raise ConfigError(f"--from {begin.isoformat()} is not before --to {end.isoformat()}")
+    if not arguments.files:
+        raise ConfigError("name a FILE of prices, or --recorded DAY; see perps-bot replay --help")
+    begin, end = _span(arguments)
     # The profile's bar is for a living market; candles bring their own.
     bar = None if settings.sources["bar"].startswith("profile") else settings.bar
     return RecordedMarket(arguments.files, settings.symbols, arguments.funding, bar, begin, end,
                           arguments.skip_bad_rows)
 
 
+def _span(arguments: argparse.Namespace) -> tuple:
+    """--from and --to."""
+    from perps_bot.ops import time_given
+
+    # The parser keeps them under their flags' names, of which one is a keyword.
+    begin, end = (time_given(flag, vars(arguments)[flag[2:]]) for flag in ("--from", "--to"))
+    if begin and end and begin >= end:
+        raise ConfigError(f"--from {begin.isoformat()} is not before --to {end.isoformat()}")
+    return begin, end
+
+
+def _place(arguments: argparse.Namespace) -> tuple:
+    """The profile's folder, whether paper was asked for, and the profile."""
+    from perps_bot.settings import data_folder
+
+    settings = _settings(arguments)
+    return data_folder(settings), broker_kind(settings) != "coinbase", settings.profile
+
+
 def _answer(text: str, code: int = DONE) -> int:
     """Print a command's whole answer; one that nobody could read is not verified."""
     return code if answer(text) else NOT_VERIFIED
+
+
+def _drawn(text: str, code: int = DONE) -> int:
+    """The same with colours."""
+    return code if draw(text) else NOT_VERIFIED
+
+
+def _terminal():
+    from perps_bot.terminal import terminal_of
+
+    return terminal_of(sys.stdout, os.environ)
+
+
+@contextmanager
+def _progress_shown() -> Iterator[Callable[[Decimal], None] | None]:
+    """Yield what shows progress where somebody looks; its line is gone afterwards."""
+    is_watched = sys.stderr is not None and sys.stderr.isatty()
+    try:
+        yield _progress if is_watched else None
+    finally:
+        if is_watched:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _progress(done: Decimal) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from perps_bot.mailbox import Answer
+from perps_bot.settings import same_run
 
 DONE, REFUSED, NOT_VERIFIED, UNKNOWN = 0, 2, 3, 4
 
@@ -25,7 +26,7 @@ def answer_of(task: Any, is_done: bool, last: str) -> Answer:
         lines.append(f"the halt is NOT in the events: {trouble}")
     lines.append(last)
     if bot.folder is not None:
-        lines.append(f"{bot.risk.state} until: perps-bot resume --profile {bot.settings.profile} "
+        lines.append(f"{bot.risk.state} until: perps-bot resume {same_run(bot.settings)} "
                      f"--reason '...'")
     code = UNKNOWN if not task.is_read else DONE if is_done else NOT_VERIFIED
     return Answer(code, "\n".join(lines))

@@ -19,7 +19,7 @@ from perps_bot.clock import StopRequest, SystemClock
 from perps_bot.confirmed import NOT_VERIFIED
 from perps_bot.control import LOOK_FOR_ALONE, Control
 from perps_bot.errors import ConfigError
-from perps_bot.loop import assemble, recover
+from perps_bot.bot import assemble, recover
 from perps_bot.mailbox import Answer, Request, answer_to, put, turn
 from perps_bot.settings import Settings, data_folder, resolve
 from perps_bot.store import EventStore, InstanceLock, account_lock, prepare_folder, read_state
@@ -41,7 +41,7 @@ def ask(settings: Settings, command: str, args: Mapping[str, Any], kills: bool =
     # On another machine, too, what is held at the venue must be closed.
     if not os.path.isdir(folder) and (command, broker_kind(settings)) != ("close-all", "coinbase"):
         raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted; see "
-                          f"EVENT_STORE_ROOT and --profile")
+                          f"EVENT_STORE_ROOT, or begin: perps-bot --profile {settings.profile}")
     prepare_folder(folder)
     request = Request(uuid.uuid4().hex, command, args, SystemClock().now())
     lock = InstanceLock(folder / "lock")

@@ -13,6 +13,10 @@ class ConfigError(PerpsBotError):
     """The operator must change a setting or an argument; nothing was sent."""
 
 
+class InUse(ConfigError):
+    """Another instance works in this folder, or with this key: let it end, or end it."""
+
+
 class VenueUnavailable(PerpsBotError):
     """Nothing happened at the venue; the next tick may ask again."""
 

@@ -17,7 +17,7 @@ from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUn
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
     ZERO, Account, Breach, Fill, FundingPayment, Margin, Mark, Order, OrderIntent, OrderStatus,
-    OrderType, Position, Purpose, Side, Ticket, TimeInForce, TradingState, exact,
+    OrderType, Position, Purpose, Side, Ticket, TimeInForce, TradingState, columns, exact,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
@@ -32,6 +32,8 @@ ABSENCE_PROOF = timedelta(seconds=10)
 # So is an order that may be the reason why the position has moved.
 ABSENCE_OF_AN_INCREASE = timedelta(minutes=1)
 
+# How the reason of an order begins, or ends, that no decision of the strategy asked for.
+BY_HAND, MODIFIED = "by hand", ", modified"
 # Of an order in these states nobody has seen that it rests at the venue.
 IN_DOUBT = (OrderStatus.UNKNOWN, OrderStatus.LOST, OrderStatus.REJECTED)
 
@@ -89,7 +91,7 @@ class ExecutionEngine:
     def place_order(
         self, symbol: str, side: str, qty: Decimal, order_type: str = "market",
         limit_price: Decimal | None = None, time_in_force: str | None = None,
-        reason: str = "by hand",
+        reason: str = BY_HAND,
     ) -> Order:
         """Send one order and return what is known of it.  qty is base units, USD per base unit.
 
@@ -124,7 +126,7 @@ class ExecutionEngine:
         if left <= 0 or old.intent.order_type is not OrderType.LIMIT:
             return old
         price = exact("limit_price", limit_price)
-        again = replace(old.intent, quantity=left)
+        again = replace(old.intent, quantity=left, reason=f"{old.intent.reason}{MODIFIED}")
         return self.send(self._resting(again, price, old.intent.time_in_force))
 
     def order(self, order_id: str) -> Order:
@@ -259,7 +261,8 @@ class ExecutionEngine:
         # An increase whose intent is not on disk raises here and is never sent; a reduction goes
         # on without it.
         self.store.append("order.intended", required=not reduces, **order.intent_data(),
-                          mark_price=mark.price if mark else None, placed_at=order.created_at)
+                          mark_price=mark.price if mark else None, placed_at=order.created_at,
+                          saw=None if reduces else self._saw(intent.symbol))
         send = self.broker.close if intent.purpose is Purpose.EXIT else self.broker.place
         try:
             answer = send(order, self.store.now)
@@ -283,13 +286,25 @@ class ExecutionEngine:
         said = (intent.side, intent.reason, tuple(breach.code for breach in breaches))
         if self._refused.get(intent.symbol) == said:
             return
-        self._refused[intent.symbol] = said
         self.store.append(
             "risk.rejected", symbol=intent.symbol, side=intent.side, quantity=intent.quantity,
+            order_type=intent.order_type, limit_price=intent.limit_price,
             purpose=intent.purpose, reason=intent.reason, codes=list(said[2]), message=message,
             breaches=[{"code": b.code, "limit": b.limit, "measured": b.measured,
                        "allowed": b.allowed, "unit": b.unit} for b in breaches],
+            saw=self._saw(intent.symbol),
         )
+        self._refused[intent.symbol] = said
+
+    def _saw(self, symbol: str) -> dict[str, object]:
+        """What the gate judged an increase by, beside what earlier events say."""
+        return {
+            "equity": self.tracker.last_equity, "margin": self.margin and self.margin.figures,
+            "positions": {s: (p.quantity, p.mark_price) for s, p in self.venue_positions.items()},
+            "marks": {s: {**columns(mark), "candle": mark.candle and columns(mark.candle)}
+                      for s, mark in self.marks.items()},
+            "product": columns(self.catalog.get(symbol)),
+        }
 
     def _update(self, order: Order, code: str = "") -> None:
         before = self.orders.get(order.id)
@@ -432,7 +447,7 @@ class ExecutionEngine:
             self._update(_as_listed(known, order))
             return
         self.store.append("order.intended", **order.intent_data(), mark_price=None,
-                          placed_at=order.created_at)
+                          placed_at=order.created_at, saw=None)
         self._update(order)
         if order.purpose is Purpose.STOP:
             self._found.append(order)

@@ -8,38 +8,28 @@ strategy wants, risk permits, execution sends.  The same `run` serves live, pape
 import logging
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
 
 from perps_bot import __version__
+from perps_bot.bot import Bot, settle_first
 from perps_bot.catalog import ProductCatalog, floor_to, quantity_for
 from perps_bot.clock import SystemClock
 from perps_bot.errors import ConfigError, OrderRejected, StoreDamaged, VenueUnavailable
-from perps_bot.execution import ExecutionConfig, ExecutionEngine
 from perps_bot.limits import largest_order
 from perps_bot.market import bar_closes, bar_start, cached_closes
 from perps_bot.model import (
-    ZERO, Account, Action, Decision, Event, Mark, OrderIntent, OrderStatus, OrderType, Side,
+    ZERO, Account, Action, Decision, Mark, OrderIntent, OrderStatus, OrderType, Side,
     TradingState,
 )
-from perps_bot.paper import PaperBroker
-from perps_bot.protection import Protector
-from perps_bot.reconcile import READS_LAG_MAX, Reconciler, obstacles
-from perps_bot.risk import (
-    RISK_KINDS, LiveRiskManager, Remedy, RiskConfig, headroom, reduction, remedy, worst_price,
-)
-from perps_bot.settings import Settings, described
+from perps_bot.reconcile import READS_LAG_MAX, obstacles
+from perps_bot.risk import RISK_KINDS, headroom, reduction, worst_price
+from perps_bot.settings import described
 from perps_bot.shutdown import record_end, stop
-from perps_bot.store import EPOCH, EventStore, Recovery, read_state
-from perps_bot.strategy import (
-    CROSS_AGE_BARS_MAX, STOP_CROSSED, BaselinePerpsStrategy, StrategyConfig,
-)
-from perps_bot.tracker import PositionTracker
+from perps_bot.store import EPOCH, read_state
+from perps_bot.strategy import CROSS_AGE_BARS_MAX, STOP_CROSSED
 
 log = logging.getLogger("perps_bot")
 
@@ -51,149 +41,6 @@ PRODUCTS_AGE_MAX = timedelta(seconds=60)
 EXPIRES_SOON = timedelta(days=1)
 # While an order's outcome is awaited the venue is asked this often, and for so long at most.
 AWAIT_SECONDS, AWAIT_FOR = Decimal(1), timedelta(seconds=30)
-
-
-@dataclass
-class Bot:
-    """The parts, put together, and what one process remembers between ticks.
-
-    folder    the profile's files; None writes none (replay)
-    surfaces  what people and monitors read: `publish` after each tick, `say` at a stop
-    feed      live quotes that can wake the loop; None where there are none
-    control   what the owner asks of it; None where nobody can (replay)
-    """
-
-    settings: Settings
-    venue: object
-    store: EventStore
-    catalog: ProductCatalog
-    tracker: PositionTracker
-    risk: LiveRiskManager
-    strategy: BaselinePerpsStrategy
-    engine: ExecutionEngine
-    protector: Protector
-    books: Reconciler
-    broker_name: str
-    folder: Path | None = None
-    surfaces: Any = None
-    feed: Any = None
-    control: Any = None
-    lifts_risk_holds_at_midnight: bool = False
-    is_settled: bool = False  # what an earlier process left is known: a stop may be sent
-    is_started: bool = False
-    is_over: bool = False
-    trouble: str = ""
-    message: str = ""
-    last_decisions: dict[str, str] = field(default_factory=dict)
-    _observes: str | None = None  # None: not connected; else why nothing can be sent, or ""
-    _products_at: datetime | None = None
-    _doubts: str = ""  # why the products could not be read anew
-    _refused: dict[str, str] = field(default_factory=dict)  # by symbol, since its last decision
-    _next_bar: dict[str, datetime] = field(default_factory=dict)
-    _decided: dict[str, tuple] = field(default_factory=dict)
-    _seen: dict[str, Mark] = field(default_factory=dict)
-    _last_event_at: datetime | None = None
-
-    @property
-    def symbols(self) -> tuple[str, ...]:
-        return self.settings.symbols
-
-    @property
-    def untraded(self) -> set[str]:
-        return self.books.untraded
-
-    def has_price(self, symbol: str) -> bool:
-        """Whether there is a mark, or the market is closed and needs none."""
-        is_closed = self.is_started and not self.catalog.get(symbol).is_session_open
-        return is_closed or symbol in self.engine.marks
-
-    @property
-    def bar(self) -> timedelta:
-        return timedelta(seconds=int(self.settings.bar))
-
-    def apply(self, event: Event) -> None:
-        self._last_event_at = event.at
-        if event.data.get("code") and remedy(event.data["code"]) is Remedy.REFRESH:
-            self._products_at = EPOCH  # sizes or steps are not what they were
-
-    def work(self, symbols: Iterable[str]) -> list[VenueUnavailable]:
-        """Exits and stops, each one step further; return the failures, which hold up no other."""
-        failures = []
-        for symbol in symbols:
-            if symbol not in self.untraded and not self._observes:
-                position = self.tracker.get_position(symbol)
-                try:
-                    self.protector.work(symbol, self.strategy.trailing_stop(position))
-                except VenueUnavailable as failure:
-                    failures.append(failure)
-        return failures
-
-    def make_ready(self, now: datetime) -> None:
-        """Know the products, and what an earlier process left.  Raises VenueUnavailable."""
-        with suppress(VenueUnavailable):  # what only reduces needs neither greeting nor price
-            if self._observes is None:
-                self._observes = self.venue.connect(self.books.traded())
-            if not self.is_settled:
-                self.engine.see(self.venue.marks(self.symbols, now))
-        if not self.is_settled:
-            _settle_first(self, now)
-
-    def say(self, text: str) -> None:
-        if self.surfaces is not None:
-            self.surfaces.say(text)
-
-    def publish(self, now: datetime, error: str = "") -> None:
-        if self.surfaces is not None:
-            self.surfaces.publish(self, now, error)
-
-    def snapshot(self) -> dict[str, object]:
-        """Everything that a restart must know, by part; each part reads its own back."""
-        parts = {"tracker": self.tracker, "orders": self.engine.orders, "risk": self.risk,
-                 "strategy": self.strategy, "protection": self.protector}
-        if self.surfaces is not None:
-            parts["surfaces"] = self.surfaces
-        return {name: part.snapshot() for name, part in parts.items()}
-
-
-def assemble(
-    settings: Settings, venue: object, store: EventStore, broker_name: str,
-    folder: Path | None = None,
-) -> Bot:
-    """Put the parts together over `venue`, which implements both protocols."""
-    tracker = PositionTracker(store)
-    risk = LiveRiskManager(configured(RiskConfig, settings), store)
-    strategy = BaselinePerpsStrategy(configured(StrategyConfig, settings))
-    catalog = ProductCatalog()
-    engine = ExecutionEngine(
-        configured(ExecutionConfig, settings), store, venue, catalog, risk, tracker)
-    protector = Protector(engine)
-    books = Reconciler(store, engine, settings.symbols, settings.adopt)
-    bot = Bot(settings, venue, store, catalog, tracker, risk, strategy, engine, protector, books,
-              broker_name, folder)
-    for part in (strategy, books, bot):
-        store.subscribe(part.apply)
-    return bot
-
-
-def configured(kind: type, settings: Settings):
-    """Return the config class `kind` with every field that is a setting taken from there."""
-    names = {each.name for each in fields(kind)} & {each.name for each in fields(settings)}
-    return kind(**{name: getattr(settings, name) for name in names})
-
-
-def recover(bot: Bot) -> Recovery:
-    """Read the events back; starting and recovering are the same code."""
-    found, books = bot.store.recover(), bot.tracker
-    bot.store.now = bot._last_event_at or bot.store.now
-    if isinstance(bot.venue, PaperBroker) and books.start_equity is not None:
-        bot.venue.restore(
-            books.equity() - books.total("unrealized_pnl"), books.positions().values(),
-            bot.engine.orders.resting(), bot._last_event_at,
-        )
-    if found.damage:
-        bot.risk.hold("damage", TradingState.REDUCING, found.damage)
-    bot.engine.recover()
-    return found
 
 
 def run(bot: Bot, clock: SystemClock, cycles: int | None = None) -> int:
@@ -225,6 +72,8 @@ def _run(bot: Bot, clock: SystemClock, cycles: int | None) -> int:
             now = attempt(bot, clock)
             bot.publish(now)
             _listen(bot)
+            bot.service.tick_ended(
+                f"{bot.risk.state}; {bot.trouble or bot.message or 'all is well'}")
             done += 1
             if done == cycles:
                 code = 1 if bot.trouble else 0
@@ -266,7 +115,7 @@ def _protect_all(bot: Bot, now: datetime) -> None:
             bot.engine.settle()
         else:
             _open_day(bot, now)
-            _settle_first(bot, now)
+            settle_first(bot, now)
     if bot.is_settled:
         with suppress(StoreDamaged):  # what was learned before a read failed holds all the same
             bot.work(_bare(bot))
@@ -315,41 +164,27 @@ def _open_day(bot: Bot, now: datetime) -> None:
             bot.risk.lift(kind, "a new UTC day")
     if bot.store.day is not None:
         bot.books.tie_out(equity)
-    bot.store.open_day(now.date(), bot.snapshot(), equity=equity)
-
-
-def _settle_first(bot: Bot, now: datetime) -> None:
-    """Settle what an earlier process left: from here on a position can be given its stop."""
-    bot.catalog.load_from_brokerage(bot.venue)
-    for symbol in bot.symbols:
-        bot.catalog.get(symbol)
-    bot._products_at = now
-    bot.engine.settle()
-    _hold_as_set(bot)
-    ours = {*bot.tracker.positions(), *(o.symbol for o in bot.engine.outstanding())}
-    if left_out := sorted(ours - {*bot.symbols}):
-        raise ConfigError(f"{' '.join(left_out)}: still held or with orders of ours; add it to "
-                          f"--symbols, or it would be left alone")
-    if not bot.is_settled:
-        # Milliseconds of the start: new for each run, even where a full disk forgot the last one.
-        epoch = f"{(now - EPOCH) // timedelta(milliseconds=1):x}"
-        bot.engine.config, bot.is_settled = replace(bot.engine.config, epoch=epoch), True
+    bot.store.open_day(
+        now.date(), bot.snapshot(), equity=equity, version=__version__,
+        settings=_settings_in_words(bot),
+        closes={symbol: bot.strategy.window(symbol) for symbol in bot.symbols})
 
 
 def _start(bot: Bot, now: datetime) -> None:
     """Settle, compare the books, fill the windows, then say that it has begun."""
-    _settle_first(bot, now)
+    settle_first(bot, now)
     account = bot.engine.picture()
     bot.books.begin(now)
-    for symbol in bot.symbols:
-        _fill_window(bot, symbol, now, cached=True)
+    closes = {symbol: _closes(bot, symbol, now, cached=True) for symbol in bot.symbols}
     bot.books.check_contracts({symbol: bot.catalog.get(symbol) for symbol in bot.symbols})
     bot.books.check_listing(bot.catalog)
     bot.store.append(
         "bot.started", version=__version__, profile=bot.settings.profile, broker=bot.broker_name,
         symbols=list(bot.symbols), equity=account.equity, contracts=bot.books.contracts(),
-        settings={name: str(value) for name, value, _, _ in described(bot.settings)},
+        settings=_settings_in_words(bot),
     )
+    for symbol in bot.symbols:
+        _warm(bot, symbol, closes[symbol])
     bot.is_started = True
 
 
@@ -391,21 +226,8 @@ def _shrink(bot: Bot, account: Account) -> None:
             bot.protector.exit(symbol, "the liquidation buffer is thin", keep=keep)
 
 
-def _hold_as_set(bot: Bot) -> None:
-    """`--reduce-only` and `kill_switch_enabled` hold for as long as they are set."""
-    config = bot.risk.config
-    if bot._observes:
-        bot.risk.hold("observe", TradingState.HALTED, bot._observes)
-    else:
-        bot.risk.lift("observe", "orders can be sent")
-    if config.kill_switch_enabled:
-        bot.risk.hold("settings", TradingState.HALTED, "kill_switch_enabled is set")
-    elif config.reduce_only_mode:
-        if bot.risk.state is TradingState.HALTED:
-            bot.risk.lift("settings", "kill_switch_enabled is no longer set")
-        bot.risk.hold("settings", TradingState.REDUCING, "--reduce-only is set")
-    else:
-        bot.risk.lift("settings", "no longer set")
+def _settings_in_words(bot: Bot) -> dict[str, str]:
+    return {name: value for name, value, _, _ in described(bot.settings)}
 
 
 def _is_news(bot: Bot, mark: Mark, now: datetime) -> bool:
@@ -415,40 +237,51 @@ def _is_news(bot: Bot, mark: Mark, now: datetime) -> bool:
     return fresh or now >= bot._next_bar.get(mark.symbol, now + bot.bar)
 
 
-def _take_bars(bot: Bot, mark: Mark, now: datetime) -> bool:
-    """Give the strategy the bars that ended since the last tick; True when there was one."""
+def _take_bars(bot: Bot, mark: Mark, now: datetime) -> tuple[bool, list[datetime]]:
+    """Whether a bar ended since the last tick, and the ends that the strategy was given now."""
     symbol, bar = mark.symbol, bot.bar
     if mark.candle is not None:
         bot.strategy.observe(symbol, mark.price, now)
-        return True
+        return True, [now]
     due = bot._next_bar.setdefault(symbol, bar_start(now, bar) + bar)
     if now < due:
-        return False
-    missed = (now - due) // bar
+        return False, []
+    missed, ends = (now - due) // bar, []
     last = due + missed * bar
-    if missed and _fill_window(bot, symbol, now):
+    if missed and _warm(bot, symbol, _closes(bot, symbol, now)):
         due = last  # the newest bar's candle may not be out yet
     elif missed > GAP_BARS_MAX:
-        bot.strategy.warm(symbol, [])
+        _warm(bot, symbol, [], anew=True)
         due = last
     while due <= last:
         if due > (bot.strategy.bar_at(symbol) or EPOCH):
             bot.strategy.observe(symbol, mark.price, due)
+            ends.append(due)
         due += bar
     bot._next_bar[symbol] = last + bar
-    return True
+    return True, ends
 
 
-def _fill_window(bot: Bot, symbol: str, now: datetime, cached: bool = False) -> bool:
-    """Fill the strategy's windows from the venue's candles, at a start else from the cache."""
+def _warm(
+    bot: Bot, symbol: str, closes: list[tuple[datetime, Decimal]], anew: bool = False
+) -> bool:
+    """Fill the strategy's windows with `closes`; without any, only where they begin anew."""
+    if closes or anew:
+        bot.strategy.warm(symbol, closes)
+        bot.store.append("strategy.warmed", symbol=symbol, closes=closes)
+    return bool(closes)
+
+
+def _closes(
+    bot: Bot, symbol: str, now: datetime, cached: bool = False
+) -> list[tuple[datetime, Decimal]]:
+    """Bars that have ended, from the venue's candles, at a start else from the cache."""
     count = bot.settings.long_ma_period + CROSS_AGE_BARS_MAX + 1
     closes = bar_closes(bot.venue, symbol, bot.bar, count, now)
     if cached and not closes and bot.folder is not None:
         cache = read_state(bot.folder / "marks.json")
         closes = cached_closes(cache, symbol, bot.bar, now - (GAP_BARS_MAX + 1) * bot.bar, now)
-    if closes:
-        bot.strategy.warm(symbol, closes)
-    return bool(closes)
+    return closes
 
 
 def _decide_all(
@@ -475,17 +308,15 @@ def _decide_all(
 def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
     """Ask the strategy and write down what it was asked with, when that is worth a line."""
     symbol, strategy = mark.symbol, bot.strategy
-    took_bar = _take_bars(bot, mark, now)
-    side = strategy.side(symbol)
-    if side and any(entry.side is not side for entry in bot.engine.entries(symbol)):
-        bot.engine.cancel_all(symbol)  # the averages turned before it was filled
+    took_bar, ends = _take_bars(bot, mark, now)
+    failure = _drop_turned(bot, symbol)
     position = bot.tracker.get_position(symbol)
     improved = strategy.watch(mark, position)
     trail_to = strategy.trailing_stop(position)
     if took_bar and trail_to is not None and bot.risk.state is not TradingState.HALTED:
-        bot.protector.trail(symbol, trail_to)
+        failure = _tried(bot.protector.trail, symbol, trail_to) or failure
         position = bot.tracker.get_position(symbol)
-    stop_price = bot.protector.stop_price(symbol) or trail_to
+    stop_price = bot.protector.stop_price(symbol) or strategy.trailing_stop(position)
     decision = strategy.decide(mark, position, stop_price)
     bot.last_decisions[symbol] = decision.action.value
     said = (decision.action, decision.reason)
@@ -494,10 +325,30 @@ def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
         bot.store.append(
             "strategy.signal", symbol=symbol, action=decision.action, reason=decision.reason,
             **decision.inputs, equity=account.equity, daily_loss=account.daily_loss,
+            margin=account.margin and account.margin.figures,
             trading_state=bot.risk.state, limits=vars(bot.risk.config), took_bar=took_bar,
-            memory=strategy.memory(symbol),
+            bars_ended=ends, memory=strategy.memory(symbol),
         )
+    if failure:
+        raise failure
     return decision
+
+
+def _drop_turned(bot: Bot, symbol: str) -> VenueUnavailable | None:
+    """Cancel an entry that the averages have turned against before it was filled."""
+    side = bot.strategy.side(symbol)
+    if side and any(entry.side is not side for entry in bot.engine.entries(symbol)):
+        return _tried(bot.engine.cancel_all, symbol)
+    return None
+
+
+def _tried(step: Callable, *arguments: object) -> VenueUnavailable | None:
+    """Take a step at the venue; return its failure, for what was observed must be written first."""
+    try:
+        step(*arguments)
+    except VenueUnavailable as failure:
+        return failure
+    return None
 
 
 def _close(bot: Bot, decision: Decision) -> None:
@@ -517,7 +368,7 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
             continue
         side = Side.BUY if decision.action is Action.BUY else Side.SELL
         try:
-            bot.engine.enter(symbol, side, _entry_quantity(bot, symbol, side), decision.reason)
+            bot.engine.enter(symbol, side, entry_quantity(bot, symbol, side), decision.reason)
         except OrderRejected as refusal:
             bot._refused[symbol] = str(refusal)
             bot.message = "; ".join(filter(None, (bot.message, str(refusal))))
@@ -528,7 +379,7 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
         return
 
 
-def _entry_quantity(bot: Bot, symbol: str, side: Side) -> Decimal:
+def entry_quantity(bot: Bot, symbol: str, side: Side) -> Decimal:
     """Base units that every limit still leaves room for, before the venue's minimum is asked."""
     product, account, limits = bot.catalog.get(symbol), bot.engine.picture(), bot.risk.config
     room = headroom(symbol, side, account, product, limits)

@@ -37,6 +37,11 @@ def maybe_decimal(value: Decimal | str | None) -> Decimal | None:
     return None if value is None else Decimal(value)
 
 
+def columns(value: object) -> dict[str, object]:
+    """The fields of one frozen value that has slots, by name, as events carry them."""
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
 def moment(value: datetime | str) -> datetime:
     return datetime.fromisoformat(value) if isinstance(value, str) else value
 
@@ -433,6 +438,11 @@ class Margin:
     def ratio(self) -> Decimal | None:
         """Available margin over the threshold; at 1 it liquidates.  None when flat."""
         return self.available / self.threshold if self.threshold > 0 else None
+
+    @property
+    def figures(self) -> tuple[Decimal, Decimal, Decimal]:
+        """Initial, available and threshold, as events carry them."""
+        return self.initial, self.available, self.threshold
 
 
 @dataclass(frozen=True, slots=True)

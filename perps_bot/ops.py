@@ -5,6 +5,7 @@ not trading at that moment.  Nothing here trades, and nothing here says what was
 number that is not known is shown as null, a health that is old has an end date in it.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -12,20 +13,23 @@ import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from perps_bot import __version__, emergency
 from perps_bot.alerts import Alerts
 from perps_bot.errors import ConfigError
-from perps_bot.loop import Bot
+from perps_bot.figures import figures
+from perps_bot.bot import Bot
 from perps_bot.market import window_row
-from perps_bot.model import ZERO, Action, Event, Order, OrderStatus, TradingState
+from perps_bot.metrics import exposition
+from perps_bot.model import Action, Event, OrderStatus, TradingState
 from perps_bot.process import Diary, Line
-from perps_bot.settings import Settings, described
+from perps_bot.settings import Settings, described, same_run
 from perps_bot.store import Recovery, prepare_folder, write_state
+from perps_bot.words import fields_line
 
 log = logging.getLogger("perps_bot")
 
@@ -42,10 +46,8 @@ RISK_EVENT_TYPES = frozenset({
     "reconcile.mismatch", "feed.stale", "feed.recovered", "alert", "alert.cleared",
     "alert.failed",
 })
-# Ratios that were computed for people; money stays exact.
-SHOWN_RATIO = Decimal("0.0001")
 # What the diary in the log leaves out: too many, too long, and in the events anyway.
-UNLOGGED = frozenset({"day.opened", "strategy.signal", "position.updated"})
+UNLOGGED = frozenset({"day.opened", "strategy.warmed", "strategy.signal", "position.updated"})
 
 close_all_positions = emergency.close_all_positions
 
@@ -80,10 +82,10 @@ class Surfaces:
             self._risk_events = [*self._risk_events, row][-RISK_EVENTS_MAX:]
         is_worth_it = event.type not in UNLOGGED or event.data.get("action", "hold") != "hold"
         if event.type == "alert" and self.is_live:
-            log.error("alert %s: see 'Alerts' in docs/RUNBOOK_PERPS.md", diary_line(event.data))
+            log.error("alert %s: see 'Alerts' in docs/RUNBOOK_PERPS.md", fields_line(event.data))
         elif self.is_live and is_worth_it:
             log.log(logging.WARNING if is_risk else logging.INFO, "%s %s", event.type,
-                    diary_line(event.data))
+                    fields_line(event.data))
         self.alerts.apply(event, self.is_live)
 
     def snapshot(self) -> dict[str, object]:
@@ -103,35 +105,11 @@ class Surfaces:
         said = health(bot, now, error)
         self.alerts.beat(now, said["ok"])
         self._write("health.json", said)
-        self._write("last_state.json", self.state(bot, now))
+        state = figures(bot, now, self._counts)
+        self._write("last_state.json", state)
+        self._write("metrics.prom", exposition(state, said))
         self._write("risk_events.json", self._risk_events)
         self._write("marks.json", _windows(bot))
-
-    def state(self, bot: Bot, now: datetime) -> dict[str, object]:
-        """What a person wants to see at a glance; never read back."""
-        books, counts = bot.tracker, self._counts
-        notional = sum((p.notional for p in books.positions().values()), ZERO)
-        totals = ("realized_pnl", "unrealized_pnl", "fees", "funding")
-        return {
-            "timestamp": now, "profile": bot.settings.profile, "broker": bot.broker_name,
-            "trading_state": bot.risk.state,
-            "holds": {kind: hold.reason for kind, hold in bot.risk.holds.items()},
-            # By our books, so that it adds up; the venue's is as of the last read.
-            "account": {"equity": books.equity(), "start_equity": books.start_equity,
-                        **{name: books.total(name) for name in totals},
-                        "venue_equity": books.last_equity},
-            "positions": [_position_row(bot, symbol) for symbol in books.positions()],
-            "orders": [_order_row(order) for order in bot.engine.outstanding()],
-            "daily_loss": {
-                "loss": books.daily_loss(), "day_start_equity": books.day_start_equity,
-                "limit": books.day_start_equity * bot.settings.max_daily_loss_pct,
-            },
-            "leverage": {"used": _ratio(notional, books.last_equity or ZERO),
-                         "limit": bot.risk.config.leverage_limit},
-            "signal_rate": _ratio(counts["signals"], counts["decisions"]),
-            "order_success_rate": _ratio(counts["accepted"], counts["sent"]),
-            "last_decisions": bot.last_decisions,
-        }
 
     def _count(self, type: str, data: Mapping) -> None:
         counts = self._counts
@@ -201,7 +179,7 @@ def start_lines(bot: Bot, found: Recovery) -> Iterator[str]:
     for kind, hold in bot.risk.holds.items():
         if kind != "settings":  # those are taken or lifted anew by the first tick
             yield (f"{hold.state} because of {kind}: {hold.reason}; lifted by: perps-bot resume "
-                   f"--profile {settings.profile} --reason '...'")
+                   f"{same_run(settings)} --reason '...'")
 
 
 def warn(settings: Settings, found: Recovery) -> None:
@@ -285,19 +263,36 @@ def _is_empty_folder(path: str) -> bool:
         return False
 
 
-def diary_line(data: Mapping[str, object]) -> str:
-    """One event's fields on one line, the nested ones left out."""
-    said = []
-    for name, value in data.items():
-        if not isinstance(value, dict | list) and value not in (None, ""):
-            text = value.isoformat() if isinstance(value, datetime) else str(value)
-            # What a venue or a person wrote must not look like a line of its own.
-            said.append(f"{name}={text if text.isprintable() else ascii(text)}")
-    return " ".join(said)
-
-
 class _PrivateLog(RotatingFileHandler):
-    """The log file, for its owner's eyes, after every rotation too."""
+    """The log file, for its owner's eyes, after every rotation too.
+
+    The bots of several profiles may share it: one of them rotates, and the others follow.
+    """
+
+    def shouldRollover(self, record):
+        with suppress(OSError):  # where nothing more can be opened, the old file has to do
+            if not self._is_in_place():  # rotated by another bot, or removed by a person
+                fresh = self._open()
+                self.stream.close()
+                self.stream = fresh
+        return super().shouldRollover(record)
+
+    def doRollover(self):
+        held = os.dup(self.stream.fileno())
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._is_in_place():
+                super().doRollover()
+        except BlockingIOError:
+            pass  # another bot is at it; the next line follows
+        finally:
+            os.close(held)
+
+    def _is_in_place(self):
+        try:
+            return os.path.samestat(os.stat(self.baseFilename), os.fstat(self.stream.fileno()))
+        except FileNotFoundError:
+            return False
 
     def _open(self):
         return open(self.baseFilename, self.mode, encoding=self.encoding,
@@ -310,21 +305,3 @@ def _windows(bot: Bot) -> dict[str, object]:
         symbol: window_row(symbol, bot.strategy.bar_at(symbol), bot.settings.bar,
                            bot.strategy.window(symbol)) for symbol in bot.symbols
     }
-
-
-def _position_row(bot: Bot, symbol: str) -> dict[str, object]:
-    position = bot.tracker.get_position(symbol)
-    names = ("symbol", "quantity", "entry_price", "mark_price", "unrealized_pnl")
-    return {**{name: getattr(position, name) for name in names},
-            "stop_price": bot.protector.stop_price(symbol)}
-
-
-def _order_row(order: Order) -> dict[str, object]:
-    intent = order.intent
-    return {"client_order_id": order.id, "symbol": order.symbol, "purpose": order.purpose,
-            "side": order.side, "status": order.status, "remaining": order.remaining,
-            "limit_price": intent.limit_price, "stop_price": intent.stop_price}
-
-
-def _ratio(part: Decimal | int, whole: Decimal | int) -> Decimal | None:
-    return (Decimal(part) / whole).quantize(SHOWN_RATIO) if whole > 0 else None

@@ -7,6 +7,7 @@ the exit code says what was done, whether or not anybody could read about it.
 
 import logging
 import os
+import re
 import resource
 import select
 import sys
@@ -22,6 +23,9 @@ LINE_LENGTH_MAX = 4000  # a pipe that takes anything takes so much at once
 # How long a terminal that takes nothing (Ctrl-S, a reader that sleeps) may hold up the bot.
 PATIENCE_MILLISECONDS = 100
 PR_SET_DUMPABLE = 4
+# The only codes that a line of ours may carry to a terminal: none moves the cursor.
+CODES = tuple(f"\x1b[{number}m" for number in (0, 1, 2, 31, 32, 33))
+_CODE = re.compile("(" + "|".join(map(re.escape, CODES)) + ")")
 
 
 def begin() -> None:
@@ -61,10 +65,12 @@ def leave_no_core() -> None:
 
 def answer(text: str) -> bool:
     """Print what was asked for; False, with the reason on stderr, where it could not be."""
-    failure = _put(sys.stdout, shown(text))
-    if failure and not isinstance(failure, BrokenPipeError):  # that reader went away himself
-        complain(f"the answer could not be written: {failure}")
-    return failure is None
+    return _answered(shown(text))
+
+
+def draw(text: str) -> bool:
+    """Like `answer`, for lines that `terminal` coloured."""
+    return _answered("\n".join(map(painted, text.split("\n"))))
 
 
 def say(text: str) -> None:
@@ -87,6 +93,12 @@ def one_line(text: str) -> str:
 def shown(text: str) -> str:
     """Return lines of ours, of any length, whatever stands in them."""
     return "\n".join(map(_printable, redacted(text).split("\n")))
+
+
+def painted(line: str) -> str:
+    """Return one line of ours with its colours, and of foreign text only what can be printed."""
+    return "".join(part if part in CODES else _printable(part)
+                   for part in _CODE.split(redacted(line)))
 
 
 def takes(stream: TextIO | None) -> bool:
@@ -116,6 +128,13 @@ class Diary(logging.StreamHandler):
     def emit(self, record: logging.LogRecord) -> None:
         if takes(self.stream):
             super().emit(record)
+
+
+def _answered(text: str) -> bool:
+    failure = _put(sys.stdout, text)
+    if failure and not isinstance(failure, BrokenPipeError):  # that reader went away himself
+        complain(f"the answer could not be written: {failure}")
+    return failure is None
 
 
 def _printable(text: str) -> str:

@@ -5,84 +5,39 @@ keeps the score; it contains no rule of trading, fills nothing and decides nothi
 clock: the speed of a run is measured by its caller.
 """
 
-import csv
-import os
-import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
 from perps_bot.errors import ConfigError
-from perps_bot.loop import Bot, assemble, run
+from perps_bot.bot import Bot, assemble
+from perps_bot.loop import run
 from perps_bot.market import RecordedMarket
-from perps_bot.model import (
-    Event, Fill, FundingPayment, OrderStatus, Side, TradingState, moment,
-)
+from perps_bot.model import ZERO, Event
+from perps_bot.outputs import kept_when_done, table
 from perps_bot.paper import PaperBroker
-from perps_bot.risk import RISK_KINDS
+from perps_bot.score import MONEY, Figures, Score, figure_lines, fill_of
 from perps_bot.settings import Settings
-from perps_bot.stats import EquityCurve, TripSummary, sharpe, sortino
 from perps_bot.store import EventStore
 
 TRADE_COLUMNS = ("time", "symbol", "side", "quantity", "price", "fee", "order_id", "reason")
 # Ticks between two calls of the progress function.
 PROGRESS_EVERY = 2_000
-REPORT = (
-    # what                Result field        form      unit and meaning
-    ("start equity",      "start_equity",     "z,.2f",  "USD"),
-    ("end equity",        "end_equity",       "z,.2f",  "USD"),
-    ("return",            "return_pct",       "z.2%",   ""),
-    ("realized P&L",      "realized_pnl",     "z,.2f",  "USD, before fees and funding"),
-    ("unrealized P&L",    "unrealized_pnl",   "z,.2f",  "USD"),
-    ("fees",              "fees",             "z,.2f",  "USD"),
-    ("funding",           "funding",          "z,.2f",  "USD; above zero we paid"),
-    ("trades",            "trades",           ",",      "closed round trips"),
-    ("win rate",          "win_rate",         "z.2%",   "of them, after their costs"),
-    ("profit factor",     "profit_factor",    "z,.2f",  "net gains over net losses"),
-    ("Sharpe",            "sharpe",           "z,.2f",  "a year, from daily returns"),
-    ("Sortino",           "sortino",          "z,.2f",  "a year, from daily returns"),
-    ("max drawdown",      "max_drawdown_pct", "z.2%",   "of the highest equity before it"),
-    ("exposure",          "exposure",         "z.2%",   "of the time"),
-    ("halts",             "halts",            ",",      "by a risk limit, until midnight UTC"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Result:
-    """One run.  Money in USD; `..._pct` and rates are fractions; None where not defined.
+class Result(Figures):
+    """One run, as Figures has it; here the next UTC midnight lifts a halt by a risk limit.
 
-    trades    closed round trips; bars  rows of prices that were read
-    refusals  refused orders by code; halts  times that a risk limit
-              stopped entries; the next UTC midnight lifts that
-    exposure  fraction of the time in which something was held
-    message   what stood in the way at the end; empty if nothing
+    bars     rows of prices that were read; bad_rows  rows that were skipped
+    message  what stood in the way at the end; empty if nothing
     """
 
-    symbols: tuple[str, ...]
-    start: datetime
-    end: datetime
-    start_equity: Decimal
-    end_equity: Decimal
-    return_pct: Decimal
-    realized_pnl: Decimal
-    unrealized_pnl: Decimal
-    fees: Decimal
-    funding: Decimal
-    trades: int
-    win_rate: Decimal | None
-    profit_factor: Decimal | None
-    sharpe: Decimal | None
-    sortino: Decimal | None
-    max_drawdown_pct: Decimal | None
-    exposure: Decimal | None
     bars: int
     bad_rows: int
-    refusals: dict[str, int]
-    halts: int
     message: str
 
 
@@ -105,7 +60,7 @@ def replay(
     outputs = (events, trades, equity_curve)
     try:
         with ExitStack() as kept:
-            parts = [kept.enter_context(_kept_when_done(path)) for path in outputs]
+            parts = [kept.enter_context(kept_when_done(path)) for path in outputs]
             return _replay(market, settings, progress, *parts)
     except OSError as failure:
         named = " or ".join(str(path) for path in outputs if path)
@@ -118,12 +73,7 @@ def report_lines(result: Result) -> Iterator[str]:
     span = f"{result.start:%Y-%m-%d %H:%M} to {result.end:%Y-%m-%d %H:%M} UTC"
     skipped = f", {result.bad_rows:,} bad rows skipped" * bool(result.bad_rows)
     yield f"{' '.join(result.symbols)}, {span}, {result.bars:,} bars{skipped}"
-    for what, field, form, meaning in REPORT:
-        value = getattr(result, field)
-        shown = "not defined" if value is None else format(value, form)
-        yield f"{what:<16}{shown:>14}  {meaning}".rstrip()
-    for code, count in (result.refusals or {"": "none"}).items():
-        yield f"{'refused orders':<16}{count:>14}  {code}".rstrip()
+    yield from figure_lines(result)
     if result.message:
         yield f"at the end: {result.message}"
 
@@ -133,22 +83,22 @@ def _replay(
     events: Path | None, trades: Path | None, equity_curve: Path | None,
 ) -> Result:
     with ExitStack() as open_files:
-        score = _Score(
-            market, progress, open_files.enter_context(_table(trades, TRADE_COLUMNS)),
-            open_files.enter_context(_table(equity_curve, ("time", "equity"))),
+        watch = _Watch(
+            market, progress, open_files.enter_context(table(trades, TRADE_COLUMNS)),
+            open_files.enter_context(table(equity_curve, ("time", "equity"))),
         )
         store = EventStore(events, sync=False)
         venue = PaperBroker(market, settings.paper_equity, settings.fee_rate,
                             settings.fee_per_contract, settings.slippage_bps)
         bot = assemble(settings, venue, store, "replay")
-        bot.surfaces, bot.lifts_risk_holds_at_midnight = score, True
-        store.subscribe(score.apply)
+        bot.surfaces, bot.lifts_risk_holds_at_midnight = watch, True
+        store.subscribe(watch.apply)
         clock = _ReplayClock(market)
         if clock.is_over():
             raise ConfigError("no row lies between --from and --to: widen them")
         run(bot, clock)
         store.close()
-        return score.result(bot)
+        return watch.result(bot)
 
 
 class _ReplayClock:
@@ -168,32 +118,21 @@ class _ReplayClock:
         return self._now is None
 
 
-class _Score:
-    """Watches one run; keeps sums, never the history."""
+class _Watch:
+    """Keeps the score of one run, and writes its rows."""
 
     def __init__(self, market, progress, trades, equity_curve) -> None:
         self._market, self._progress = market, progress
         self._trades, self._curve_file = trades, equity_curve
-        self._curve, self._trips = EquityCurve(), TripSummary()
-        self._refusals: Counter = Counter()
-        self._start: datetime | None = None
-        self._end: datetime | None = None
-        self._held = timedelta()
-        self._is_holding = False
-        self._ticks = self._halts = 0
+        self._score = Score()
+        self._ticks = 0
 
     def publish(self, bot: Bot, now: datetime, error: str = "") -> None:
         if bot.trouble:
             raise ConfigError(f"{bot.trouble}: nothing was kept; name another place")
-        if self._start is None:
-            self._start = self._end = now
-        if self._is_holding:
-            self._held += now - self._end
-        self._is_holding, self._end = bool(bot.tracker.positions()), now
-        equity = bot.tracker.equity()
-        self._curve.observe(now, equity)
+        self._score.observe(now, bot.tracker)
         if self._curve_file is not None:
-            self._curve_file.writerow((now.isoformat(), f"{equity:f}"))
+            self._curve_file((now, bot.tracker.equity()))
         self._ticks += 1
         if self._progress is not None and self._ticks % PROGRESS_EVERY == 0:
             self._progress(self._market.progress())
@@ -202,74 +141,13 @@ class _Score:
         return {}
 
     def apply(self, event: Event) -> None:
-        data = event.data
-        if event.type == "trade.executed":
-            self._count_trade(data)
-        elif event.type == "funding.paid":
-            self._trips.charge(FundingPayment(data["payment_id"], data["symbol"], data["amount"],
-                                              data["rate"], data["paid_at"]))
-        elif event.type == "risk.rejected":
-            self._refusals.update(data["codes"])
-        elif event.type == "order.updated" and data["status"] is OrderStatus.REJECTED:
-            self._refusals[data["answer"].partition(":")[0]] += 1
-        elif event.type == "state.changed" and data["kind"] in RISK_KINDS:
-            self._halts += data["state"] != TradingState.TRADING
+        self._score.apply(event)
+        if self._trades is not None and event.type == "trade.executed":
+            fill = fill_of(event.data)
+            self._trades((fill.at, fill.symbol, fill.side.value, fill.quantity, fill.price,
+                          fill.fee, fill.client_order_id, event.data["reason"]))
 
     def result(self, bot: Bot) -> Result:
-        books, returns = bot.tracker, self._curve.daily_returns
-        begun, ended = books.start_equity, books.equity()
-        columns = ("realized_pnl", "unrealized_pnl", "fees", "funding")
-        return Result(
-            symbols=bot.symbols, start=self._start, end=self._end,
-            start_equity=begun, end_equity=ended, return_pct=(ended - begun) / begun,
-            **{name: books.total(name) for name in columns},
-            trades=self._trips.trips, win_rate=self._trips.win_rate,
-            profit_factor=self._trips.profit_factor, sharpe=sharpe(returns),
-            sortino=sortino(returns), max_drawdown_pct=self._curve.max_drawdown_pct,
-            exposure=_share(self._held, self._end - self._start),
-            bars=self._market.rows, bad_rows=self._market.bad_rows,
-            refusals=dict(sorted(self._refusals.items())), halts=self._halts, message=bot.message,
-        )
-
-    def _count_trade(self, data: Mapping) -> None:
-        fill = Fill(data["fill_id"], data["client_order_id"], data["symbol"], Side(data["side"]),
-                    data["quantity"], data["price"], data["fee"], moment(data["filled_at"]))
-        self._trips.fill(fill)
-        if self._trades is not None:
-            self._trades.writerow((
-                fill.at.isoformat(), fill.symbol, fill.side.value, f"{fill.quantity:f}",
-                f"{fill.price:f}", f"{fill.fee:f}", fill.client_order_id, data["reason"],
-            ))
-
-
-@contextmanager
-def _kept_when_done(path: Path | None) -> Iterator[Path | None]:
-    """Yield where to write what gets the name `path` only when all went well."""
-    if path is None:
-        yield None
-        return
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        with suppress(OSError):
-            part.unlink()
-
-
-@contextmanager
-def _table(path: Path | None, columns: tuple[str, ...]) -> Iterator:
-    """Yield what writes rows of a CSV file, or None where no path was given."""
-    if path is None:
-        yield None
-        return
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        yield writer
-
-
-def _share(part: timedelta, whole: timedelta) -> Decimal | None:
-    step = timedelta(microseconds=1)
-    return Decimal(part // step) / (whole // step) if whole else None
+        begun = {"equity": bot.tracker.start_equity, **dict.fromkeys(MONEY, ZERO)}
+        return Result(**self._score.figures(bot.symbols, bot.tracker, begun),
+                      bars=self._market.rows, bad_rows=self._market.bad_rows, message=bot.message)

@@ -202,6 +202,10 @@ class LiveRiskManager:
     def holds(self) -> Mapping[str, Hold]:
         return self._holds
 
+    @property
+    def flow(self) -> Flow:
+        return self._flow
+
     def pre_trade(self, intent: OrderIntent, account: Account, product: Product) -> RiskVerdict:
         """Say whether `intent` may be sent, naming every limit that it would break."""
         if account.reduces(intent):
@@ -242,18 +246,19 @@ class LiveRiskManager:
         found = self._losses(account)
         found |= {kind: _breach(*row) for kind, turned, *row in rows if turned}
         for kind, breach in found.items():
-            self.hold(kind, TradingState.REDUCING, str(breach))
+            self.hold(kind, TradingState.REDUCING, str(breach), daily_loss=account.daily_loss,
+                      margin=account.margin and account.margin.figures)
         return list(found.values())
 
     def activate_kill_switch(self, reason: str) -> None:
         """Halt until `perps-bot resume`: no increase of exposure, whatever happens."""
         self.hold("kill_switch", TradingState.HALTED, reason)
 
-    def hold(self, kind: str, state: TradingState, reason: str) -> None:
+    def hold(self, kind: str, state: TradingState, reason: str, **measured: object) -> None:
         """Take one more reason not to trade freely; one that is already held changes nothing."""
         held = self._holds.get(kind)
         if held is None or held.state.severity < state.severity:
-            self._change(kind, state, reason)
+            self._change(kind, state, reason, **measured)
 
     def lift(self, kind: str, reason: str) -> bool:
         """Drop one hold; False when it was not held."""

@@ -398,6 +398,29 @@ def described(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
         yield row.name, value, row.unit, settings.sources[row.name]
 
 
+def recorded_settings(words: Mapping[str, str]) -> Settings:
+    """The settings of `described`'s values, as events carry them; one that is not among them is new
+    since then, and has its default.  Secrets are not set.
+    """
+    given = {row.name: _said(row, words[row.name]) for row in SETTINGS if row.name in words}
+    profile = PROFILES.get(given.get("profile"), {})
+    values = {row.name: _parsed(row, given[row.name] if row.name in given else
+                                profile.get(row.name, row.default), "recorded")
+              for row in SETTINGS}
+    return Settings(**values, sources=dict.fromkeys(values, "recorded"))
+
+
+def _said(row: Setting, word: str) -> object:
+    """What `printable` made a word of, as it can be parsed."""
+    if row.secret or word == "not set":
+        return None
+    if bool in row.kind.types:
+        return word == "yes"
+    if list in row.kind.types:
+        return [] if word == "none" else word.split()
+    return word
+
+
 def refuse_foreign_variables(settings: Settings, environ: Mapping[str, str]) -> None:
     """Whoever set one expects an effect on our connections; in prod that is a wrong idea."""
     found = [name for name in FOREIGN_VARIABLES if environ.get(name)]
@@ -408,6 +431,19 @@ def refuse_foreign_variables(settings: Settings, environ: Mapping[str, str]) -> 
 
 def data_folder(settings: Settings) -> Path:
     return settings.event_store_root / "perps_bot" / settings.profile
+
+
+def events_folder(folder: Path, profile: str, kind: str) -> Path:
+    """Where the events of a profile are that trades at this kind of broker."""
+    is_paper = profile != "dev" and kind != "coinbase"
+    return folder / ("paper-events" if is_paper else "events")
+
+
+def same_run(settings: Settings) -> str:
+    """The flags with which another command finds the files of this run."""
+    places = {settings.sources[name] for name in ("event_store_root", "force_mock", "sandbox")}
+    words = [f"--profile {settings.profile}", *["--dry-run"] * settings.dry_run]
+    return " ".join((*words, *(f"--{place}" for place in places if place.startswith("config "))))
 
 
 def _parsed(row: Setting, raw: object, source: str) -> object:
@@ -453,7 +489,8 @@ def _read_config(path: str | Path, where: str) -> dict[str, object]:
         with open(path, "rb") as file:
             body = file.read(CONFIG_BYTES_MAX + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ConfigError(f"{where}: cannot be read ({_reason(error)}); correct --config") from None
+        raise ConfigError(f"{where}: cannot be read ({_reason(error)}); correct --config, or have "
+                          f"it written: perps-bot init") from None
     if len(body) > CONFIG_BYTES_MAX:
         raise ConfigError(f"{where}: longer than {CONFIG_BYTES_MAX} bytes; is it the right file?")
     config = _toml(body, where)

@@ -13,6 +13,7 @@ from typing import Any
 from perps_bot.confirmed import order_lines
 from perps_bot.errors import PerpsBotError
 from perps_bot.model import ZERO, Order, OrderStatus, Purpose, TradingState
+from perps_bot.settings import same_run
 
 # How often, how many times and for how long it looks whether its cancels are confirmed.
 LOOK_EVERY_SECONDS, STOP_LOOKS_MAX = Decimal("0.5"), 40
@@ -26,6 +27,7 @@ def stop(bot: Any, clock: Any, number: int | None) -> int:
     name, interrupts = signal.Signals(number).name, 0
     clock.heed()
     ends_at = clock.now() + STOP_FOR
+    bot.service.stopping(f"{name}: cancelling entries, keeping protective stops")
     bot.say(f"{name}: cancelling entries, keeping protective stops")
     entries = [order.id for order in bot.engine.entries()]
     for look in range(STOP_LOOKS_MAX):
@@ -103,5 +105,5 @@ def _report_stop(bot: Any, left: list[Order], bare: list[str], code: int) -> Non
         stop_price = bot.protector.stop_price(symbol) or "NONE"
         bot.say(f"position kept: {symbol} {position.quantity:f}, stop at {stop_price}")
     if bot.risk.state is TradingState.HALTED:
-        bot.say(f"HALTED until: perps-bot resume --profile {bot.settings.profile} --reason '...'")
+        bot.say(f"HALTED until: perps-bot resume {same_run(bot.settings)} --reason '...'")
     bot.say("stopped: " + ("every entry confirmed gone" if code == 0 else "NOT verified"))

@@ -83,6 +83,11 @@ class TripSummary:
             trip.entered += quantity * fill.price
             trip.fees += fee
 
+    def newest(self, symbol: str) -> RoundTrip | None:
+        """Return the trip of `symbol` that began last, open or finished."""
+        latest = self._latest.get(symbol)
+        return latest[-1] if latest else None
+
     def charge(self, payment: FundingPayment) -> None:
         """Take a payment of the trip that was open just before it, else of the last one begun.
 

@@ -258,13 +258,19 @@ class EventStore:
             _truncate(bad.fileno(), file.offset)
 
 
-def read_events(folder: str | Path | None, day: date | None = None) -> Iterator[Event]:
+def read_events(
+    folder: str | Path | None, day: date | None = None, since: date | None = None,
+    until: date | None = None,
+) -> Iterator[Event]:
     """Read one day's events, or all in order, verifying the chain; nothing is changed.
 
+    since, until  the first and the last day of those that are read; None for all
     A torn last line ends it silently, for a writer may be at work; damage raises StoreDamaged.
     """
     last = None
     for path in _files(folder, f"{day}.jsonl" if day else DAY_FILES):
+        if since and path.stem < str(since) or until and path.stem > str(until):
+            continue
         file = _DayFile(path, last)
         yield from file
         last = file.last
@@ -272,14 +278,44 @@ def read_events(folder: str | Path | None, day: date | None = None) -> Iterator[
             raise StoreDamaged(file.damage)
 
 
+def verified_days(folder: str | Path, profile: str = "") -> Iterator["_DayFile"]:
+    """Verify the whole chain, day by day, and yield what each file holds; nothing is changed.
+
+    Raises StoreDamaged with file and line; a torn last line is counted in `torn`.
+    """
+    last = None
+    for path in _files(folder, DAY_FILES):
+        file = _DayFile(path, last, profile)
+        deque(file, maxlen=0)
+        if file.damage:
+            raise StoreDamaged(file.damage)
+        last = file.last or last
+        yield file
+
+
 def write_state(path: str | Path, value: object) -> None:
-    """Replace a state file, unsynced; only one process at a time may write it.  Raises OSError."""
+    """Replace a state file, unsynced; only one process at a time may write it.  Raises OSError.
+
+    A text is written as it is, everything else as JSON.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    text = redacted(json.dumps(_plain(value), indent=2)) + "\n"
+    text = value if isinstance(value, str) else json.dumps(_plain(value), indent=2) + "\n"
     with open(temporary, "wb", 0, opener=_open) as file:
-        _write_all(file.fileno(), text.encode("ascii"))
+        _write_all(file.fileno(), redacted(text).encode("utf-8", "replace"))
     _replace(temporary, path)
+
+
+def write_new(path: str | Path, text: str) -> None:
+    """Write a file that is not there yet, for its owner alone.  Raises OSError."""
+    fd = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        _write_all(fd, text.encode())
+    except OSError:
+        os.unlink(path)  # half of it would be taken for the whole
+        raise
+    finally:
+        os.close(fd)
 
 
 def read_state(path: str | Path, size_max: int = STATE_BYTES_MAX) -> dict | None:
@@ -347,7 +383,8 @@ class InstanceLock:
 FOLDER_REFUSALS = (
     # what is wrong                                   in words               the way out
     (Path.is_symlink,                                 "is a symlink",        "name its target"),
-    (lambda path: path.stat().st_uid != os.geteuid(), "is another user's",   "run as its owner"),
+    (lambda path: path.stat().st_uid != os.geteuid(), "is another user's",
+     "run as its owner, with sudo -u {owner} before the command"),
     (lambda path: path.stat().st_mode & 0o022,        "others may write it", "chmod 700 {path}"),
 )  # fmt: skip
 
@@ -372,13 +409,36 @@ def prepare_folder(path: str | Path) -> Path:
     path = Path(path)
     try:
         _make_folder(path)
-        for is_wrong, words, way_out in FOLDER_REFUSALS:
-            if is_wrong(path):
-                raise ConfigError(f"{path}: {words}: {way_out.format(path=path)}")
+        if why := distrust(path):
+            raise ConfigError(f"{path}: {why}")
         os.chmod(path, 0o700)
     except OSError as error:
-        raise ConfigError(f"{path}: {error}: choose another folder") from error
+        why = isinstance(error, PermissionError) and _who_denies(path)
+        raise ConfigError(f"{path}: {why or f'{error}: choose another folder'}") from error
     return path
+
+
+def distrust(path: Path) -> str:
+    """Why a folder cannot be trusted, and the way out; empty where it can.  Raises OSError."""
+    for is_wrong, words, way_out in FOLDER_REFUSALS:
+        if is_wrong(path):
+            return f"{words}: {way_out.format(path=path, owner=_owner(path))}"
+    return ""
+
+
+def _who_denies(path: Path) -> str:
+    """What is wrong with the folder above `path` that lets us in no further."""
+    for folder in path.absolute().parents:
+        with suppress(OSError):
+            return distrust(folder) if folder.stat().st_uid else ""
+    return ""
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except KeyError:  # nobody has that number here
+        return f"'#{path.stat().st_uid}'"
 
 
 class _DayFile:

@@ -21,7 +21,8 @@ from perps_bot.clock import SystemClock
 from perps_bot.errors import ConfigError, OrderRejected, PerpsBotError, VenueUnavailable
 from perps_bot.feed import MarkFeed
 from perps_bot.limits import largest_order
-from perps_bot.loop import Bot, assemble, attempt, configured, recover
+from perps_bot.bot import Bot, assemble, configured, recover
+from perps_bot.loop import attempt
 from perps_bot.market import SYNTHETIC_PRODUCTS, bar_closes
 from perps_bot.model import Mark, Order, OrderIntent, Position, Product, Side
 from perps_bot.paper import PaperBroker

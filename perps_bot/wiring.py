@@ -10,11 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perps_bot.errors import ConfigError
-
-
-class InUse(ConfigError):
-    """Another instance works in this folder, or with this key."""
+from perps_bot.errors import ConfigError, InUse
 
 
 def broker_kind(settings) -> str:
@@ -52,7 +48,8 @@ def market_of(settings, signals=None):
     known = {product.symbol for product in market.products()}
     for symbol in settings.symbols:
         if symbol not in known:
-            raise ConfigError(f"{symbol}: no such product; there are {' '.join(sorted(known))}")
+            raise ConfigError(f"{symbol}: no such product; there are {' '.join(sorted(known))}: "
+                              f"see perps-bot products")
     return market
 
 
@@ -113,14 +110,13 @@ def alone_on(venue) -> Iterator[None]:
 def bot_of(settings, venue, folder: Path):
     """The parts, put together over the profile's events."""
     from perps_bot.control import Control
-    from perps_bot.loop import assemble
+    from perps_bot.bot import assemble
     from perps_bot.mailbox import Mailbox
+    from perps_bot.settings import events_folder
     from perps_bot.store import EventStore
 
     kind = broker_kind(settings)
-    is_paper = settings.profile != "dev" and kind != "coinbase"
-    store = EventStore(folder / ("paper-events" if is_paper else "events"),
-                       profile=settings.profile)
+    store = EventStore(events_folder(folder, settings.profile, kind), profile=settings.profile)
     bot, client = assemble(settings, venue, store, kind, folder), _client_of(venue)
     bot.feed = client and client.feed
     bot.control = Control(store, Mailbox(folder / "control"))
@@ -135,10 +131,12 @@ def _coinbase(settings, signals):
     if signer is None:
         raise ConfigError(
             f"profile {settings.profile} needs an API key: set COINBASE_API_KEY and "
-            f"COINBASE_API_SECRET, or COINBASE_API_KEY_FILE; or use --dry-run, which needs none")
+            f"COINBASE_API_SECRET, or COINBASE_API_KEY_FILE; or use --dry-run, which needs none; "
+            f"see perps-bot check --profile {settings.profile}")
     if not settings.enable_derivatives:
         raise ConfigError(f"profile {settings.profile} trades futures: say so with "
-                          f"COINBASE_ENABLE_DERIVATIVES=1, or use --dry-run")
+                          f"COINBASE_ENABLE_DERIVATIVES=1, or use --dry-run; see perps-bot check "
+                          f"--profile {settings.profile}")
     return _client(settings, signer, signals, "")
 
 

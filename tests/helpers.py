@@ -14,7 +14,8 @@ from types import SimpleNamespace
 from perps_bot.catalog import ProductCatalog
 from perps_bot.errors import OrderRejected, OutcomeUnknown, VenueUnavailable
 from perps_bot.execution import ExecutionConfig, ExecutionEngine
-from perps_bot.loop import assemble, attempt, recover, run
+from perps_bot.bot import assemble, recover
+from perps_bot.loop import attempt, run
 from perps_bot.model import (
     Candle,
     Fill,

@@ -97,12 +97,43 @@ def test_all_is_well(owner):
     assert os.listdir(owner.folder) == []
 
 
+KEYLESS = {"COINBASE_API_KEY": None, "COINBASE_API_SECRET": None,
+           "COINBASE_ENABLE_DERIVATIVES": None}
+
+
+def test_a_dry_run_needs_no_key_and_check_does_not_ask_for_one(owner):
+    code, rows = owner.checks("--profile prod --dry-run", **KEYLESS)
+    assert code == 0, rows
+    assert {name for name, (ok, _) in rows.items() if ok is None} >= {
+        "credentials", "permissions", "derivatives", "WebSocket user", "account", "holdings"}
+    assert rows["credentials"][1] == "not asked: a dry run needs no key"
+    code, rows = owner.checks("--profile prod", **KEYLESS)
+    assert code == 1 and rows["credentials"][0] is rows["derivatives"][0] is False
+
+
+def test_a_key_that_is_wrong_is_a_fault_of_a_dry_run_too(owner):
+    code, rows = owner.checks("--profile prod --dry-run", COINBASE_API_SECRET="swordfish")
+    assert code == 1 and rows["credentials"][0] is False
+
+
+def test_the_first_hour_from_nothing_to_a_dry_run_on_live_prices(owner):
+    first = owner.says("init --profile prod", **KEYLESS)
+    assert first.code == 0 and "none: a dry run needs none" in first.out
+    check, drill, run = [line.strip().partition("bin/perps-bot ")[2]
+                         for line in first.out.partition("next:")[2].strip().splitlines()]
+    assert owner.says(check, **KEYLESS).code == 0
+    assert "7 of 7 passed" in owner.says(f"{drill} --out drills", **KEYLESS).out
+    cycle = owner.says(f"{run} --dev-fast", **KEYLESS)
+    assert cycle.code == 0
+    assert "broker=paper-live" in cycle.out and "20 of 20 bars" in cycle.out
+
+
 def test_the_same_in_lines(owner):
     answer = owner.says("check --profile prod")
     lines = answer.out.splitlines()
     assert answer.code == 0
     assert "ok  permissions: view and trade, no transfer" in lines
-    assert "--  backup: none is made: copy data/perps_bot/prod while the bot is stopped" in lines
+    assert "--  backup: take one, best each day: perps-bot backup DEST --profile prod" in lines
     assert lines[-1].endswith("was asked; nothing was sent.")
 
 
@@ -137,7 +168,7 @@ def test_what_the_surroundings_lack_is_one_no(environ, name, words, owner):
 
 
 def test_without_a_key_everything_public_is_asked_all_the_same(owner):
-    code, rows = owner.checks("--profile demo --dry-run --max-position 2000",
+    code, rows = owner.checks("--profile demo --max-position 2000",
                               COINBASE_API_KEY=None, COINBASE_API_SECRET=None)
     needs_key = {"credentials", "permissions", "account", "holdings", "WebSocket user"}
     assert (code, {name for name, (ok, _) in rows.items() if ok is False}) == (1, needs_key)

@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import os
+import pty
 import re
 import resource
 import shlex
@@ -12,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +21,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from perps_bot.backup import backup
 from perps_bot.cli import COMMANDS, main
 from perps_bot.errors import VenueUnavailable
 from perps_bot.model import TradingState
@@ -108,7 +111,8 @@ def only_line(text):
     *((f"{name} --help", command.example) for name, command in COMMANDS.items()),
 ])
 def test_help_answers_at_once_without_what_a_bot_would_load(line, said_too):
-    heavy = "requests websocket jwt plotly perps_bot.loop perps_bot.market perps_bot.ops".split()
+    heavy = ("requests websocket jwt plotly perps_bot.bot perps_bot.loop perps_bot.market "
+             "perps_bot.ops").split()
     program = ("import sys; from perps_bot.cli import main; code = main(sys.argv[1:]); "
                f"print([name for name in {heavy} if name in sys.modules]); sys.exit(code)")
     run = subprocess.run([sys.executable, "-c", program, *line.split()], text=True, check=True,
@@ -117,11 +121,13 @@ def test_help_answers_at_once_without_what_a_bot_would_load(line, said_too):
     assert run.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_overview_names_every_command(said):
+def test_the_overview_names_every_command_once_in_its_group_within_80_columns(said):
     answer = said("--help")
     assert answer.code == 0
     for name, command in COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(command.help)}$", answer.out, re.M)
+        assert len(re.findall(rf"^  {name} +{re.escape(command.help)}$", answer.out, re.M)) == 1
+    assert [line for line in answer.out.splitlines() if len(line) > 80] == []
+    assert "\nmore\n" not in answer.out
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -131,16 +137,21 @@ def test_the_example_of_a_command_works(name, said, monkeypatch):
     with gzip.open("btc-1m.csv.gz", "wt") as file:
         file.write("time,open,high,low,close\n2025-05-01T00:00:00Z,1,1,1,1\n"
                    "2025-05-01T00:01:00Z,1,1,1,1\n")
+    Path("backups").mkdir()
+    backup(Path("data/perps_bot/dev"), "backups", "dev", datetime(2026, 11, 23, 3, tzinfo=UTC))
+    if name == "restore":  # which goes where nothing is
+        Path("data").rename("data.before")
     program, *argv = shlex.split(COMMANDS[name].example)
     assert program == "perps-bot"
-    assert main(argv) == 0
+    # Of a bot that has ended, these two say so.
+    assert main(argv) == {"status": 1, "health": 1}.get(name, 0)
 
 
 # Refusals
 
 
 @pytest.mark.parametrize("line, environ, words", [
-    ("bogus",                       {}, "'bogus' is no command; there are run perps check"),
+    ("bogus",                       {}, "'bogus' is no command; there are init run perps check"),
     ("--bogus",                     {}, "--bogus; see perps-bot run --help"),
     ("run extra",                   {}, "unrecognized arguments: extra"),
     ("--prof dev",                  {}, "unrecognized arguments: --prof"),
@@ -168,7 +179,7 @@ def test_the_example_of_a_command_works(name, said, monkeypatch):
     ("check --profile prod",        {"COINBASE_SANDBOX": "1"}, "sandbox"),
     ("",                            {"PERPS_FORCE_MOK": "1"}, "PERPS_FORCE_MOK is not known"),
     ("check",                       {"LOG_LEVEL": "LOUD"}, "log_level (environment LOG_LEVEL)"),
-    ("replay",                      {}, "arguments are required: FILE"),
+    ("replay",                      {}, "name a FILE of prices, or --recorded DAY"),
     ("replay nowhere.csv",          {}, "nowhere.csv cannot be read"),
     ("resume",                      {}, "arguments are required: --reason"),
     ("resume --reason ' '",         {}, "--reason is empty"),
@@ -668,3 +679,95 @@ def test_a_venue_that_does_not_answer_was_not_asked(line, said):
     answer = said(line)
     assert (answer.code, answer.out) == (3, "")
     assert "the venue could not be asked" in only_line(answer.err)
+
+
+# The next command
+
+
+@pytest.mark.parametrize("prepare, line, environ, command", [
+    ("",                 "bogus",                          {}, "perps-bot --help"),
+    ("",                 "drill --bogus",                  {}, "perps-bot drill --help"),
+    ("",                 "halt",                           {}, "perps-bot halt --help"),
+    ("",                 "export",                         {}, "perps-bot export --help"),
+    ("",                 "--config nowhere.toml",          {}, "perps-bot init"),
+    ("",                 "--symbols DOGE-PERP",            {}, "perps-bot products"),
+    ("",                 "--profile prod",                 {}, "perps-bot check --profile prod"),
+    ("",                 "--profile prod",
+     {"COINBASE_API_KEY": "n", "COINBASE_API_SECRET": SEED}, "perps-bot check --profile prod"),
+    ("",                 "validate ws",                    {}, "RUN_SANDBOX_VALIDATIONS=1"),
+    ("",                 "products --profile demo",        {}, "perps-bot check"),
+    ("",                 "symbol BTC-PERP --profile prod", {}, "perps-bot check"),
+    *(("",               f"{line} --profile demo",         {}, "perps-bot ") for line in (
+        "status", "health", "tail", "why BTC-PERP", "halt x", "close-all --yes --dry-run",
+        "resume --reason x", "report", "replay --recorded 2026-01-01")),
+    *(("init --profile demo", f"{line} --profile demo",    {}, "perps-bot ") for line in (
+        "health", "tail", "why BTC-PERP", "report", "replay --recorded 2026-01-01")),
+    ("",                 "backup nowhere",                 {}, "mkdir -m 700 nowhere"),
+    ("",                 "restore nowhere",                {}, "perps-bot backup"),
+    ("",                 "close-all",                      {}, "add --yes"),
+    ("--dev-fast",       "drill --out data/perps_bot",     {}, "name a folder beside it"),
+    ("--dev-fast",       "resume --reason ' '",            {}, "say what was checked"),
+    ("--dev-fast",       "why DOGE-PERP",                  {}, "BTC-PERP"),
+])
+def test_a_refusal_names_what_to_run_or_to_set_next(
+    prepare, line, environ, command, said, monkeypatch
+):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    if prepare:
+        said(prepare)
+    answer = said(line)
+    assert answer.code in (2, 3)
+    assert command in only_line(answer.err)
+
+
+@pytest.mark.parametrize("flags, config, environ, named", [
+    ("--profile prod",           {}, {"PERPS_FORCE_MOCK": "1"}, "--profile prod"),
+    ("--profile demo --dry-run", {}, {"PERPS_FORCE_MOCK": "1"}, "--profile demo --dry-run"),
+    ("--profile prod", {"force_mock": "true", "event_store_root": "'else where'"}, {},
+     "--profile prod --config perps.toml"),
+])
+def test_the_resume_that_a_halted_bot_names_lifts_its_halt(
+    flags, config, environ, named, said, monkeypatch
+):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    root = config.get("event_store_root", "data").strip("'")
+    profile = flags.split()[1]
+    held("kill_switch", TradingState.HALTED, folder="paper-events", profile=profile)
+    Path("data").rename("moved")
+    Path("moved").rename(root)
+    (line,) = [line for line in said(f"{flags} --dev-fast", **config).out.splitlines()
+               if line.startswith("HALTED")]
+    command = line.partition("lifted by: perps-bot ")[2]
+    assert command == f"resume {named} --reason '...'"
+    assert said(command).out == "resumed: kill_switch; state TRADING\n"
+
+
+def test_a_dry_run_is_told_by_its_end_how_to_go_on(monkeypatch):
+    monkeypatch.setenv("PERPS_FORCE_MOCK", "1")
+    bot = started("--profile", "demo", "--dry-run", "--interval", "1")
+    bot.stdout.readline()
+    bot.send_signal(signal.SIGINT)
+    out, _ = bot.communicate(timeout=PATIENCE_SECONDS)
+    assert "HALTED until: perps-bot resume --profile demo --dry-run --reason '...'" in out
+
+
+@pytest.mark.parametrize("environ, coloured", [
+    ({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+    ({"TERM": "dumb"}, False),
+])
+def test_only_a_terminal_gets_colours_and_only_where_nobody_said_no(environ, coloured, said):
+    ours, theirs = pty.openpty()
+    check = started("check", "--profile", "demo", stdout=theirs, PERPS_FORCE_MOCK="1", **environ)
+    os.close(theirs)
+    seen = b""
+    with suppress(OSError):  # how a terminal says that nobody writes any more
+        while part := os.read(ours, 65536):
+            seen += part
+    os.close(ours)
+    check.communicate(timeout=PATIENCE_SECONDS)
+    assert check.returncode == 1
+    assert (b"\x1b[31mNO  BTC-PERP long" in seen) is coloured
+    assert (b"\x1b" in seen) is coloured
+    assert "\x1b" not in said("check --profile demo").out

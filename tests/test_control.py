@@ -18,7 +18,8 @@ from perps_bot import control as room
 from perps_bot import store as store_room
 from perps_bot.control import Control
 from perps_bot.errors import ConfigError
-from perps_bot.loop import assemble, recover, run
+from perps_bot.bot import assemble, recover
+from perps_bot.loop import run
 from perps_bot.mailbox import Answer, Mailbox, Request, answer_to, put, request_of
 from perps_bot.model import Margin, TradingState
 from perps_bot.ops import Surfaces, close_all_positions

@@ -20,7 +20,7 @@ from perps_bot.catalog import quantity_for, quantized
 from perps_bot.cli import main
 from perps_bot.errors import BelowMinimum, OrderRejected
 from perps_bot.limits import largest_order
-from perps_bot.loop import configured
+from perps_bot.bot import configured
 from perps_bot.model import (
     ZERO,
     Account,

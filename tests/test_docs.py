@@ -27,8 +27,8 @@ from perps_bot.tracker import PositionTracker
 pytestmark = pytest.mark.xdist_group("the commands share what they made")
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = {name: (ROOT / name).read_text("utf-8") for name in (
-    "README.md", "docs/RUNBOOK_PERPS.md", "docs/ONE_TICK.md", "docs/EVENTS.md")}
-README, RUNBOOK, ONE_TICK, EVENTS = DOCS.values()
+    "README.md", "docs/RUNBOOK_PERPS.md", "docs/ONE_TICK.md", "docs/EVENTS.md", "docs/FAQ.md")}
+README, RUNBOOK, ONE_TICK, EVENTS, _ = DOCS.values()
 SOURCE = {path.name: path.read_text("utf-8") for path in (ROOT / "perps_bot").glob("*.py")}
 PATIENCE_SECONDS = 60
 MAP = ROOT.parent / "shared" / "reference" / "faults.md"
@@ -76,6 +76,10 @@ def used(tmp_path_factory):
         path.write_text(f'{launcher}{rest} "$@"\n')
         path.chmod(0o755)
     (place / "tests").symlink_to(ROOT / "tests")
+    (place / "systemd").mkdir()
+    (place / "systemd" / "install.sh").write_text(
+        f'#!/bin/sh\nexec "{ROOT}/systemd/install.sh" "$@"\n')
+    (place / "systemd" / "install.sh").chmod(0o755)
     (place / "perps.toml").write_text(blocks(RUNBOOK, "toml")[0])
     text = candles(80000 + abs(n % 100 - 50) * 20 for n in range(600))
     (place / "btc-1m.csv.gz").write_bytes(gzip.compress(text.encode()))
@@ -118,7 +122,8 @@ def begun(place, line):
 def runs_on(line):
     words = re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()
     is_bot = words[0] == "bin/perps-bot" or words[:3] == ["python", "-m", "perps_bot"]
-    ends = {"check", "close-all", "halt", "products", "replay", "resume", "symbol", "validate",
+    ends = {"backup", "check", "close-all", "drill", "export", "halt", "health", "init", "products",
+            "replay", "report", "restore", "resume", "status", "symbol", "tail", "validate", "why",
             "--dev-fast"}
     return is_bot and not set(words) & ends
 
@@ -177,7 +182,8 @@ def test_pgrep_finds_the_running_bot(line, place):
 def test_every_kind_of_printed_command_is_one_of_these():
     """So that a new line of the documents cannot slip through between the tests above."""
     assert {re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()[0] for line in PRINTED} == {
-        "bin/perps-bot", "bin/test", "python", "kill", "pgrep", "cat", "tail", "grep", "cp"}
+        "bin/perps-bot", "bin/test", "python", "kill", "pgrep", "cat", "tail", "grep", "mkdir",
+        "systemd/install.sh"}
     assert len(PRINTED) > 40
 
 

@@ -23,6 +23,7 @@ from recorded_day import (
 )
 
 from perps_bot import store as disk
+from perps_bot.report import Reading, told
 
 DAY = datetime(2025, 5, 12, tzinfo=UTC)
 HOURS = int(os.environ.get("PERPS_TEST_DAY_HOURS", "15"))
@@ -69,6 +70,9 @@ def test_after_a_recorded_day_the_bots_books_are_the_exchanges_to_the_cent(tmp_p
         assert not kinds & {"reconcile.mismatch", "order.lost", "alert", "feed.stale"}
         assert all(event["explained"] for event in events if event["type"] == "account.tied_out")
         assert HOURS < 24 or "account.tied_out" in kinds
+        told_of, books = told(Reading(tmp_path / "events")).figures(), rig.bot.tracker
+        assert all(getattr(told_of, name) == books.total(name)
+                   for name in ("realized_pnl", "fees", "funding"))
         figures = rig.feed.figures()["market"]
         assert figures["connects"] == 1
         assert figures["gaps"] == figures["repeats"] == figures["errors"] == 0

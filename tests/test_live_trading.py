@@ -418,7 +418,7 @@ def test_a_key_that_can_only_view_observes_and_sends_nothing(live):
               and bot.file("last_state.json")["last_decisions"].get(BTC), "a decision")
     state = bot.file("last_state.json")
     assert (state["trading_state"], state["last_decisions"]) == ("HALTED", {BTC: "buy"})
-    assert "can only view" in state["holds"]["observe"]
+    assert "can only view" in state["holds"]["observe"]["reason"]
     assert bot.end() == 0
     assert bot.posts() == []
     bot.balanced()

@@ -4,9 +4,12 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,16 +17,19 @@ import pytest
 from perps_bot import __version__
 from perps_bot.checklist import check, settings_text
 from perps_bot.errors import OrderRejected, StoreDamaged, VenueUnavailable
-from perps_bot.loop import assemble, attempt, recover
+from perps_bot.bot import assemble, recover
+from perps_bot.loop import attempt
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import Side, TradingState
 from perps_bot.ops import (
-    HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, diary_line, health, settings_hash, warn,
+    HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, health, log_to, settings_hash, warn,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore, Recovery, read_events
+from perps_bot.words import fields_line
 
+ROOT = Path(__file__).resolve().parent.parent
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 BTC, ETH = "BTC-PERP", "ETH-PERP"
@@ -332,7 +338,7 @@ def test_events_that_are_only_read_back_are_not_written_into_the_diary_again(des
     ({"answer": "no\n2025 INFO all is well\x1b[0m"}, r"answer='no\n2025 INFO all is well\x1b[0m'"),
 ])
 def test_an_event_is_one_line_of_the_diary_whatever_the_venue_wrote(data, line):
-    assert diary_line(data) == line
+    assert fields_line(data) == line
 
 
 # check
@@ -420,3 +426,56 @@ def test_what_stands_in_the_way_is_said_and_that_it_no_longer_does(desk, caplog)
     said = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert said[0].startswith(f"No mark price for symbol {BTC}")
     assert said[-1] == "nothing stands in the way any more"
+
+
+# The log
+
+
+WRITER = """
+import logging, sys
+from perps_bot import ops
+from perps_bot.settings import resolve
+
+ops.LOG_BYTES_MAX, ops.LOG_FILES = 5_000, 90
+ops.log_to(resolve({}, {}))
+log = logging.getLogger("perps_bot")
+log.handlers = log.handlers[1:]
+print("begun", flush=True)
+sys.stdin.readline()
+for n in range(1500):
+    log.warning("bot %s line %s end", sys.argv[1], n)
+"""
+
+
+def test_bots_that_share_a_log_lose_no_line_of_it(tmp_path):
+    """As `dev` and `demo` do that are started in the same folder."""
+    bots = [subprocess.Popen([sys.executable, "-c", WRITER, name], cwd=tmp_path, text=True,
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             env={**os.environ, "PYTHONPATH": str(ROOT)}) for name in "ab"]
+    for bot in bots:
+        assert bot.stdout.readline() == "begun\n"
+    for bot in bots:
+        bot.stdin.write("\n")
+        bot.stdin.flush()
+    for bot in bots:
+        bot.communicate()
+        assert bot.returncode == 0
+    files = list((tmp_path / "logs").iterdir())
+    lines = [line for path in files for line in path.read_text().splitlines()]
+    said = sorted(re.sub(r"^\S+ WARNING ", "", line) for line in lines)
+    assert said == sorted(f"bot {name} line {n} end" for name in "ab" for n in range(1500))
+    assert len(files) > 10 and {path.stat().st_mode & 0o777 for path in files} == {0o600}
+
+
+def test_a_log_that_somebody_removed_is_written_anew(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log_to(resolve({}, {}))
+    log = logging.getLogger("perps_bot")
+    log.warning("one")
+    path = tmp_path / "logs" / "perps_bot.log"
+    path.rename(tmp_path / "taken")
+    log.warning("two")
+    for handler in log.handlers:
+        handler.close()
+    log.handlers = []
+    assert "two" in path.read_text() and "one" in (tmp_path / "taken").read_text()

@@ -35,7 +35,9 @@ print(json.dumps([sys.argv[1:], os.getcwd(), sys.stdin.read(), sys.path, __debug
 # The scripts
 
 
-@pytest.mark.parametrize("script", ["bin/perps-bot", "bin/test", "bin/venv.sh", ".ci/run"])
+@pytest.mark.parametrize("script", [
+    "bin/perps-bot", "bin/test", "bin/venv.sh", ".ci/run", "systemd/install.sh",
+    "systemd/perps-bot.sh"])
 @pytest.mark.parametrize("shell", ["sh", "dash", "bash"])
 def test_a_script_parses(shell, script):
     if not shutil.which(shell):
@@ -43,7 +45,7 @@ def test_a_script_parses(shell, script):
     subprocess.run([shell, "-n", ROOT / script], check=True)
 
 
-@pytest.mark.parametrize("script", ["bin/perps-bot", "bin/test", ".ci/run"])
+@pytest.mark.parametrize("script", ["bin/perps-bot", "bin/test", ".ci/run", "systemd/install.sh"])
 def test_a_script_may_be_run(script):
     assert os.access(ROOT / script, os.X_OK)
 
@@ -73,6 +75,7 @@ def test_every_pin_has_hashes():
 @pytest.mark.parametrize("section, option, locks", [
     ("options",                "install_requires", LOCKS[:1]),
     ("options.extras_require", "test",             LOCKS),
+    ("options.extras_require", "report",           LOCKS),
 ])
 def test_the_locks_pin_what_setup_cfg_asks_for(section, option, locks):
     config, pins = configparser.ConfigParser(), pinned(*locks)
@@ -81,6 +84,18 @@ def test_the_locks_pin_what_setup_cfg_asks_for(section, option, locks):
         if line and not line.startswith("#"):
             wanted = Requirement(line)
             assert pins[wanted.name.lower()][0] in wanted.specifier
+
+
+def test_what_stands_beside_the_rooms_is_installed_with_them():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    beside = {path.name for path in (ROOT / "perps_bot").iterdir()
+              if path.is_file() and path.suffix != ".py"}
+    assert beside == set(config["options.package_data"]["perps_bot"].split())
+
+
+def test_who_runs_the_bot_installs_no_charts():
+    assert not {"plotly", "narwhals"} & pinned(LOCKS[0]).keys()
 
 
 def test_every_pin_has_its_row_in_the_dependencies():
@@ -354,7 +369,7 @@ def test_without_a_python_that_will_do_it_names_the_way_out(checkout, tmp_path, 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """A checkout of the real program; this test run's packages stand in for an installed .venv."""
-    place = tmp_path_factory.mktemp("real") / "bot"
+    place = tmp_path_factory.mktemp("real") / "a bot"
     for folder in ("bin", "perps_bot"):
         shutil.copytree(ROOT / folder, place / folder)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / ".venv"], check=True)

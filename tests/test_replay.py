@@ -441,7 +441,7 @@ def test_a_risk_halt_lifts_at_midnight_and_is_counted(replayed):
     ("btc.csv --equity 0",                               "paper_equity (flag --equity)"),
     ("btc.csv --fee-rate 1",                             "fee_rate (flag --fee-rate)"),
     ("btc.csv --leverage 6",                             "target_leverage (flag --leverage)"),
-    ("btc.csv --profile prod",                           "unrecognized arguments: --profile"),
+    ("btc.csv --symbols BTC-PERP",                       "unrecognized arguments: --symbols"),
     ("btc.csv --events full",                            "--events full"),
     ("btc.csv --events btc.csv",                         "--events btc.csv"),
     ("btc.csv --events other.csv",                       "--events other.csv"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perps_bot.errors import ConfigError
-from perps_bot.loop import configured
+from perps_bot.bot import configured
 from perps_bot.model import (
     Account,
     Margin,

@@ -1403,6 +1403,23 @@ def test_a_folder_of_another_user_is_refused(tmp_path):
         prepare_folder(tmp_path / "profile")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_who_is_let_in_nowhere_is_told_as_whom_to_run():
+    """As an owner is who runs a command on the files of the service's user."""
+    program = ("import os, sys; from perps_bot.store import prepare_folder\n"
+               "from perps_bot.errors import ConfigError\n"
+               "os.setuid(54321)\ntry: prepare_folder(sys.argv[1])\n"
+               "except ConfigError as refusal: print(refusal)")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o700)
+        os.chown(folder, 12345, 12345)
+        path = Path(folder) / "perps_bot" / "prod"
+        done = subprocess.run([sys.executable, "-c", program, path], capture_output=True,
+                              text=True, env={**os.environ, "PYTHONPATH": str(REPO)}, check=True)
+    assert done.stdout == (f"{path}: is another user's: run as its owner, with sudo -u '#12345' "
+                           f"before the command\n")
+
+
 def test_a_folder_whose_name_may_not_be_on_the_disk_yet_is_made_sure_of(tmp_path, monkeypatch):
     """A6: the last start may have ended between making the folder and the fsync of its parent."""
     path, synced, fails = tmp_path / "data" / "profile", [], [True]

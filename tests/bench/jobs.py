@@ -86,7 +86,7 @@ def write_events(path, folder):
 
 def recover(folder):
     """A start's own reading: the newest day's events into a bot's parts."""
-    from perps_bot.loop import assemble, recover as read
+    from perps_bot.bot import assemble, recover as read
     from perps_bot.market import SyntheticMarket
     from perps_bot.paper import PaperBroker
     from perps_bot.settings import resolve

@@ -16,7 +16,8 @@ from helpers import the_settings
 
 from perps_bot import rest as rest_room
 from perps_bot.client import CoinbasePerpetualsClient
-from perps_bot.loop import assemble, attempt, recover
+from perps_bot.bot import assemble, recover
+from perps_bot.loop import attempt
 from perps_bot.ops import Surfaces
 from perps_bot.rest import Rest, VenueClock
 from perps_bot.store import EventStore

@@ -88,6 +88,8 @@ def _steady(data):
 
 # Events
 
+FRAME = ("seq", "ts", "type", "schema", "day", "chain")
+
 
 def _line(event):
     return (event.seq, event.at, event.type, store_room._to_json(_plain(event.data)))
@@ -160,9 +162,13 @@ def _forged(dice, lines):
     for index, line in enumerate(lines):
         tree = json.loads(line)
         if index == number:
-            tree = mutate.changed(dice, tree)
-            if not isinstance(tree, dict):
-                return mutate.written(tree)
+            # A head has settings by the dozen: half of the time only what frames a line changes.
+            frame = {name: tree[name] for name in FRAME if name in tree}
+            part = frame if dice.random() < 0.5 else tree
+            changed = mutate.changed(dice, part)
+            if not isinstance(changed, dict):
+                return mutate.written(changed)
+            tree = {**tree, **changed} if part is frame else changed
         tree.pop("crc", None)
         body = mutate.written(tree)[:-1]
         if chain is None:

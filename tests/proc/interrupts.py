@@ -27,7 +27,7 @@ from live import BTC
 from perps_bot import rest as rest_room
 from perps_bot.client import CoinbasePerpetualsClient
 from perps_bot.keys import load_credentials
-from perps_bot.loop import assemble, recover
+from perps_bot.bot import assemble, recover
 from perps_bot.rest import Rest, VenueClock
 from perps_bot.store import EventStore
 

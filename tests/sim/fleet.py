@@ -8,17 +8,19 @@ import gc
 import multiprocessing
 import shlex
 import signal
+import tempfile
 import time
 import zlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 from .faults import FAULTS, ORDER_PATH
 from .run import NOISY_TICKS, run_seed
 
 WORKERS = 2
-BATCH, ROUND = 5, 20  # cases a job, and jobs until the clock is looked at
+BATCH, ROUND = 5, 4  # cases a job, and jobs until the clock is looked at
 PAIR_TICKS = 30
 TELL_CASES = 1000
 FAILURES_SHOWN = 20
@@ -106,10 +108,21 @@ def _batch(cases):
     gc.disable()  # one pass after each case costs less than many within it
     rows = []
     for case in cases:
-        result = case.run()
-        rows.append((case, result.broken, result.figures, result.kinds))
+        result = case.run(traces=True)
+        broken = result.broken and f"{result.broken}; {_kept(case, result)}"
+        rows.append((case, broken, result.figures, result.kinds))
         gc.collect()
     return rows
+
+
+def _kept(case, result):
+    """Keep the trace of a case that broke, and of it run again where that is another one."""
+    again, folder = case.run(traces=True), Path(tempfile.mkdtemp(prefix="perps-sim-broken-"))
+    is_same = again.digest == result.digest
+    for name, each in (("trace", result), ("again", again))[:1 if is_same else 2]:
+        (folder / name).write_text("\n".join(each.trace) + "\n", "utf-8")
+    said = "" if is_same else f", ANOTHER TRACE when run again: {again.broken or 'not broken'}"
+    return f"kept in {folder}{said}"
 
 
 def random_cases(start, count, kinds=None, ticks=NOISY_TICKS):

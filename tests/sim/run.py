@@ -25,11 +25,12 @@ from perps_bot import feed as feed_room
 from perps_bot import ops as ops_room
 from perps_bot import rest as rest_room
 from perps_bot import store as store_room
+from perps_bot.bot import assemble, recover
 from perps_bot.client import CoinbasePerpetualsClient
 from perps_bot.clock import StopRequest, SystemClock
 from perps_bot.control import Control
 from perps_bot.errors import ConfigError
-from perps_bot.loop import assemble, recover, run
+from perps_bot.loop import run
 from perps_bot.mailbox import Mailbox
 from perps_bot.model import OrderType, TimeInForce
 from perps_bot.ops import Surfaces

@@ -1,0 +1,207 @@
+"""Journal: what happened lately?
+
+Reads the events from the newest back, and follows them as they are written, over midnight and
+over a last line that is not finished.  It reads no more than it needs: not the day, let alone the
+year.  Nothing is ever changed here, and a line that does not follow from the one before it is
+refused, not skipped.
+"""
+
+import fnmatch
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import BinaryIO
+
+from perps_bot.errors import ConfigError
+from perps_bot.model import Event
+from perps_bot.store import CRC_FORM, CRC_LENGTH, DAY_FILES, SCHEMA, UNREADABLE
+
+BLOCK_BYTES = 1 << 16
+# A day's snapshot is the longest line there is; what is longer is not ours.
+LINE_BYTES_MAX = 1 << 25
+_from_json = json.JSONDecoder(parse_float=Decimal, parse_constant=int).decode
+
+
+@dataclass
+class Place:
+    """How far the events were read: a day's file, the bytes read of it, the crc of the last line.
+
+    path  None where there are no events at all
+    crc   None before a file's first line, which says itself what it follows
+    """
+
+    path: Path | None = None
+    offset: int = 0
+    crc: int | None = None
+
+
+def newest(folder: Path, place: Place | None = None) -> Iterator[Event]:
+    """Yield the events that were complete at `place`, or are now, the newest first."""
+    place = place or end_of(folder)
+    for path in reversed(_days(folder)):
+        if place.path is None or path > place.path:
+            continue
+        with opened(path) as file:
+            _refuse_foreign(file, path)
+            end = place.offset if path == place.path else _last_end(file)
+            lines = _backwards(file, end, path)
+            line = next(lines, None)
+            while line is not None:
+                before = next(lines, None)
+                yield _event(line, None if before is None else _crc_of(before, path), path)
+                line = before
+
+
+def end_of(folder: Path) -> Place:
+    """Where the last complete line ends."""
+    for path in reversed(_days(folder)):
+        with opened(path) as file:
+            end = _last_end(file)
+            line = next(_backwards(file, end, path), None)
+            return Place(path, end, None if line is None else _crc_of(line, path))
+    return Place()
+
+
+def news(folder: Path, place: Place) -> Iterator[Event]:
+    """Yield what was written since `place`, in order, and move `place` on."""
+    days = _days(folder)  # looked for first: what is written meanwhile is read before we move on
+    if place.path is None and days:
+        place.path = days[0]
+    while place.path is not None:
+        yield from _rest(place)
+        later = [path for path in days if path > place.path]
+        if not later:
+            return
+        place.path, place.offset, place.crc = later[0], 0, None
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file that may be anybody's, for reading: no link is followed, no pipe waited for."""
+    try:
+        return open(path, "rb", opener=lambda name, flags: os.open(
+            name, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def refuse_without(folder: Path) -> None:
+    """Refuse a folder that is not there, or that is somebody else's."""
+    try:
+        is_there = folder.is_dir()
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    if not is_there:
+        raise ConfigError(f"{folder} does not exist: nothing was written there; name the --profile "
+                          f"that ran, --dry-run if it ran so, or set EVENT_STORE_ROOT; to "
+                          f"begin: perps-bot init, perps-bot run")
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{path}: cannot be read ({error.strerror}): run as its owner, as with "
+                       f"sudo -u, and put back what was moved")
+
+
+def _days(folder: Path) -> list[Path]:
+    try:
+        names = sorted(fnmatch.filter(os.listdir(folder), DAY_FILES))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    return [folder / name for name in names]
+
+
+def _rest(place: Place) -> Iterator[Event]:
+    with opened(place.path) as file:
+        if os.fstat(file.fileno()).st_size < place.offset:
+            raise ConfigError(f"{place.path}: is shorter than it was: a start has repaired it; "
+                              f"begin anew")
+        _refuse_foreign(file, place.path)
+        file.seek(place.offset)
+        while (line := file.readline(LINE_BYTES_MAX)).endswith(b"\n"):
+            event = _event(line, place.crc, place.path)
+            place.offset += len(line)
+            place.crc = _crc_of(line, place.path)
+            yield event
+
+
+def _last_end(file: BinaryIO) -> int:
+    """Where the last complete line ends; what stands behind it is still being written, or torn."""
+    end = os.fstat(file.fileno()).st_size
+    while end > 0:
+        start = max(end - BLOCK_BYTES, 0)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _backwards(file: BinaryIO, end: int, path: Path) -> Iterator[bytes]:
+    """Yield the lines before `end`, which ends one, the last first."""
+    parts: list[bytes] = []  # of the line that is being put together, the last first
+    length = 0
+    while end > 0:
+        start = max(end - BLOCK_BYTES, 0)
+        file.seek(start)
+        *lines, last = file.read(end - start).split(b"\n")
+        end = start
+        for piece in reversed(lines):
+            parts.append(last)
+            if line := b"".join(reversed(parts)):
+                yield line + b"\n"
+            parts, length, last = [], 0, piece
+        parts.append(last)
+        length += len(last)
+        if length > LINE_BYTES_MAX:
+            raise _damaged(path, f"a line of more than {LINE_BYTES_MAX} bytes")
+    if line := b"".join(reversed(parts)):
+        yield line + b"\n"
+
+
+def _event(line: bytes, chain: int | None, path: Path) -> Event:
+    """Read one line; `chain` is the crc of the line before, None for a file's first."""
+    try:
+        match _from_json(line.decode()):
+            case {"seq": int(seq), "ts": str(ts), "type": str(type), "crc": str(), **data}:
+                event = Event(seq, datetime.fromisoformat(ts), type, data)
+            case _:
+                raise ValueError("a field is missing")
+        chain = int(str(data.get("chain")), 16) if chain is None else chain
+        if line[-CRC_LENGTH:] != CRC_FORM % zlib.crc32(line[:-CRC_LENGTH], chain):
+            raise ValueError("a line does not follow the line before")
+        if event.at.utcoffset() is None:
+            raise ValueError("a time without its offset")
+    except UNREADABLE as error:
+        raise _damaged(path, str(error)) from None
+    return event
+
+
+def _crc_of(line: bytes, path: Path) -> int:
+    try:
+        return int(line[-CRC_LENGTH:].decode()[8:16], 16)
+    except ValueError:
+        raise _damaged(path, "a line without its crc") from None
+
+
+def _refuse_foreign(file: BinaryIO, path: Path) -> None:
+    """Refuse a file that another version wrote, or that was renamed."""
+    file.seek(0)
+    line = file.readline(LINE_BYTES_MAX)
+    if not line.endswith(b"\n"):
+        return  # the day is just being opened
+    data = _event(line, None, path).data
+    if (data.get("schema"), data.get("day")) != (SCHEMA, path.stem):
+        raise ConfigError(f"{path}: is not of this version, or was renamed: use the version that "
+                          f"wrote it, or undo the renaming")
+
+
+def _damaged(path: Path, why: str) -> ConfigError:
+    why = ascii(why[:200])[1:-1]
+    return ConfigError(f"{path}: damaged: {why}: see 'Damaged events' in docs/RUNBOOK_PERPS.md")

@@ -1,0 +1,465 @@
+"""Watch: how is it, and is that still true?
+
+What the owner and a monitor are shown of a bot: its two state files, who holds its lock, its last
+events.  Nothing here asks the venue, and nothing changes a byte.  What is old says so; what is
+not known is "?", and never a number; a file may hold anything, and is only believed word by word.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+
+from perps_bot.errors import ConfigError
+from perps_bot.journal import newest, opened, refuse_without
+from perps_bot.model import Event
+from perps_bot.settings import events_folder
+from perps_bot.store import STATE_BYTES_MAX, UNREADABLE, InstanceLock
+from perps_bot.terminal import Screen, Terminal
+from perps_bot.words import UNKNOWN, number, percent, plain, rough, signed, text, told, usd
+
+OK, NO, NOT_VERIFIED = 0, 1, 3
+# How far the venue's time, which the files have, may be ahead of this machine's.
+CLOCK_AHEAD_MAX = timedelta(seconds=10)
+# A picture stays for a second; signals are looked for more often.
+LOOK_EVERY_SECONDS, LOOKS_PER_PICTURE = Decimal("0.2"), 5
+SECONDS_GIVEN_MAX = 31_536_000
+HELP_LINES = [
+    "q      quit", "space  the next page", "h      this help, and back", "",
+    "as of    when the figures were written; it says so when they are not of now",
+    "?        not known", "[##..]   how much of a limit is used", "",
+    "The exit code of status, without --watch: 0 shown and well, 1 not well or not running,",
+    "3 not known.",
+]
+LIMIT_NAMES = {
+    "leverage_limit": "leverage", "max_exposure_pct": "margin of equity",
+    "max_daily_loss_pct": "daily loss", "max_drawdown_pct": "drawdown",
+    "max_orders_per_minute": "entries a minute", "max_messages_per_second": "orders a second",
+    "max_position_pct_per_symbol": "margin of equity",
+    "max_daily_turnover": "turnover, positions", "max_entries_per_hour": "entries an hour",
+    "max_orders_per_minute_per_symbol": "entries a minute", "max_spread_pct": "bid to ask",
+    "mark_staleness_seconds_max": "age of the mark", "max_mark_move_pct": "move in a minute",
+    "quote_staleness_seconds_max": "age of the quote", "max_order_notional": "value",
+    "max_order_qty": "size", "price_collar_pct": "limit beyond the mark",
+    "max_top_of_book_pct": "of the best price's size", "duplicate_window_seconds": "repeats after",
+}
+EVENTS_SHOWN, EVENTS_SCANNED_MAX, ROWS_SHOWN_MAX = 10, 2000, 50
+NO_NEWS = frozenset({"position.updated", "day.opened", "funding.rate", "strategy.warmed",
+                     "alert.sent"})
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is there: both files (None where one cannot be used, and why), the lock's holder.
+
+    holder  pid; 0 where it cannot be read, None while nobody holds the lock
+    """
+
+    folder: Path
+    now: datetime
+    state: Mapping | None
+    health: Mapping | None
+    troubles: tuple[str, ...]
+    holder: int | None
+
+    @property
+    def age(self) -> timedelta | None:
+        at = moment(at_path(self.health, "timestamp"))
+        return None if at is None else self.now - at
+
+    @property
+    def age_seconds(self) -> Decimal | None:
+        return None if self.age is None else Decimal(self.age // timedelta(milliseconds=1)) / 1000
+
+    @property
+    def name(self) -> str:
+        return f"perps-bot {self.folder.name}"
+
+    def verdict(self, age_max: Decimal | None = None) -> tuple[int, str]:
+        """The exit code and the reason: whether the bot runs, speaks of now, and is well.
+
+        age_max  seconds, in place of the time for which the file says that it is valid
+        """
+        code, why = self._liveness(age_max)
+        if code == OK and at_path(self.health, "ok") is not True:
+            code, why = NO, f"NOT ok: {self._ailments()}"
+        return code, why
+
+    def is_current(self) -> bool:
+        """Whether the figures, too, are of the bot that runs, as of now."""
+        at, said = (moment(at_path(each, "timestamp")) for each in (self.state, self.health))
+        until = moment(at_path(self.health, "valid_until"))
+        return self._liveness(None)[0] == OK and at is not None and self.now - at <= until - said
+
+    def _liveness(self, age_max: Decimal | None) -> tuple[int, str]:
+        until, pid = moment(at_path(self.health, "valid_until")), at_path(self.health, "pid")
+        age = self.age
+        if age is None or until is None:
+            return NOT_VERIFIED, "; ".join(self.troubles) or "health.json has no time in it"
+        lasts = until - self.now + age
+        if age_max is not None:
+            lasts = timedelta(milliseconds=int(age_max * 1000))
+        said = f"its last word is {ago(age)} old"
+        if self.holder is None:
+            word = at_path(self.health, "error") or at_path(self.health, "message")
+            return NO, f"the bot is NOT running; {said}{f': {text(word)}' if word else ''}"
+        if self.holder and self.holder != pid:
+            return NO, f"pid {self.holder} works there and has said nothing yet; {said}"
+        if age < -CLOCK_AHEAD_MAX:
+            return NO, "health.json is from the future: check the clock of this machine"
+        if age > lasts:
+            return NO, f"pid {self.holder} runs but says nothing: it hangs, or cannot write; {said}"
+        return OK, f"ok, {ago(age)} ago"
+
+    def _ailments(self) -> str:
+        said, health = [], self.health
+        if (state := text(health.get("trading_state"))) != "TRADING":
+            said.append(state)
+        said += [text(health[name]) for name in ("error", "message") if health.get(name)]
+        said += [alert_words(row) for row in rows_of(health.get("alerts"))]
+        return "; ".join(said) or "it does not say why"
+
+
+def look(folder: Path, now: datetime) -> Sight:
+    """Read what is there.  Raises ConfigError where there is no such folder."""
+    refuse_without(folder)
+    troubles, files = [], []
+    for name in ("last_state.json", "health.json"):
+        try:
+            files.append(peek(folder / name))
+        except ConfigError as trouble:
+            files.append(None)
+            troubles.append(str(trouble))
+    try:
+        holder = InstanceLock(folder / "lock").holder()
+    except OSError as error:
+        raise ConfigError(f"{folder / 'lock'}: {error.strerror}: run as its owner") from error
+    return Sight(folder, now, *files, tuple(troubles), holder)
+
+
+def peek(path: Path) -> Mapping:
+    """A state file's JSON object, read without touching it; ConfigError says why not."""
+    if not os.path.lexists(path):
+        raise ConfigError(f"{path} is missing: has a bot run there? To begin: "
+                          f"perps-bot run")
+    try:
+        with opened(path) as file:
+            body = file.read(STATE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); look what it is") from None
+    try:
+        value = _from_json(body.decode())
+    except UNREADABLE:
+        value = None
+    if not isinstance(value, dict) or len(body) > STATE_BYTES_MAX:
+        raise ConfigError(f"{path}: not a file of this bot, or half of one: a running bot replaces "
+                          f"it within seconds")
+    return value
+
+
+def as_json(sight: Sight) -> dict[str, object]:
+    """Everything in one object: last_state.json, with health, what it is worth, and events."""
+    code, why = sight.verdict()
+    events, trouble = last_events(sight)
+    return {
+        **(sight.state or {}), "health": sight.health, "is_current": sight.is_current(),
+        "is_running": sight.holder is not None, "exit_code": code, "why": why,
+        "troubles": [*sight.troubles, *filter(None, [trouble])],
+        "last_events": [{"seq": event.seq, "ts": event.at, "type": event.type, "text": told(event)}
+                        for event in events],
+    }
+
+
+def last_events(sight: Sight) -> tuple[list[Event], str]:
+    """The last ten that are worth a line, oldest first, and why there are none."""
+    events = _events_of(sight)
+    if events is None:
+        return [], "which events are this bot's is not known"
+    try:
+        found = islice(newest(events), EVENTS_SCANNED_MAX)
+        return list(islice(filter(_is_news, found), EVENTS_SHOWN))[::-1], ""
+    except ConfigError as trouble:
+        return [], str(trouble)
+
+
+def status_code(sight: Sight) -> int:
+    """What `status` exits with: something that cannot be read is never a yes."""
+    is_whole = sight.is_current() and not sight.troubles and not last_events(sight)[1]
+    return sight.verdict()[0] or (OK if is_whole else NOT_VERIFIED)
+
+
+def in_the_way(sight: Sight, events: Path) -> str:
+    """What stands in the way of trading as of now; empty where `events` are not this bot's."""
+    if _events_of(sight) != events:
+        return ""
+    code, why = sight.verdict()
+    message = at_path(sight.health, "message")
+    return why if code or not message else text(message)
+
+
+def seconds_given(flag: str, given: str | None) -> Decimal | None:
+    value = None if given is None else number(given)
+    if given is not None and (value is None or not 0 < value <= SECONDS_GIVEN_MAX):
+        raise ConfigError(f"{flag} {text(given)}: must be seconds, above 0 and up to "
+                          f"{SECONDS_GIVEN_MAX}")
+    return value
+
+
+def redraw(screen: Screen, lines: Callable[[], list[str]], is_over: Callable[[], bool]) -> None:
+    """Show `lines` anew every second until q; space turns the page, h says what words mean."""
+    page, shows_help = 0, False
+    while True:
+        screen.show(HELP_LINES if shows_help else lines(), 0 if shows_help else page)
+        for _ in range(LOOKS_PER_PICTURE):
+            key = screen.key(LOOK_EVERY_SECONDS)
+            if key == "q" or is_over():
+                return
+            if key:
+                page += key == " " and not shows_help
+                shows_help = key == "h" and not shows_help
+                break
+
+
+# What is shown
+
+
+def status_lines(sight: Sight, terminal: Terminal) -> list[str]:
+    """All of it, for a person; the most urgent comes first."""
+    events, trouble = last_events(sight)
+    lines = list(_head(sight, terminal))
+    for title, rows in (("Alerts", _alerts(sight)), ("Account", _account(sight)),
+                        ("Positions", _positions(sight)), ("Orders", _orders(sight))):
+        lines += _section(terminal, title, rows)
+    for title, gauges in _limits(sight):
+        lines += [terminal.heading(title), *terminal.gauges(gauges)]
+    lines += _section(terminal, "Limits of each order", _order_limits(sight))
+    for title, rows in (("Today", _today(sight)), ("Market", _market(sight))):
+        lines += _section(terminal, title, rows)
+    lines.append(terminal.heading("Last events, UTC"))
+    lines += [line for event in events
+              for line in terminal.wrapped(f"  {event.at:%H:%M:%S} {told(event)}", 4)]
+    return lines + ([f"  {trouble}"] if trouble else [] if events else ["  none"])
+
+
+def at_path(value: object, *keys: str) -> object:
+    """What stands in nested objects; None where anything on the way is missing."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def rows_of(value: object) -> list[Mapping]:
+    """The objects of a list; what is something else is left out."""
+    rows = value[:ROWS_SHOWN_MAX] if isinstance(value, list) else ()
+    return [row for row in rows if isinstance(row, Mapping)]
+
+
+def moment(value: object) -> datetime | None:
+    """The time that `value` tells, in UTC; None for everything else."""
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return at.astimezone(UTC) if at and at.utcoffset() is not None else None
+    except (ValueError, ArithmeticError):
+        return None
+
+
+def ago(age: timedelta) -> str:
+    seconds = max(int(age / timedelta(seconds=1)), 0)
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def alert_words(row: Mapping) -> str:
+    about = f" ({text(row['about'])})" if row.get("about") else ""
+    return f"{text(row.get('code'))}{about}: {text(row.get('message'))}"
+
+
+Rows = Iterator[tuple[str, ...]]
+
+
+def _events_of(sight: Sight) -> Path | None:
+    profile, broker = (at_path(sight.health or sight.state, name) for name in ("profile", "broker"))
+    is_known = isinstance(profile, str) and isinstance(broker, str)
+    return events_folder(sight.folder, profile, broker) if is_known else None
+
+
+def _is_news(event: Event) -> bool:
+    is_hold = event.type == "strategy.signal" and event.data.get("action") == "hold"
+    return not is_hold and event.type not in NO_NEWS
+
+
+def _section(terminal: Terminal, title: str, rows: Rows) -> list[str]:
+    rows = list(rows)
+    head = [terminal.heading(title)] if title and rows else []
+    return head + terminal.rows(rows)
+
+
+def _head(sight: Sight, terminal: Terminal) -> Iterator[str]:
+    said = sight.health or sight.state
+    code, why = sight.verdict()
+    profile, broker, state = (text(at_path(said, name))
+                              for name in ("profile", "broker", "trading_state"))
+    yield from terminal.wrapped(f"perps-bot {profile} ({broker}): {state}", 2, "bold")
+    yield from terminal.wrapped(why, 2, "good" if code == OK else "bad")
+    at, current = moment(at_path(sight.state, "timestamp")), sight.is_current()
+    age = UNKNOWN if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC, {ago(sight.now - at)} ago"
+    yield from terminal.wrapped(
+        f"as of {age}" if current else f"as of {age}: NOTHING BELOW IS CURRENT", 2,
+        "plain" if current else "bad")
+    for trouble in sight.troubles:
+        yield from terminal.wrapped(trouble, 2, "bad")
+    holds = at_path(sight.state, "holds")
+    for kind, hold in holds.items() if isinstance(holds, Mapping) else ():
+        yield from terminal.wrapped(f"{text(at_path(hold, 'state'))} because of {text(kind)}: "
+                                    f"{text(at_path(hold, 'reason'))}", 2, "warn")
+
+
+def _alerts(sight: Sight) -> Rows:
+    for row in rows_of(at_path(sight.health, "alerts")):
+        about = f" {text(row['about'])}" if row.get("about") else ""
+        yield (f"{text(row.get('code'))}{about}",
+               f"{text(row.get('message'))} (since {text(row.get('since'))[:19]})", "bad")
+    delivery = at_path(sight.health, "delivery")
+    for name, row in delivery.items() if isinstance(delivery, Mapping) else ():
+        if isinstance(row, Mapping) and row.get("ok") is not True:
+            yield f"{text(name)} fails", text(row.get("error")), "bad"
+
+
+def _account(sight: Sight) -> Rows:
+    row, day = at_path(sight.state, "account"), at_path(sight.state, "daily_loss")
+    loss = number(at_path(day, "loss"))
+    yield "equity", f"{usd(at_path(row, 'equity'))}, venue {usd(at_path(row, 'venue_equity'))}"
+    yield "today", f"{signed(None if loss is None else -loss)}", _tone(loss)
+    for name in ("realized", "unrealized"):
+        yield name, signed(at_path(row, f"{name}_pnl"))
+    yield "fees", f"{usd(at_path(row, 'fees'))} paid"
+    yield "funding", f"{usd(at_path(row, 'funding'))} paid"
+    margin, is_armed = at_path(sight.state, "margin"), at_path(sight.health, "liquidation_guard")
+    if isinstance(margin, Mapping):
+        yield "margin", (f"{usd(margin.get('available'))} available, liquidates at "
+                         f"{usd(margin.get('threshold'))}")
+    if is_armed != "armed":
+        yield "liquidation guard", text(is_armed), "warn"
+
+
+def _positions(sight: Sight) -> Rows:
+    rows = rows_of(at_path(sight.state, "positions"))
+    for row in rows:
+        held = number(row.get("quantity"))
+        side = UNKNOWN if held is None else "long" if held > 0 else "short"
+        size = None if held is None else abs(held)
+        gain = number(row.get("unrealized_pnl"))
+        yield (text(row.get("symbol")), f"{side} {plain(size)} at {plain(row.get('entry_price'))}, "
+               f"mark {plain(row.get('mark_price'))}")
+        yield "  P&L", f"{signed(gain)}, realized {signed(row.get('realized_pnl'))}", _tone(
+            None if gain is None else -gain)
+        yield "  costs", f"fees {usd(row.get('fees'))}, funding {usd(row.get('funding'))}"
+        yield _stop(row)
+        yield "  liquidation", _distance(row)
+    if not rows:
+        is_known = isinstance(at_path(sight.state, "positions"), list)
+        yield "none", "flat" if is_known else UNKNOWN
+
+
+def _stop(row: Mapping) -> tuple[str, ...]:
+    orders = row.get("stop_orders")
+    names = ", ".join(map(text, orders[:ROWS_SHOWN_MAX])) if isinstance(orders, list) else UNKNOWN
+    if row.get("is_protected") is not True:
+        return "  stop", "NONE that covers it at the venue", "bad"
+    return "  stop", (f"{plain(row.get('stop_price'))} for {plain(row.get('stop_quantity'))} at "
+                      f"the venue, order {names or UNKNOWN}")
+
+
+def _distance(row: Mapping) -> str:
+    distance = number(row.get("liquidation_distance_pct"))
+    if distance is None:
+        return f"{UNKNOWN} (the venue gives no margin figures)"
+    return "100 % away or more" if distance >= 1 else f"at least {percent(distance)} away"
+
+
+def _orders(sight: Sight) -> Rows:
+    for row in rows_of(at_path(sight.state, "orders")):
+        if row.get("purpose") != "stop" or row.get("status") != "open":
+            yield text(row.get("client_order_id")), (
+                f"{text(row.get('symbol'))} {text(row.get('purpose'))} {text(row.get('side'))} "
+                f"{plain(row.get('remaining'))}: {text(row.get('status'))}")
+
+
+def _limits(sight: Sight) -> Iterator[tuple[str, list[tuple]]]:
+    """Limits by what they are of: the account first, then each symbol."""
+    groups: dict[str, list[tuple]] = {}
+    for row in rows_of(at_path(sight.state, "limits")):
+        if row.get("is_per_order") is not True:
+            used, allowed = number(row.get("used")), number(row.get("allowed"))
+            symbol = f"Limits of {text(row['symbol'])}" if row.get("symbol") else "Limits"
+            groups.setdefault(symbol, []).append((
+                _limit_name(row), used, allowed,
+                f"{_amount(used, row)} of {_amount(allowed, row)}{_unit(row)}"))
+    yield from groups.items()
+
+
+def _order_limits(sight: Sight) -> Rows:
+    said = [f"{_limit_name(row)} {_amount(number(row.get('allowed')), row)}{_unit(row)}"
+            for row in rows_of(at_path(sight.state, "limits")) if row.get("is_per_order") is True]
+    if said:
+        yield "at most", ", ".join(said)
+
+
+def _limit_name(row: Mapping) -> str:
+    name = text(row.get("limit"))
+    return LIMIT_NAMES.get(name) or name.removeprefix("max_").replace("_", " ")
+
+
+def _amount(value: Decimal | None, row: Mapping) -> str:
+    if value is not None and text(row.get("unit")).startswith("of "):
+        return f"{rough(value * 100)} %"
+    return f"{value:,.2f}" if value is not None and row.get("unit") == "USD" else rough(value)
+
+
+def _unit(row: Mapping) -> str:
+    return {"USD": " USD", "s": " s", "x equity": "x", "contracts": " contracts"}.get(
+        text(row.get("unit")), "")
+
+
+def _today(sight: Sight) -> Rows:
+    today = at_path(sight.state, "today")
+    counts = {name: plain(at_path(today, name)) for name in ("decisions", "signals", "sent",
+                                                             "accepted")}
+    yield "signals", (f"{counts['signals']} of {counts['decisions']} decisions, "
+                      f"{_rate(sight, 'signal_rate')}")
+    yield "orders", (f"{counts['accepted']} of {counts['sent']} accepted, "
+                     f"{_rate(sight, 'order_success_rate')}")
+
+
+def _rate(sight: Sight, name: str) -> str:
+    value = at_path(sight.state, name)
+    return percent(value) if number(value) is not None else "no rate"
+
+
+def _market(sight: Sight) -> Rows:
+    symbols, decisions = (at_path(sight.state, name) for name in ("symbols", "last_decisions"))
+    for symbol, row in symbols.items() if isinstance(symbols, Mapping) else ():
+        price, age = plain(at_path(row, "mark_price")), rough(at_path(row, "mark_age_seconds"), 1)
+        is_open = at_path(row, "is_session_open")
+        session = "open" if is_open is True else "CLOSED" if is_open is False else UNKNOWN
+        yield text(symbol), (f"mark {price}, {age} s old at the tick; session {session}; decision "
+                             f"{text(at_path(decisions, symbol))}")
+    feed = at_path(sight.health, "feed")
+    for name, row in feed.items() if isinstance(feed, Mapping) else ():
+        is_stale = at_path(row, "stale") is not False
+        yield (f"feed {text(name)}", f"{'STALE' if is_stale else 'fresh'}, last message "
+               f"{plain(at_path(row, 'age_seconds'))} s before the tick", "warn" if is_stale
+               else "plain")
+
+
+def _tone(loss: Decimal | None) -> str:
+    return "plain" if not loss else "bad" if loss > 0 else "good"
+
+
+_from_json = json.JSONDecoder(parse_float=number, parse_constant=lambda _: None).decode
