@@ -539,7 +539,7 @@ def test_a_wrong_emergency_is_one_line_and_changes_nothing(said, line, words):
 
 
 @pytest.mark.parametrize("typed, code", [("yes\n", 0), ("y\n", 1), ("", 1)])
-def test_on_a_terminal_a_person_is_asked_before_everything_is_closed(said, monkeypatch, typed, code):
+def test_at_a_terminal_a_person_is_asked_before_all_is_closed(said, monkeypatch, typed, code):
     said("--dev-fast")
     monkeypatch.setattr(sys, "stdin", Terminal(typed))
     answer = said("close-all --profile dev")
