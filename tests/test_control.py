@@ -7,6 +7,7 @@ told.  The same with real processes is in `test_emergency.py`.
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,6 +17,7 @@ import pytest
 from helpers import BTC, ETH, NOON, RISING, Rig, ScriptedVenue, VirtualClock, verified
 from perps_bot import control as room
 from perps_bot import store as store_room
+from perps_bot.clock import StopRequest, SystemClock
 from perps_bot.control import Control
 from perps_bot.errors import ConfigError
 from perps_bot.bot import assemble, recover
@@ -564,6 +566,29 @@ def test_once_the_disk_takes_it_the_halt_is_in_the_events_alone(rig, monkeypatch
     rig.tick(60)
     rig.obey()
     assert "kept.json" not in rig.files() and rig.restart().state is TradingState.HALTED
+
+
+def test_a_resume_that_the_disk_does_not_take_lifts_nothing(rig, monkeypatch):
+    entered(rig)
+    rig.bot.risk.hold("rejects", TradingState.REDUCING, "by the test")
+    rig.leave("resume", RESUME)
+    monkeypatch.setattr(store_room, "_write", full)
+    rig.obey()
+    answer = rig.bot.control.answers[ID]
+    assert answer.exit_code == 3 and answer.text.startswith("not resumed: ")
+    assert rig.state is TradingState.REDUCING and "kept.json" not in rig.files()
+
+
+def test_a_request_ends_the_wait_of_the_real_clock_and_a_signal_still_comes_first():
+    request = StopRequest()
+    asked = iter([False, True, True])
+    request.is_asked = lambda: next(asked)
+    clock, begun = SystemClock(request), time.monotonic()
+    clock.now()
+    assert clock.wait(Decimal(30)) is None
+    request._take(signal.SIGTERM, None)
+    assert clock.wait(Decimal(30)) == signal.SIGTERM
+    assert time.monotonic() - begun < 10
 
 
 # The function
