@@ -115,7 +115,7 @@ def restore(source: Path, data: Path, profile: str, now: datetime) -> Backup:
             _refuse_what_is_there(data)
             _put_in_place(building, data)
     return replace(found, path=data, notes=(
-        f"HALTED: start it, compare with the venue what it holds, stop it, then: perps-bot resume "
+        f"HALTED: start it, compare with the venue what it holds, then: perps-bot resume "
         f"--profile {profile} --reason '...'",))
 
 
@@ -123,8 +123,9 @@ def summary(found: Backup, did: str) -> str:
     """What was done, in one line, then what else is to be known."""
     row = found.row()
     seqs = ", ".join(f"{chain} {seq}" for chain, seq in row["last_seq"].items())
-    lines = [f"{did} {row['path']}: {row['days']} days, {row['events']} events, {row['bytes']} "
-             f"bytes of profile {found.profile}; last seq: {seqs}; read back and compared"]
+    days = "1 day" if row["days"] == 1 else f"{row['days']} days"
+    lines = [f"{did} {row['path']}: {days}, {row['events']} events, {row['bytes']} bytes of "
+             f"profile {found.profile}; last seq: {seqs}; read back and compared"]
     return "\n".join([*lines, *(f"removed {path}" for path in found.removed), *found.notes])
 
 
