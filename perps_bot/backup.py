@@ -22,7 +22,8 @@ from perps_bot.errors import ConfigError, InUse, StoreDamaged
 from perps_bot.model import TradingState
 from perps_bot.risk import LiveRiskManager
 from perps_bot.store import (
-    DAY_FILES, EventStore, InstanceLock, distrust, prepare_folder, verified_days, write_state,
+    DAY_FILES, EventStore, InstanceLock, distrust, prepare_folder, refuse_denied, verified_days,
+    write_state,
 )
 
 FORMAT = 1
@@ -136,6 +137,7 @@ def _copied(data: Path, building: Path, profile: str, earlier: list[Backup]) -> 
     """Copy every chain, oldest day first, and return what was read back of it."""
     digests = {}
     for chain in CHAINS:
+        refuse_denied(data / chain)
         for source in sorted((data / chain).glob(DAY_FILES)):
             copy, name = prepare_folder(building / chain) / source.name, f"{chain}/{source.name}"
             digests[name] = _linked(source, copy, name, earlier) or _copy_lines(source, copy)
