@@ -22,7 +22,8 @@ from perps_bot.errors import ConfigError, InUse, StoreDamaged
 from perps_bot.model import TradingState
 from perps_bot.risk import LiveRiskManager
 from perps_bot.store import (
-    DAY_FILES, EventStore, InstanceLock, distrust, prepare_folder, verified_days, write_state,
+    DAY_FILES, EventStore, InstanceLock, distrust, prepare_folder, refuse_denied, verified_days,
+    write_state,
 )
 
 FORMAT = 1
@@ -115,7 +116,7 @@ def restore(source: Path, data: Path, profile: str, now: datetime) -> Backup:
             _refuse_what_is_there(data)
             _put_in_place(building, data)
     return replace(found, path=data, notes=(
-        f"HALTED: start it, compare with the venue what it holds, stop it, then: perps-bot resume "
+        f"HALTED: start it, compare with the venue what it holds, then: perps-bot resume "
         f"--profile {profile} --reason '...'",))
 
 
@@ -123,8 +124,9 @@ def summary(found: Backup, did: str) -> str:
     """What was done, in one line, then what else is to be known."""
     row = found.row()
     seqs = ", ".join(f"{chain} {seq}" for chain, seq in row["last_seq"].items())
-    lines = [f"{did} {row['path']}: {row['days']} days, {row['events']} events, {row['bytes']} "
-             f"bytes of profile {found.profile}; last seq: {seqs}; read back and compared"]
+    days = "1 day" if row["days"] == 1 else f"{row['days']} days"
+    lines = [f"{did} {row['path']}: {days}, {row['events']} events, {row['bytes']} bytes of "
+             f"profile {found.profile}; last seq: {seqs}; read back and compared"]
     return "\n".join([*lines, *(f"removed {path}" for path in found.removed), *found.notes])
 
 
@@ -135,6 +137,7 @@ def _copied(data: Path, building: Path, profile: str, earlier: list[Backup]) -> 
     """Copy every chain, oldest day first, and return what was read back of it."""
     digests = {}
     for chain in CHAINS:
+        refuse_denied(data / chain)
         for source in sorted((data / chain).glob(DAY_FILES)):
             copy, name = prepare_folder(building / chain) / source.name, f"{chain}/{source.name}"
             digests[name] = _linked(source, copy, name, earlier) or _copy_lines(source, copy)
