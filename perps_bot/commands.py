@@ -21,6 +21,7 @@ from perps_bot.wiring import (
 )
 
 WITH_RECORDED = ("recorded", "profile", "dry_run", "config", "json")
+EVENTS_KEPT_MAX = 10_000
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
 
 
@@ -387,8 +388,10 @@ def _events_folder(arguments: argparse.Namespace):
 
 
 def _count(flag: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < len(text) <= 7 and int(text)):
-        raise ConfigError(f"{flag} {text}: must be a whole number from 1 to 9999999")
+    """How many events to keep at once; what is older is what `export` is for."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(EVENTS_KEPT_MAX))
+    if not is_number or not 0 < int(text) <= EVENTS_KEPT_MAX:
+        raise ConfigError(f"{flag} {text}: must be a whole number from 1 to {EVENTS_KEPT_MAX}")
     return int(text)
 
 
