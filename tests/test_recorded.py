@@ -171,25 +171,22 @@ def test_what_was_sent_and_would_be_refused_today_is_shown_with_both_sides(
     ("position.updated", "fees", "3", "fees"),
 ])
 def test_whatever_is_compared_can_differ(kind, field, value, shown, days, tmp_path):
-    """One number of one event is made another: that event is the first that differs."""
-    for day in days:
-        seen = []
+    """One field of one event is made another: that event is the first that differs."""
+    def is_meant(event):
+        if kind == "stop":
+            return event.type == "order.intended" and event.data["purpose"] == "stop"
+        return event.type == kind and event.data.get("purpose", "entry") == "entry"
 
-        def change(event):
-            is_it = (event["purpose"] == "stop" if kind == "stop" else event["type"] == kind and
-                     event.get("purpose", "entry") == "entry") if "purpose" in event else (
-                event["type"] == kind)
-            if is_it and not seen and event.get("took_bar", True) and "stop_price" in event | {
-                    "stop_price": 0}:
-                seen.append(event["seq"])
-                return {**event, field: value}
-            return None
-
-        path = rewritten(day, tmp_path / "changed" / day.name, change)
-        if seen:
-            break
+    day, meant = next((day, event) for day in days
+                      for event in read_events(day.parent, datetime.fromisoformat(day.stem).date())
+                      if is_meant(event))
+    path = rewritten(day, tmp_path / "changed" / day.name, lambda event: (
+        event["seq"] == meant.seq and {**event, field: value}))
     found = recorded.replay_day(path).difference
-    assert (found and shown and (found.seq, shown in found.sides)) == (shown and (seen[0], True))
+    if shown is None:
+        assert found is None
+    else:
+        assert found.seq == meant.seq and shown in found.sides
 
 
 # What is not recorded
