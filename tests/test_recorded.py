@@ -1,5 +1,6 @@
 """`replay --recorded`: a day's events through today's code."""
 
+import functools
 import hashlib
 import json
 import os
@@ -93,12 +94,12 @@ def test_every_decision_of_a_recorded_day_is_reproduced(days, capsys):
 CHANGES = {
     # what is changed: (where, name, today's value, the event that differs, a field of it)
     "how long a crossing waits": (
-        strategy, "CROSS_AGE_BARS_MAX", 1, "strategy.signal", "memory"),
+        strategy, "CROSS_AGE_BARS_MAX", 1, "strategy.signal", "memory.pending"),
     "which side the averages show": (
-        strategy._Memory, "lean", lambda self: None, "strategy.signal", "memory"),
+        strategy._Memory, "lean", lambda self: None, "strategy.signal", "memory.side"),
     "where the trail is": (
         strategy.BaselinePerpsStrategy, "watch", lambda self, mark, position: False,
-        "strategy.signal", "memory"),
+        "strategy.signal", "memory.best_mark"),
     "what counts as an hour": (
         flow.Flow, "entries_in_hour", lambda self, symbol, now: 99, "order.intended", "codes"),
     "how near liquidation may be": (
@@ -136,7 +137,8 @@ def test_a_change_of_one_rule_shows_the_first_decision_that_differs(
     assert (event.type, event.at.isoformat()) == (kind, found["at"])
     sides = found["fields"][field]
     assert sides["recorded"] != sides["today"]
-    assert sides["recorded"] == event.data.get(field, [])
+    assert sides["recorded"] == functools.reduce(
+        lambda data, name: data.get(name, []), field.split("."), event.data)
     assert f"the first that differs: seq {event.seq}, {event.at.isoformat()}, {kind}" in text
 
 
