@@ -395,8 +395,7 @@ def _judge(today: _Today, event: Event, outcome: Outcome) -> Difference | None:
     if both is None:
         return None
     recorded, now = both
-    sides = {name: (recorded.get(name), said) for name, said in now.items()
-             if not _same(recorded.get(name), said)}
+    sides = dict(_differing(recorded, now))
     if sides:
         return Difference(event.seq, event.at, event.type, event.data.get("symbol", ""), sides)
     outcome.reproduced[event.type] += 1
@@ -448,6 +447,16 @@ READ_AS = {
 }
 
 
+def _differing(recorded: Mapping, today: Mapping, within: str = "") -> Iterator[tuple]:
+    """Yield each field that differs, with both sides; one within another by both names."""
+    for name, said in today.items():
+        other = recorded.get(name)
+        if isinstance(said, Mapping) and isinstance(other, Mapping):
+            yield from _differing(other, said, f"{within}{name}.")
+        elif not _same(other, said):
+            yield f"{within}{name}", (other, said)
+
+
 def _same(recorded: object, today: object) -> bool:
     """Whether text of an event says the value that today's code has."""
     match today:
@@ -456,8 +465,7 @@ def _same(recorded: object, today: object) -> bool:
         case datetime():
             return isinstance(recorded, str) and moment(recorded) == today
         case Mapping():
-            return isinstance(recorded, Mapping) and recorded.keys() == today.keys() and all(
-                _same(recorded[name], today[name]) for name in today)
+            return isinstance(recorded, Mapping) and not [*_differing(recorded, today)]
         case list() | tuple():
             return isinstance(recorded, list) and len(recorded) == len(today) and all(
                 map(_same, recorded, today))

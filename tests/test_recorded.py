@@ -1,5 +1,6 @@
 """`replay --recorded`: a day's events through today's code."""
 
+import functools
 import hashlib
 import json
 import os
@@ -93,12 +94,12 @@ def test_every_decision_of_a_recorded_day_is_reproduced(days, capsys):
 CHANGES = {
     # what is changed: (where, name, today's value, the event that differs, a field of it)
     "how long a crossing waits": (
-        strategy, "CROSS_AGE_BARS_MAX", 1, "strategy.signal", "memory"),
+        strategy, "CROSS_AGE_BARS_MAX", 1, "strategy.signal", "memory.pending"),
     "which side the averages show": (
-        strategy._Memory, "lean", lambda self: None, "strategy.signal", "memory"),
+        strategy._Memory, "lean", lambda self: None, "strategy.signal", "memory.side"),
     "where the trail is": (
         strategy.BaselinePerpsStrategy, "watch", lambda self, mark, position: False,
-        "strategy.signal", "memory"),
+        "strategy.signal", "memory.best_mark"),
     "what counts as an hour": (
         flow.Flow, "entries_in_hour", lambda self, symbol, now: 99, "order.intended", "codes"),
     "how near liquidation may be": (
@@ -136,7 +137,8 @@ def test_a_change_of_one_rule_shows_the_first_decision_that_differs(
     assert (event.type, event.at.isoformat()) == (kind, found["at"])
     sides = found["fields"][field]
     assert sides["recorded"] != sides["today"]
-    assert sides["recorded"] == event.data.get(field, [])
+    assert sides["recorded"] == functools.reduce(
+        lambda data, name: data.get(name, []), field.split("."), event.data)
     assert f"the first that differs: seq {event.seq}, {event.at.isoformat()}, {kind}" in text
 
 
@@ -171,25 +173,22 @@ def test_what_was_sent_and_would_be_refused_today_is_shown_with_both_sides(
     ("position.updated", "fees", "3", "fees"),
 ])
 def test_whatever_is_compared_can_differ(kind, field, value, shown, days, tmp_path):
-    """One number of one event is made another: that event is the first that differs."""
-    for day in days:
-        seen = []
+    """One field of one event is made another: that event is the first that differs."""
+    def is_meant(event):
+        if kind == "stop":
+            return event.type == "order.intended" and event.data["purpose"] == "stop"
+        return event.type == kind and event.data.get("purpose", "entry") == "entry"
 
-        def change(event):
-            is_it = (event["purpose"] == "stop" if kind == "stop" else event["type"] == kind and
-                     event.get("purpose", "entry") == "entry") if "purpose" in event else (
-                event["type"] == kind)
-            if is_it and not seen and event.get("took_bar", True) and "stop_price" in event | {
-                    "stop_price": 0}:
-                seen.append(event["seq"])
-                return {**event, field: value}
-            return None
-
-        path = rewritten(day, tmp_path / "changed" / day.name, change)
-        if seen:
-            break
+    day, meant = next((day, event) for day in days
+                      for event in read_events(day.parent, datetime.fromisoformat(day.stem).date())
+                      if is_meant(event))
+    path = rewritten(day, tmp_path / "changed" / day.name, lambda event: (
+        event["seq"] == meant.seq and {**event, field: value}))
     found = recorded.replay_day(path).difference
-    assert (found and shown and (found.seq, shown in found.sides)) == (shown and (seen[0], True))
+    if shown is None:
+        assert found is None
+    else:
+        assert found.seq == meant.seq and shown in found.sides
 
 
 # What is not recorded
