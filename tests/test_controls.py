@@ -897,8 +897,8 @@ def test_one_function_sends_orders_and_only_the_gates_caller_calls_it():
 
 
 def test_one_module_builds_a_create_request():
-    """Exceptions: Coinbase's sandbox, a mock that is asked without a key; and the drill, which sends
-    an empty body to a server of its own."""
+    """Exceptions: Coinbase's sandbox, a mock that is asked without a key; and the drill, which
+    sends an empty body to a server of its own."""
     builders = rooms_with(lambda node: isinstance(node, ast.Attribute)
                           and node.attr in ("create_body", "close_body"))
     assert {room for room, _ in builders} == {"client", "validate"}
