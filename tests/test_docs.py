@@ -30,6 +30,9 @@ DOCS = {name: (ROOT / name).read_text("utf-8") for name in (
     "README.md", "docs/RUNBOOK_PERPS.md", "docs/ONE_TICK.md", "docs/EVENTS.md", "docs/FAQ.md")}
 README, RUNBOOK, ONE_TICK, EVENTS, _ = DOCS.values()
 SOURCE = {path.name: path.read_text("utf-8") for path in (ROOT / "perps_bot").glob("*.py")}
+STRINGS = " ".join(
+    node.value for text in SOURCE.values() for node in ast.walk(ast.parse(text))
+    if isinstance(node, ast.Constant) and isinstance(node.value, str))
 PATIENCE_SECONDS = 60
 MAP = ROOT.parent / "shared" / "reference" / "faults.md"
 MAY = datetime(2025, 5, 1, tzinfo=UTC)
@@ -371,12 +374,9 @@ QUOTED = [*re.findall(r'^### "(.+)"$', RUNBOOK, re.M),
 
 @pytest.mark.parametrize("message", QUOTED)
 def test_a_message_to_search_for_is_one_that_the_program_says(message):
-    strings = " ".join(
-        node.value for text in SOURCE.values() for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str))
     said = message.removeprefix("Risk check failed: ")
-    assert said in strings
-    assert said == message or "Risk check failed: " in strings
+    assert said in STRINGS
+    assert said == message or "Risk check failed: " in STRINGS
 
 
 def test_the_runbook_has_the_four_messages():

@@ -1,13 +1,12 @@
 """Whatever the owner's first runbook promised is found by who looks for it: by its number, what
 it is about, and where it is now."""
 
-import ast
 import importlib
 import re
 from pathlib import Path
 
 import pytest
-from test_docs import EVENTS, README, RUNBOOK, SOURCE, commands, documented
+from test_docs import EVENTS, README, RUNBOOK, STRINGS, commands, documented
 
 from perps_bot.cli import COMMANDS
 from perps_bot.settings import PROFILES, SETTINGS, described, resolve
@@ -15,11 +14,9 @@ from perps_bot.settings import PROFILES, SETTINGS, described, resolve
 ROOT = Path(__file__).resolve().parent.parent
 CHECKLIST = ROOT.parent / "shared" / "reference" / "runbook-items.md"
 LINES = list(commands(RUNBOOK))
+VARIABLES = {row.env for row in SETTINGS}
 ROWS = {row.name: row for row in SETTINGS}
 DEFAULTS = {name: value for name, value, _, _ in described(resolve({}, {}))}
-STRINGS = " ".join(
-    node.value for text in SOURCE.values() for node in ast.walk(ast.parse(text))
-    if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 # number, what is looked for: where it is, as kind:thing (the kinds stand below)
 ITEMS = """
@@ -45,8 +42,8 @@ ITEMS = """
 15  prod, three ways: line:bin/perps-bot --profile prod; line:prod --reduce-only;
     line:prod --dev-fast --dry-run
 16  a whole cycle on paper: line:--profile dev --interval 1; section:Testing
-17  smoke test of the runner: line:PERPS_FORCE_MOCK=1 bin/perps-bot --profile dev --dry-run --dev-fast --symbols BTC-PERP
-18  demo without keys: line:COINBASE_SANDBOX=1 PERPS_FORCE_MOCK=1 bin/perps-bot --profile demo --dev-fast
+17  smoke test of the runner: line:PERPS_FORCE_MOCK=1 bin/perps-bot --profile dev --dry-run --dev-fast
+18  demo, no keys: line:COINBASE_SANDBOX=1 PERPS_FORCE_MOCK=1 bin/perps-bot --profile demo --dev
 19  against the sandbox: says:Coinbase's sandbox is static;
     says:`COINBASE_SANDBOX=1` for real requests; command:validate
 20  can it be imported: line:python -c "import perps_bot; print('OK')"
@@ -196,7 +193,7 @@ KINDS = {
     "says": lambda thing: thing in RUNBOOK,
     "section": lambda thing: re.search(f"^##+ {re.escape(thing)}$", RUNBOOK, re.M) is not None,
     "setting": is_setting,
-    "variable": lambda thing: thing in {row.env for row in SETTINGS} and f"| `{thing}` |" in RUNBOOK,
+    "variable": lambda thing: thing in VARIABLES and f"| `{thing}` |" in RUNBOOK,
 }
 PLACES = [(int(number), what.strip(), *place.strip().split(":", 1))
           for number, rest in re.findall(r"^(\d+) (.+)$", re.sub(r"\n +", " ", ITEMS), re.M)
