@@ -22,8 +22,7 @@ from perps_bot.reconcile import READS_LAG_MAX
 
 # How long a request is good for; of one that halts, the halt stays good.
 REQUEST_AGE_MAX = timedelta(seconds=60)
-# How often and how long the venue is looked at: within what the asking command waits, or, where
-# no loop goes on with it, for as long as an exit may have to be tried again.
+# How often and how long the venue is looked at; alone: where no loop goes on with it.
 LOOK_SECONDS, LOOKS_MAX = Decimal("0.5"), 200
 LOOK_FOR, LOOK_FOR_ALONE = timedelta(seconds=8), timedelta(seconds=60)
 ANSWERS_MAX, ORDERS_MAX = 100, 500  # that are remembered, and that one answer tells of
@@ -39,8 +38,7 @@ class Control:
     touched   ids of our orders to which something has happened since the request
     """
 
-    def __init__(self, store: Any, mailbox: Mailbox | None = None,
-                 look_for: timedelta = LOOK_FOR) -> None:
+    def __init__(self, store: Any, mailbox: Mailbox | None = None, look_for=LOOK_FOR) -> None:
         self.mailbox, self.look_for = mailbox, look_for
         self.answers: dict[str, Answer | None] = {}
         self.was_held: dict[str, deque[tuple[datetime, Decimal]]] = {}
@@ -63,7 +61,8 @@ class Control:
     def perform(self, bot: Any, clock: Any, request: Request) -> int | None:
         """Do one request and note its answer; return a signal that came meanwhile."""
         bot.store.now = now = clock.now()
-        task = _Task(bot, clock, request, now + self.look_for,
+        symbols = tuple(request.args.get("symbols", ())) or bot.symbols
+        task = _Task(bot, clock, request, symbols, now + self.look_for,
                      is_late=abs(clock.wall() - request.at) > REQUEST_AGE_MAX,
                      was_begun=request.id in self.answers)
         self.touched = dict.fromkeys(order.id for order in bot.engine.entries())
@@ -98,7 +97,7 @@ class Control:
 
 @dataclass
 class _Task:
-    """One request under way.
+    """One request under way, and what it covers.
 
     is_late    whether it is older than REQUEST_AGE_MAX
     was_begun  whether an earlier process ended over it
@@ -112,6 +111,7 @@ class _Task:
     bot: Any
     clock: Any
     request: Request
+    symbols: tuple[str, ...]
     ends_at: datetime
     is_late: bool
     was_begun: bool
@@ -120,10 +120,6 @@ class _Task:
     is_read: bool = False
     trouble: str = ""
     number: int | None = None
-
-    @property
-    def symbols(self) -> tuple[str, ...]:
-        return tuple(self.request.args.get("symbols", ())) or self.bot.symbols
 
     def until(self, is_done: Callable[["_Task"], bool]) -> bool:
         """Look until `is_done`; False when the time is over, a signal comes or none can help."""
@@ -145,32 +141,38 @@ class _Task:
                 return False
         return False
 
-    def cancel_entries(self) -> None:
-        """What is known to rest goes at once, before anything is asked."""
-        with suppress(VenueUnavailable):  # what is read afterwards says what came of it
-            self.bot.engine.cancel(self.bot.engine.entries())
-
-    def read(self) -> None:
-        """Read orders, fills and positions anew.  Raises VenueUnavailable."""
+    def look(self) -> bool:
+        """Cancel what is known to rest, then read all anew; whether no entry is left."""
         engine = self.bot.engine
+        with suppress(VenueUnavailable):  # what is read afterwards says what came of it
+            engine.cancel(engine.entries())
         self.bot.make_ready(self.bot.store.now)
         engine.settle()
         self.theirs = engine.broker.positions()
         self.is_read = True
+        return not engine.entries()
 
     def is_flat(self) -> bool:
         """Whether neither the venue nor our books have anything left in what is covered."""
         engine = self.bot.engine
         left = {*self.theirs, *engine.tracker.positions(),
                 *(order.symbol for order in (*engine.outstanding(), *engine.foreign))}
-        return not (left.intersection(self.symbols) or engine.entries())
+        return not (left.intersection(self.symbols) or engine.entries()
+                    or not self.theirs and self.margin_in_use())
+
+    def margin_in_use(self) -> Decimal | None:
+        """USD that the balance shows: an empty list of positions is believed only beside zero."""
+        with suppress(VenueUnavailable):
+            self.bot.venue.equity()
+            return getattr(self.bot.venue.margin(), "initial", None)
+        return None
 
 
 def _halt(task: _Task) -> Answer:
     """Hold, take back what could open, and say what is left."""
     state = TradingState.REDUCING if task.request.args["reduce_only"] else TradingState.HALTED
     task.bot.risk.hold("operator", state, task.request.args["reason"])
-    is_done = task.until(_entries_are_gone)
+    is_done = task.until(_Task.look)
     return answer_of(task, is_done and task.bot.store.writable,
                      "halted: every entry confirmed gone" if is_done else "NOT verified")
 
@@ -196,8 +198,7 @@ def _close_all(task: _Task) -> Answer:
     """Halt, cancel and close everything in the symbols; late, only the halt is left of it."""
     task.bot.risk.hold("operator", TradingState.HALTED, task.request.args["reason"])
     if task.is_late:
-        return Answer(NOT_VERIFIED, "HALTED; nothing was closed: the request is more than a minute "
-                                    "old: ask again")
+        return Answer(NOT_VERIFIED, "HALTED; nothing was closed: asked over a minute ago")
     if unknown := " ".join(sorted({*task.symbols} - {*task.bot.symbols})):
         return Answer(REFUSED, f"HALTED; nothing was closed: {unknown} is not traded here")
     is_flat, names = task.until(_everything_is_closed), " ".join(task.symbols)
@@ -208,30 +209,22 @@ def _close_all(task: _Task) -> Answer:
 _DO = {"halt": _halt, "resume": _resume, "close-all": _close_all}
 
 
-def _entries_are_gone(task: _Task) -> bool:
-    task.cancel_entries()
-    task.read()
-    return not task.bot.engine.entries()
-
-
 def _everything_is_closed(task: _Task) -> bool:
     """One look and, where something is left, one more step: orders first, then positions."""
     bot, engine = task.bot, task.bot.engine
-    task.cancel_entries()
-    task.read()
+    task.look()
     if task.is_flat():
         return True
     strangers = {o.venue_order_id: o for o in engine.foreign if o.symbol in task.symbols}
     if strangers:
         task.foreign |= strangers
-        with suppress(OutcomeUnknown):  # the next look tells
+        with suppress(OutcomeUnknown, VenueUnavailable):  # the next look tells
             engine.broker.cancel(list(strangers.values()), bot.store.now)
-        engine.settle()
     for symbol in task.symbols:
         bot.untraded.discard(symbol)
         _take_over(task, symbol)
         if engine.tracker.get_position(symbol).quantity:
-            bot.protector.exit(symbol, f"close-all: {task.request.args['reason']}")
+            bot.protector.exit(symbol, task.request.args["reason"])
     if failures := bot.work(task.symbols):
         raise failures[0]
     return False
@@ -247,10 +240,16 @@ def _take_over(task: _Task, symbol: str) -> None:
     lags = any(theirs.quantity == held and abs(engine.store.now - at) < READS_LAG_MAX
                for at, held in before)
     is_known = theirs.mark_price.is_finite() and engine.orders.are_told(symbol)
-    if ours.quantity == theirs.quantity or lags or not is_known:
-        return
-    if theirs.quantity * ours.quantity >= 0 and abs(theirs.quantity) < abs(ours.quantity):
-        engine.cancel(list(engine.outstanding(symbol)))  # one of them may have filled
-        if engine.outstanding(symbol) or engine.tracker.get_position(symbol) != ours:
-            return
-    engine.tracker.adopt("position.adopted", theirs)
+    is_less = abs(theirs.quantity) < abs(ours.quantity)
+    if is_known and not lags and theirs.quantity != ours.quantity and not (
+            is_less and not _is_gone(task, ours)):
+        engine.tracker.adopt("position.adopted", theirs)
+
+
+def _is_gone(task: _Task, ours: Position) -> bool:
+    """Whether others' fills or the balance say so, too, and no order of ours may still tell why."""
+    engine, symbol = task.bot.engine, ours.symbol
+    if symbol not in engine.moved_by_others and task.margin_in_use() != 0:
+        return False
+    engine.cancel(list(engine.outstanding(symbol)))
+    return not engine.outstanding(symbol) and engine.tracker.get_position(symbol) == ours

@@ -20,6 +20,7 @@ import pytest
 from perps_bot.cli import COMMANDS, GROUPS, main
 from perps_bot.loop import tick
 from perps_bot.model import Position
+from perps_bot.risk import RISK_KINDS
 from perps_bot.settings import FOREIGN_VARIABLES, PROFILES, SETTINGS, described, resolve
 from perps_bot.store import SYNCED, EventStore, read_events
 from perps_bot.tracker import PositionTracker
@@ -476,6 +477,22 @@ def test_the_fields_of_a_seldom_event_are_those_that_are_documented(kind):
              and isinstance(node.args[0], ast.Constant) and node.args[0].value == kind]
     (fields,) = [[word.arg for word in call.keywords if word.arg != "required"] for call in calls]
     assert sorted(fields) == sorted(documented()[kind][1])
+
+
+def test_every_reason_for_a_state_is_documented():
+    kinds = {call.args[0].value for text in SOURCE.values() for call in ast.walk(ast.parse(text))
+             if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "hold"
+             and call.args and isinstance(call.args[0], ast.Constant)} | set(RISK_KINDS)
+    (told,) = re.findall(r"^\| `kind` \| which reason: (.*) \|$", EVENTS, re.M)
+    assert set(re.sub(r" \(.*?\)", "", told).split(", ")) == kinds
+
+
+def test_the_day_opens_with_the_settings_of_its_process(used):
+    """So that a day whose process began on an earlier one can be asked again."""
+    opened, begun, *_ = read_events(used / "data/perps_bot/dev/events")
+    assert (opened.type, begun.type) == ("day.opened", "bot.started")
+    assert opened.data["settings"] == begun.data["settings"]
+    assert opened.data["settings"].keys() == {row.name for row in SETTINGS}
 
 
 # The fault map
