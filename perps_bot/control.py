@@ -185,7 +185,8 @@ def _resume(task: _Task) -> Answer:
     bot, clears = task.bot, task.request.args["clear_daily_loss"]
     cleared = (f"\nthe day's loss was {bot.tracker.daily_loss():.2f} USD of "
                f"{bot.tracker.day_start_equity:.2f} USD, and counts from zero now")
-    lifted = bot.risk.resume(task.request.args["reason"], bot.store.now.date(), clears)
+    lifted = bot.risk.resume(task.request.args["reason"], bot.store.now.date(), clears,
+                             bot.tracker.pnl())
     if not bot.store.writable:
         return Answer(NOT_VERIFIED, f"not resumed: {bot.store.trouble}")
     if not (clears and "daily_loss" in lifted):

@@ -12,10 +12,8 @@ from typing import Any
 
 from perps_bot.limits import age_seconds
 from perps_bot.model import ZERO, Account, Order, OrderStatus, Product, Purpose
-from perps_bot.usage import Use
+from perps_bot.usage import Use, rounded
 
-# Ratios that were computed for people; money stays exact.
-SHOWN_RATIO = Decimal("0.0001")
 # What is counted since midnight UTC.
 COUNTED = ("decisions", "signals", "sent", "accepted")
 
@@ -80,7 +78,7 @@ def _margin_row(account: Account) -> dict[str, object] | None:
     margin = account.margin
     return margin and {
         "initial": margin.initial, "available": margin.available, "threshold": margin.threshold,
-        "ratio": margin.ratio and margin.ratio.quantize(SHOWN_RATIO)}
+        "ratio": margin.ratio and rounded(margin.ratio)}
 
 
 def _liquidation_distance(account: Account) -> Decimal | None:
@@ -89,10 +87,11 @@ def _liquidation_distance(account: Account) -> Decimal | None:
     The threshold is taken to grow with the move, as a short's does.
     """
     held = sum((p.notional for p in account.positions.values()), account.foreign_notional)
-    if account.margin is None or not account.margin.threshold or not held.is_finite():
+    if account.margin is None or account.margin.threshold <= 0 or not held.is_finite():
         return None
     buffer = account.margin.available - account.margin.threshold
-    return max(_ratio(buffer, held + account.margin.threshold), ZERO)
+    distance = _ratio(buffer, held + account.margin.threshold)
+    return None if distance is None else max(distance, ZERO)
 
 
 def _symbol_row(
@@ -117,4 +116,4 @@ def _order_row(order: Order) -> dict[str, object]:
 
 
 def _ratio(part: Decimal | int, whole: Decimal | int) -> Decimal | None:
-    return (Decimal(part) / whole).quantize(SHOWN_RATIO) if whole > 0 else None
+    return rounded(Decimal(part) / whole) if whole > 0 else None

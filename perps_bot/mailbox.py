@@ -23,6 +23,7 @@ log = logging.getLogger("perps_bot")
 
 REASON_LENGTH_MAX = 500
 IDENTITY = re.compile(r"[0-9a-f]{32}")
+YEAR_MIN, YEAR_MAX = 1, 9999  # in these two not every time can be told in UTC
 # The files of the folder: what waits, what is being done, what a full disk could not record.
 REQUEST, TAKEN, KEPT, ANSWER = "request.json", "taken.json", "kept.json", "answer.json"
 ARGUMENTS = {
@@ -78,6 +79,7 @@ def request_of(value: Mapping) -> Request:
          not isinstance(reason, str) or not 0 < len(reason.strip()) <= REASON_LENGTH_MAX),
         ("symbols that are no names", not all(isinstance(each, str) for each in names)),
         ("a time without its offset", moment.utcoffset() is None),
+        ("a time in no other zone", not YEAR_MIN < moment.year < YEAR_MAX),
     )
     for trouble, is_so in troubles:
         if is_so:

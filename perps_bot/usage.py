@@ -15,7 +15,9 @@ from perps_bot.limits import (
 )
 from perps_bot.model import ZERO, Account, OrderIntent, OrderStatus, Product, Side
 
-STEP = Decimal("0.0001")
+# What was divided is shown to this step, and not at all with more digits before the point: a
+# figure that cannot be rounded must not end the bot.
+STEP, DIGITS_MAX = Decimal("0.0001"), 20
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,12 @@ def _over(part: Decimal, whole: Decimal) -> Decimal | None:
     return part / whole if whole > 0 and part.is_finite() else None
 
 
+def rounded(value: Decimal) -> Decimal | None:
+    """What was divided, for people; None where nobody could read it."""
+    return value.quantize(STEP) if value.is_finite() and value.adjusted() < DIGITS_MAX else None
+
+
 def _shown(value: Decimal | None) -> Decimal | None:
     """A measure for people: money and counts are exact, what was divided is rounded."""
-    if value is None or not value.is_finite():
-        return None
-    return value if -value.as_tuple().exponent <= 10 else value.quantize(STEP)
+    is_exact = value is not None and value.is_finite() and -value.as_tuple().exponent <= 10
+    return value if is_exact or value is None else rounded(value)

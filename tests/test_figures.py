@@ -85,6 +85,26 @@ def test_a_hold_says_what_it_allows_why_and_since_when(desk):
         "state": "REDUCING", "reason": "dinner", "since": (desk.now - SECOND).isoformat()}}
 
 
+@pytest.mark.parametrize("initial, available, threshold", [
+    ("1", "10000", "-1000000000"),
+    ("1", "100000000000000", "0.000000000000000001"),
+    ("1", "-100000000000000", "0.000000000000000001"),
+    ("-1", "-1", "999999999999999"),
+])
+@pytest.mark.parametrize("equity", ["0.000000000000000001", "0", "-5", "999999999999999"])
+def test_no_figure_of_the_venues_ends_a_bot_that_holds_a_position(
+    held, initial, available, threshold, equity
+):
+    """The venue's words are numbers of up to 15 digits before the point and 18 after it."""
+    venue = held.bot.venue
+    venue.margin = lambda: Margin(Decimal(initial), Decimal(available), Decimal(threshold))
+    venue.equity = lambda: Decimal(equity)
+    held.bot.engine.picture()
+    held.surfaces.publish(held.bot, held.now + 2 * SECOND)
+    assert held.state()["margin"]["available"] == available
+    assert held.state()["timestamp"] == (held.now + 2 * SECOND).isoformat()
+
+
 # How much of each limit is used
 
 
