@@ -319,9 +319,10 @@ def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
     from perps_bot.emergency import ask
     from perps_bot.mailbox import REASON_LENGTH_MAX
 
-    if not arguments.reason.strip() or len(arguments.reason) > REASON_LENGTH_MAX:
-        raise ConfigError(f"--reason is empty: say what was checked, or why; or it is longer "
-                          f"than {REASON_LENGTH_MAX} characters")
+    if not arguments.reason.strip():
+        raise ConfigError("the reason is empty: say what was checked, or why")
+    if len(arguments.reason) > REASON_LENGTH_MAX:
+        raise ConfigError(f"the reason is above {REASON_LENGTH_MAX} characters: shorten it")
     try:
         done = ask(_settings(arguments), command, args, arguments.kill)
     except KeyboardInterrupt:

@@ -182,7 +182,7 @@ def test_the_example_of_a_command_works(name, said, monkeypatch):
     ("replay",                      {}, "name a FILE of prices, or --recorded DAY"),
     ("replay nowhere.csv",          {}, "nowhere.csv cannot be read"),
     ("resume",                      {}, "arguments are required: --reason"),
-    ("resume --reason ' '",         {}, "--reason is empty"),
+    ("resume --reason ' '",         {}, "the reason is empty"),
     ("resume --reason checked",     {}, "data/perps_bot/dev does not exist"),
     ("resume --reason x --profile demo", {}, "data/perps_bot/demo does not exist"),
     ("--symbols 'A\nB'",            {}, "symbols"),
@@ -521,8 +521,8 @@ def test_a_living_bot_is_halted_and_resumed_through_its_files(living, said):
 
 @pytest.mark.parametrize("line, words", [
     ("close-all",                              "there is no terminal: add --yes"),
-    ("close-all --yes --reason ''",            "--reason is empty"),
-    ("halt ' '",                               "--reason is empty"),
+    ("close-all --yes --reason ''",            "the reason is empty"),
+    ("halt ' '",                               "the reason is empty"),
     (f"halt {'x' * 501}",                      "above 500 characters"),
     ("halt",                                   "arguments are required: reason"),
     ("halt two words",                         "unrecognized arguments: words"),

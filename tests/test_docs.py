@@ -34,6 +34,9 @@ SOURCE = {path.name: path.read_text("utf-8") for path in (ROOT / "perps_bot").gl
 STRINGS = " ".join(
     node.value for text in SOURCE.values() for node in ast.walk(ast.parse(text))
     if isinstance(node, ast.Constant) and isinstance(node.value, str))
+REASONS = {call.args[0].value for text in SOURCE.values() for call in ast.walk(ast.parse(text))
+           if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "hold"
+           and call.args and isinstance(call.args[0], ast.Constant)} | set(RISK_KINDS)
 PATIENCE_SECONDS = 60
 MAP = ROOT.parent / "shared" / "reference" / "faults.md"
 MAY = datetime(2025, 5, 1, tzinfo=UTC)
@@ -369,6 +372,14 @@ def test_a_limit_breach_is_answered_for_every_code():
     assert sorted(told) == sorted(listed)
 
 
+def test_every_alert_is_in_the_runbook():
+    told = re.findall("`([A-Z_]+)`", " ".join(
+        row[0] for row in table(RUNBOOK, "code", "what it tells", "what to do")))
+    raised = set(re.findall(r'"([A-Z]{2,}(?:_[A-Z]+)*)"', SOURCE["alerts.py"])) - {"GET", "POST"}
+    assert raised >= {"NO_STOP", "TIE_OUT"}
+    assert sorted(told) == sorted(raised | {name.upper() for name in REASONS - {"settings"}})
+
+
 QUOTED = [*re.findall(r'^### "(.+)"$', RUNBOOK, re.M),
           *(row[0].strip("`") for row in table(RUNBOOK, "message", "what to do"))]
 
@@ -480,11 +491,8 @@ def test_the_fields_of_a_seldom_event_are_those_that_are_documented(kind):
 
 
 def test_every_reason_for_a_state_is_documented():
-    kinds = {call.args[0].value for text in SOURCE.values() for call in ast.walk(ast.parse(text))
-             if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "hold"
-             and call.args and isinstance(call.args[0], ast.Constant)} | set(RISK_KINDS)
     (told,) = re.findall(r"^\| `kind` \| which reason: (.*) \|$", EVENTS, re.M)
-    assert set(re.sub(r" \(.*?\)", "", told).split(", ")) == kinds
+    assert set(re.sub(r" \(.*?\)", "", told).split(", ")) == REASONS
 
 
 def test_the_day_opens_with_the_settings_of_its_process(used):

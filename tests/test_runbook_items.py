@@ -42,7 +42,7 @@ ITEMS = """
 15  prod, three ways: line:bin/perps-bot --profile prod; line:prod --reduce-only;
     line:prod --dev-fast --dry-run
 16  a whole cycle on paper: line:--profile dev --interval 1; section:Testing
-17  smoke test: line:PERPS_FORCE_MOCK=1 bin/perps-bot --profile dev --dry-run --dev-fast
+17  smoke test: line:PERPS_FORCE_MOCK=1 bin/perps-bot --profile dev --dry-run --dev-fast --symbols
 18  demo, no keys: line:COINBASE_SANDBOX=1 PERPS_FORCE_MOCK=1 bin/perps-bot --profile demo --dev
 19  against the sandbox: says:Coinbase's sandbox is static;
     says:`COINBASE_SANDBOX=1` for real requests; command:validate
