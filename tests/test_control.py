@@ -451,6 +451,51 @@ def test_a_read_that_lags_behind_our_own_fill_is_not_taken_for_somebody_elses(ri
     assert rig.venue.held() == 0
 
 
+@pytest.mark.parametrize("lag", [9, 12, 30])
+@pytest.mark.parametrize("by_hand", ["0", "3"])
+@pytest.mark.parametrize("look_for", [room.LOOK_FOR, room.LOOK_FOR_ALONE], ids=["8s", "80s"])
+def test_however_long_positions_lag_nothing_is_closed_twice_or_called_flat_untruly(
+    rig, lag, by_hand, look_for
+):
+    """What a close beyond the position does, the venue does not say: it could open."""
+    entered(rig)
+    rig.venue.position_lag, rig.bot.control.look_for = lag, look_for
+    rig.now += timedelta(seconds=1)
+    if Decimal(by_hand):
+        rig._pass_to(rig.now)
+        rig.venue.trade_by_hand(by_hand)
+    for number in range(10):  # the owner asks until it is done
+        answer = rig.asks("close-all", CLOSE, f"{number:032x}")
+        exits = [order for order in rig.venue.sent if order.purpose == "exit"]
+        assert sum(order.quantity for order in exits) <= 100 + Decimal(by_hand)
+        assert rig.venue.held() >= 0 and rig.venue.overcommitted == []
+        assert answer.exit_code == 3 or rig.venue.held() == 0 and rig.venue.live() == []
+        rig.now += timedelta(seconds=15)
+    assert answer.exit_code == 0, answer.text
+
+
+def test_one_answer_without_the_position_takes_no_stop_away_and_is_not_called_flat(rig):
+    entered(rig)
+    rig.now += timedelta(hours=1)
+    truth, looks = rig.venue.positions, []
+    rig.venue.positions = lambda: looks.append(1) or ({} if len(looks) < 10 else truth())
+    answer = rig.asks("close-all", {"reason": "x", "symbols": [BTC]})
+    assert (answer.exit_code, rig.venue.held()) == (0, 0) and len(looks) > 10
+    assert not rig.of("position.adopted")
+
+
+def test_what_others_closed_is_flat_once_that_has_stood_for_a_minute(rig):
+    entered(rig)
+    rig.now += timedelta(hours=1)
+    rig._pass_to(rig.now)
+    rig.venue._fills.clear()  # so old that no fill tells why
+    assert closes(rig).exit_code == 3
+    rig.bot.control.look_for = room.LOOK_FOR_ALONE
+    begun = rig.now
+    assert rig.asks("close-all", CLOSE, "2" * 32).exit_code == 0
+    assert timedelta(seconds=60) <= rig.now - begun < room.LOOK_FOR_ALONE
+
+
 @pytest.mark.parametrize("down, code", [
     ("marks", 0), ("equity", 0), ("candles", 0), ("positions", 4), ("orders", 4), ("fills", 4)])
 def test_only_what_must_be_known_can_keep_it_from_being_said(rig, down, code):
