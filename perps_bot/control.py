@@ -231,7 +231,10 @@ def _everything_is_closed(task: _Task) -> bool:
     bot, engine = task.bot, task.bot.engine
     task.cancel_entries()
     task.read()
+    listed = [s for s in task.symbols if bot.catalog.lists(s)]
     if task.is_flat():
+        for symbol in task.symbols:
+            bot.catalog.get(symbol)  # what is not listed could not be looked for by its name
         return True
     strangers = {o.venue_order_id: o for o in engine.foreign if o.symbol in task.symbols}
     if strangers:
@@ -244,7 +247,7 @@ def _everything_is_closed(task: _Task) -> bool:
         _take_over(task, symbol)
         if engine.tracker.get_position(symbol).quantity:
             bot.protector.exit(symbol, f"close-all: {task.request.args['reason']}")
-    if failures := bot.work(task.symbols):
+    if failures := bot.work(listed):  # one name that is not holds up no other
         raise failures[0]
     return False
 

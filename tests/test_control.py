@@ -21,7 +21,7 @@ from perps_bot.errors import ConfigError
 from perps_bot.bot import assemble, recover
 from perps_bot.loop import run
 from perps_bot.mailbox import Answer, Mailbox, Request, answer_to, put, request_of
-from perps_bot.model import TradingState
+from perps_bot.model import Position, TradingState
 from perps_bot.ops import Surfaces, close_all_positions
 from perps_bot.store import EventStore
 
@@ -512,6 +512,27 @@ def test_what_an_earlier_process_left_is_closed_before_the_first_tick(rig):
     rig.restart()
     rig.venue.down = {"marks", "equity"}
     assert closes(rig).exit_code == 0 and rig.venue.held() == 0
+
+
+@pytest.mark.parametrize("names", [[], [BTC], [BTC, "EHT-PERP"], ["EHT-PERP", BTC]])
+def test_one_name_that_the_venue_does_not_list_keeps_no_position_open(rig, names):
+    """As after a start that was refused for a slip of the pen, or with a product that ended."""
+    entered(rig)
+    rig.restart(symbols=("EHT-PERP", BTC))
+    answer = rig.asks("close-all", {"reason": "x", "symbols": names})
+    assert rig.venue.held() == 0 and rig.venue.live() == []
+    assert answer.exit_code == (0 if names == [BTC] else 3)
+    if names != [BTC]:
+        assert "NOT flat: EHT-PERP: no such product; the venue lists BTC-PERP" in answer.text
+
+
+def test_what_our_books_hold_of_a_product_that_ended_keeps_nothing_else_open(rig):
+    entered(rig)
+    rig.bot.tracker.adopt("position.adopted", Position(ETH, Decimal(3), Decimal(100)))
+    rig.venue._products = [each for each in rig.venue._products if each.symbol != ETH]
+    rig.restart(symbols=(ETH, BTC))
+    assert closes(rig).exit_code == 3
+    assert rig.venue.held() == 0 and rig.venue.live() == []
 
 
 def full(_fd, _data):
