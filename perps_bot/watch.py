@@ -318,9 +318,11 @@ def _head(sight: Sight, terminal: Terminal) -> Iterator[str]:
 
 
 def _title(sight: Sight) -> str:
-    profile, broker, state = (text(at_path(sight.health or sight.state, name))
+    said = sight.health or sight.state
+    profile, broker, state = (text(at_path(said, name))
                               for name in ("profile", "broker", "trading_state"))
-    return f"perps-bot {profile} ({broker}): {'' if sight.is_current() else 'was '}{state}"
+    was = "was " if said and not sight.is_current() else ""
+    return f"perps-bot {profile} ({broker}): {was}{state}"
 
 
 def _since(sight: Sight, terminal: Terminal, events: Iterable[Event]) -> Iterator[str]:
