@@ -11,7 +11,7 @@ what it did not make.  What was restored is older than the world: it starts HALT
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,8 @@ from perps_bot.errors import ConfigError, InUse, StoreDamaged
 from perps_bot.model import TradingState
 from perps_bot.risk import LiveRiskManager
 from perps_bot.store import (
-    DAY_FILES, EventStore, InstanceLock, distrust, prepare_folder, verified_days, write_state,
+    DAY_FILES, EventStore, InstanceLock, distrust, prepare_folder, refuse_denied, verified_days,
+    write_state,
 )
 
 FORMAT = 1
@@ -79,10 +80,11 @@ def backup(data: Path, target: Path, profile: str, now: datetime,
                 raise ConfigError(f"{made}: is there already; is the clock right?  Try again")
             building = made.with_name(PARTIAL.format(made.name))
             building.mkdir(0o700)
-            files = _copied(data, building, profile, _backups(made.parent, profile)[-1:])
-            done = Backup(building, profile, now, files)
-            _write_down(done)
-            _put_in_place(building, made)
+            with _or_else(_remove, building):
+                files = _copied(data, building, profile, _backups(made.parent, profile)[-1:])
+                done = Backup(building, profile, now, files)
+                _write_down(done)
+                _put_in_place(building, made)
             age_max = timedelta(days=keep_days) if keep_days else FOREVER
             removed = [*_prune(made, profile, now - age_max)]
     if os.stat(made).st_dev == os.stat(data).st_dev:
@@ -102,7 +104,8 @@ def restore(source: Path, data: Path, profile: str, now: datetime) -> Backup:
     with _in_one_line(data, "make room there, or set EVENT_STORE_ROOT"):
         _refuse_what_is_there(data)
         building = prepare_folder(data.with_name(f".restoring-{data.name}"))
-        with _alone_in(building / "lock"):  # which goes along: nobody starts before we end
+        # The lock goes along: nobody starts before we end.
+        with _alone_in(building / "lock"), _or_else(_remove_days, building):
             _remove_days(building)
             for name in found.files:
                 _copy_lines(source / name, prepare_folder((building / name).parent)
@@ -113,7 +116,7 @@ def restore(source: Path, data: Path, profile: str, now: datetime) -> Backup:
             _refuse_what_is_there(data)
             _put_in_place(building, data)
     return replace(found, path=data, notes=(
-        f"HALTED: start it, compare with the venue what it holds, stop it, then: perps-bot resume "
+        f"HALTED: start it, compare with the venue what it holds, then: perps-bot resume "
         f"--profile {profile} --reason '...'",))
 
 
@@ -121,8 +124,9 @@ def summary(found: Backup, did: str) -> str:
     """What was done, in one line, then what else is to be known."""
     row = found.row()
     seqs = ", ".join(f"{chain} {seq}" for chain, seq in row["last_seq"].items())
-    lines = [f"{did} {row['path']}: {row['days']} days, {row['events']} events, {row['bytes']} "
-             f"bytes of profile {found.profile}; last seq: {seqs}; read back and compared"]
+    days = "1 day" if row["days"] == 1 else f"{row['days']} days"
+    lines = [f"{did} {row['path']}: {days}, {row['events']} events, {row['bytes']} bytes of "
+             f"profile {found.profile}; last seq: {seqs}; read back and compared"]
     return "\n".join([*lines, *(f"removed {path}" for path in found.removed), *found.notes])
 
 
@@ -133,11 +137,11 @@ def _copied(data: Path, building: Path, profile: str, earlier: list[Backup]) -> 
     """Copy every chain, oldest day first, and return what was read back of it."""
     digests = {}
     for chain in CHAINS:
+        refuse_denied(data / chain)
         for source in sorted((data / chain).glob(DAY_FILES)):
             copy, name = prepare_folder(building / chain) / source.name, f"{chain}/{source.name}"
             digests[name] = _linked(source, copy, name, earlier) or _copy_lines(source, copy)
     if not digests:
-        building.rmdir()
         raise ConfigError(f"{data}: there are no events to back up: name the profile that ran, "
                           f"and set EVENT_STORE_ROOT to where it keeps them")
     for name, digest in digests.items():
@@ -318,6 +322,17 @@ def _alone_in(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _or_else(clean: Callable[[Path], None], folder: Path) -> Iterator[None]:
+    """Leave no half of anything behind: on a full disk its room is needed."""
+    try:
+        yield
+    except (ConfigError, StoreDamaged, OSError):
+        with suppress(OSError):
+            clean(folder)
+        raise
 
 
 @contextmanager

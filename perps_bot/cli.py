@@ -213,8 +213,8 @@ def _drill_arguments(parser: argparse.ArgumentParser) -> None:
                         help="where the page goes (default: a new folder for temporary files)")
 
 
-def _emergency_arguments(parser: argparse.ArgumentParser, *more: str) -> None:
-    add_flags(parser, ("profile", "dry_run", *more))
+def _emergency_arguments(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, ("profile", "dry_run"))
     _config_argument(parser)
     _json_argument(parser)
     parser.add_argument("--kill", action="store_true",
@@ -229,7 +229,9 @@ def _halt_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _close_all_arguments(parser: argparse.ArgumentParser) -> None:
-    _emergency_arguments(parser, "symbols")
+    _emergency_arguments(parser)
+    parser.add_argument("--symbols", nargs="+", action="extend", default=argparse.SUPPRESS,
+                        metavar="SYMBOL", help="only these (default: all that the bot trades)")
     parser.add_argument("--reason", default="close-all by the owner",
                         help="why; kept in the events")
     parser.add_argument("--yes", action="store_true", help="do not ask")

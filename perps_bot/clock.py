@@ -50,11 +50,11 @@ class StopRequest:
         ends_at = monotonic() + max(int(seconds * 1000), 0) / 1000
         while not (until_woken and (self._is_woken or self.is_asked and self.is_asked())):
             left = max(ends_at - monotonic(), 0)
+            part = min(left, ASKED_EVERY_SECONDS) if self.is_asked else left
             try:
-                number = self._signals.get(
-                    timeout=min(left, ASKED_EVERY_SECONDS) if self.is_asked else left)
+                number = self._signals.get(timeout=part)
             except queue.Empty:
-                if self.is_asked is None or left <= ASKED_EVERY_SECONDS:
+                if part == left:
                     return None
                 continue
             if number != self.WAKE:

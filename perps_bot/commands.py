@@ -21,6 +21,7 @@ from perps_bot.wiring import (
 )
 
 WITH_RECORDED = ("recorded", "profile", "dry_run", "config", "json")
+EVENTS_KEPT_MAX = 10_000
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
 
 
@@ -305,7 +306,8 @@ def _replay_recorded(arguments: argparse.Namespace) -> int:
     if any(given for name, given in vars(arguments).items() if name not in WITH_RECORDED):
         raise ConfigError("--recorded takes the day's own prices and settings: leave out "
                           "everything but --profile, --dry-run, --config and --json")
-    folder = _events_folder(arguments)
+    is_file = arguments.recorded.endswith(".jsonl")
+    folder = None if is_file else _events_folder(arguments)
     outcome = recorded.replay_day(recorded.find_day(arguments.recorded, folder))
     text = (_json(recorded.values(outcome)) if arguments.json else
             "\n".join(recorded.lines(outcome)))
@@ -317,9 +319,10 @@ def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
     from perps_bot.emergency import ask
     from perps_bot.mailbox import REASON_LENGTH_MAX
 
-    if not arguments.reason.strip() or len(arguments.reason) > REASON_LENGTH_MAX:
-        raise ConfigError(f"--reason is empty: say what was checked, or why; or it is longer "
-                          f"than {REASON_LENGTH_MAX} characters")
+    if not arguments.reason.strip():
+        raise ConfigError("the reason is empty: say what was checked, or why")
+    if len(arguments.reason) > REASON_LENGTH_MAX:
+        raise ConfigError(f"the reason is above {REASON_LENGTH_MAX} characters: shorten it")
     try:
         done = ask(_settings(arguments), command, args, arguments.kill)
     except KeyboardInterrupt:
@@ -386,8 +389,10 @@ def _events_folder(arguments: argparse.Namespace):
 
 
 def _count(flag: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < len(text) <= 7 and int(text)):
-        raise ConfigError(f"{flag} {text}: must be a whole number from 1 to 9999999")
+    """How many events to keep at once; what is older is what `export` is for."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(EVENTS_KEPT_MAX))
+    if not is_number or not 0 < int(text) <= EVENTS_KEPT_MAX:
+        raise ConfigError(f"{flag} {text}: must be a whole number from 1 to {EVENTS_KEPT_MAX}")
     return int(text)
 
 

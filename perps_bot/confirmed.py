@@ -22,7 +22,8 @@ def answer_of(task: Any, is_done: bool, last: str) -> Answer:
              *order_lines(bot.engine, bot.control.touched), *_foreign_lines(task),
              *_position_lines(task)]
     if not bot.store.writable:
-        lines.append(f"the halt is NOT in the events: {bot.store.trouble}")
+        trouble = bot.store.trouble.replace(f"{bot.folder}/", "")  # an answer is an event, too
+        lines.append(f"the halt is NOT in the events: {trouble}")
     lines.append(last)
     if bot.folder is not None:
         lines.append(f"{bot.risk.state} until: perps-bot resume {same_run(bot.settings)} "

@@ -23,8 +23,7 @@ from perps_bot.store import EPOCH
 
 # How long a request is good for; of one that halts, the halt stays good.
 REQUEST_AGE_MAX = timedelta(seconds=60)
-# How often and how long the venue is looked at: within what the asking command waits, or, where
-# no loop goes on with it, for as long as an exit may have to be tried again.
+# How often and how long the venue is looked at; alone: where no loop goes on with it.
 LOOK_SECONDS, LOOKS_MAX = Decimal("0.5"), 200
 LOOK_FOR, LOOK_FOR_ALONE = timedelta(seconds=8), timedelta(seconds=80)
 ANSWERS_MAX, ORDERS_MAX = 100, 500  # that are remembered, and that one answer tells of
@@ -41,8 +40,7 @@ class Control:
     touched   ids of our orders to which something has happened since the request
     """
 
-    def __init__(self, store: Any, mailbox: Mailbox | None = None,
-                 look_for: timedelta = LOOK_FOR) -> None:
+    def __init__(self, store: Any, mailbox: Mailbox | None = None, look_for=LOOK_FOR) -> None:
         self.mailbox, self.look_for = mailbox, look_for
         self.answers: dict[str, Answer | None] = {}
         self.was_held: dict[str, deque[tuple[datetime, Decimal]]] = {}
@@ -66,7 +64,8 @@ class Control:
     def perform(self, bot: Any, clock: Any, request: Request) -> int | None:
         """Do one request and note its answer; return a signal that came meanwhile."""
         bot.store.now = now = clock.now()
-        task = _Task(bot, clock, request, now + self.look_for,
+        symbols = tuple(request.args.get("symbols", ())) or bot.symbols
+        task = _Task(bot, clock, request, symbols, now + self.look_for,
                      is_late=abs(clock.wall() - request.at) > REQUEST_AGE_MAX,
                      was_begun=request.id in self.answers)
         self.touched = dict.fromkeys(order.id for order in bot.engine.entries())
@@ -108,12 +107,12 @@ class Control:
 
 @dataclass
 class _Task:
-    """One request under way.
+    """One request under way, and what it covers.
 
     is_late    whether it is older than REQUEST_AGE_MAX
     was_begun  whether an earlier process ended over it
     theirs     the venue's positions as last read
-    gone_since by symbol, when the venue first showed nothing of what our books hold
+    less_since by symbol, when the venue first showed less than our books hold
     foreign    orders that are not ours, and that were asked to go
     is_read    whether the last look could read orders and positions
     trouble    why the last look did not come to its end
@@ -123,19 +122,16 @@ class _Task:
     bot: Any
     clock: Any
     request: Request
+    symbols: tuple[str, ...]
     ends_at: datetime
     is_late: bool
     was_begun: bool
     theirs: Mapping[str, Position] = field(default_factory=dict)
-    gone_since: dict[str, datetime] = field(default_factory=dict)
+    less_since: dict[str, datetime] = field(default_factory=dict)
     foreign: dict[str, Order] = field(default_factory=dict)
     is_read: bool = False
     trouble: str = ""
     number: int | None = None
-
-    @property
-    def symbols(self) -> tuple[str, ...]:
-        return tuple(self.request.args.get("symbols", ())) or self.bot.symbols
 
     def until(self, is_done: Callable[["_Task"], bool]) -> bool:
         """Look until `is_done`; False when the time is over, a signal comes or none can help."""
@@ -157,32 +153,38 @@ class _Task:
                 return False
         return False
 
-    def cancel_entries(self) -> None:
-        """What is known to rest goes at once, before anything is asked."""
-        with suppress(VenueUnavailable):  # what is read afterwards says what came of it
-            self.bot.engine.cancel(self.bot.engine.entries())
-
-    def read(self) -> None:
-        """Read orders, fills and positions anew.  Raises VenueUnavailable."""
+    def look(self) -> bool:
+        """Cancel what is known to rest, then read all anew; whether no entry is left."""
         engine = self.bot.engine
+        with suppress(VenueUnavailable):  # what is read afterwards says what came of it
+            engine.cancel(engine.entries())
         self.bot.make_ready(self.bot.store.now)
         engine.settle()
         self.theirs = engine.broker.positions()
         self.is_read = True
+        return not engine.entries()
 
     def is_flat(self) -> bool:
         """Whether neither the venue nor our books have anything left in what is covered."""
         engine = self.bot.engine
         left = {*self.theirs, *engine.tracker.positions(),
                 *(order.symbol for order in (*engine.outstanding(), *engine.foreign))}
-        return not (left.intersection(self.symbols) or engine.entries())
+        return not (left.intersection(self.symbols) or engine.entries()
+                    or not self.theirs and self.margin_in_use())
+
+    def margin_in_use(self) -> Decimal | None:
+        """USD that the balance shows: an empty list of positions is believed only beside zero."""
+        with suppress(VenueUnavailable):
+            self.bot.venue.equity()
+            return getattr(self.bot.venue.margin(), "initial", None)
+        return None
 
 
 def _halt(task: _Task) -> Answer:
     """Hold, take back what could open, and say what is left."""
     state = TradingState.REDUCING if task.request.args["reduce_only"] else TradingState.HALTED
     task.bot.risk.hold("operator", state, task.request.args["reason"])
-    is_done = task.until(_entries_are_gone)
+    is_done = task.until(_Task.look)
     return answer_of(task, is_done and task.bot.store.writable,
                      "halted: every entry confirmed gone" if is_done else "NOT verified")
 
@@ -195,7 +197,8 @@ def _resume(task: _Task) -> Answer:
     bot, clears = task.bot, task.request.args["clear_daily_loss"]
     cleared = (f"\nthe day's loss was {bot.tracker.daily_loss():.2f} USD of "
                f"{bot.tracker.day_start_equity:.2f} USD, and counts from zero now")
-    lifted = bot.risk.resume(task.request.args["reason"], bot.store.now.date(), clears)
+    lifted = bot.risk.resume(task.request.args["reason"], bot.store.now.date(), clears,
+                             bot.tracker.pnl())
     if not bot.store.writable:
         return Answer(NOT_VERIFIED, f"not resumed: {bot.store.trouble}")
     if not (clears and "daily_loss" in lifted):
@@ -208,8 +211,7 @@ def _close_all(task: _Task) -> Answer:
     """Halt, cancel and close everything in the symbols; late, only the halt is left of it."""
     task.bot.risk.hold("operator", TradingState.HALTED, task.request.args["reason"])
     if task.is_late:
-        return Answer(NOT_VERIFIED, "HALTED; nothing was closed: the request is more than a minute "
-                                    "old: ask again")
+        return Answer(NOT_VERIFIED, "HALTED; nothing was closed: asked over a minute ago")
     if unknown := " ".join(sorted({*task.symbols} - {*task.bot.symbols})):
         return Answer(REFUSED, f"HALTED; nothing was closed: {unknown} is not traded here")
     is_flat, names = task.until(_everything_is_closed), " ".join(task.symbols)
@@ -220,17 +222,10 @@ def _close_all(task: _Task) -> Answer:
 _DO = {"halt": _halt, "resume": _resume, "close-all": _close_all}
 
 
-def _entries_are_gone(task: _Task) -> bool:
-    task.cancel_entries()
-    task.read()
-    return not task.bot.engine.entries()
-
-
 def _everything_is_closed(task: _Task) -> bool:
     """One look and, where something is left, one more step: orders first, then positions."""
     bot, engine = task.bot, task.bot.engine
-    task.cancel_entries()
-    task.read()
+    task.look()
     listed = [s for s in task.symbols if bot.catalog.lists(s)]
     if task.is_flat():
         for symbol in task.symbols:
@@ -239,14 +234,13 @@ def _everything_is_closed(task: _Task) -> bool:
     strangers = {o.venue_order_id: o for o in engine.foreign if o.symbol in task.symbols}
     if strangers:
         task.foreign |= strangers
-        with suppress(OutcomeUnknown):  # the next look tells
+        with suppress(OutcomeUnknown, VenueUnavailable):  # the next look tells
             engine.broker.cancel(list(strangers.values()), bot.store.now)
-        engine.settle()
     for symbol in task.symbols:
         bot.untraded.discard(symbol)
         _take_over(task, symbol)
         if engine.tracker.get_position(symbol).quantity:
-            bot.protector.exit(symbol, f"close-all: {task.request.args['reason']}")
+            bot.protector.exit(symbol, task.request.args["reason"])
     if failures := bot.work(listed):  # one name that is not holds up no other
         raise failures[0]
     return False
@@ -256,30 +250,36 @@ def _take_over(task: _Task, symbol: str) -> None:
     """Bring our books to what the venue holds, so that it is closed whoever opened it."""
     engine = task.bot.engine
     ours, theirs = engine.tracker.get_position(symbol), task.theirs.get(symbol) or Position(symbol)
+    is_less = abs(theirs.quantity) < abs(ours.quantity)
+    if not is_less:
+        task.less_since.pop(symbol, None)
     if ours.quantity == theirs.quantity or not theirs.mark_price.is_finite():
         return
-    if not engine.orders.are_told(symbol) or _may_be_old(task, ours, theirs):
+    if not engine.orders.are_told(symbol) or _may_be_old(task, theirs):
         task.trouble = f"{symbol}: the venue may not show all fills yet: ask again in a minute"
-        return
-    if theirs.quantity * ours.quantity >= 0 and abs(theirs.quantity) < abs(ours.quantity):
-        engine.cancel(list(engine.outstanding(symbol)))  # one of them may have filled
-        if engine.outstanding(symbol) or engine.tracker.get_position(symbol) != ours:
-            return
-    engine.tracker.adopt("position.adopted", theirs)
+    elif not is_less or _is_gone(task, ours):
+        engine.tracker.adopt("position.adopted", theirs)
 
 
-def _may_be_old(task: _Task, ours: Position, theirs: Position) -> bool:
-    """Whether the venue may only lag: to close what is gone would open the other way.
+def _may_be_old(task: _Task, theirs: Position) -> bool:
+    """Whether the venue may only lag: to close what is gone could open the other way.
 
-    Behind what our books held before, or, with what others did, behind what was closed just now.
-    What is gone without a fill that tells why may be missing from one answer only.
+    Behind what our books held before or, with what others did, behind what was closed just now.
     """
-    symbol, control, now = ours.symbol, task.bot.control, task.bot.store.now
-    times = [at for at, held in control.was_held.get(symbol, ()) if held == theirs.quantity]
-    times.append(control.closed_at.get(symbol, EPOCH))
-    is_told = theirs.quantity or symbol in task.bot.engine.moved_by_others
-    if is_told:
-        task.gone_since.pop(symbol, None)
-    else:
-        times.append(task.gone_since.setdefault(symbol, now))
+    control, now = task.bot.control, task.bot.store.now
+    held = control.was_held.get(theirs.symbol, ())
+    times = [at for at, quantity in held if quantity == theirs.quantity]
+    times.append(control.closed_at.get(theirs.symbol, EPOCH))
     return any(abs(now - at) < GONE_UNEXPLAINED for at in times)
+
+
+def _is_gone(task: _Task, ours: Position) -> bool:
+    """Whether others' fills, the balance or a minute say so, and no order of ours may tell why."""
+    engine, symbol, now = task.bot.engine, ours.symbol, task.bot.store.now
+    in_use = task.margin_in_use()
+    stands_for = now - task.less_since.setdefault(symbol, now)
+    is_missing = stands_for < GONE_UNEXPLAINED or not task.theirs and in_use
+    if symbol not in engine.moved_by_others and in_use != 0 and is_missing:
+        return False
+    engine.cancel(list(engine.outstanding(symbol)))
+    return not engine.outstanding(symbol) and engine.tracker.get_position(symbol) == ours

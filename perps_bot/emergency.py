@@ -22,7 +22,9 @@ from perps_bot.errors import ConfigError
 from perps_bot.bot import assemble, recover
 from perps_bot.mailbox import Answer, Request, answer_to, put, turn
 from perps_bot.settings import Settings, data_folder, resolve
-from perps_bot.store import EventStore, InstanceLock, account_lock, prepare_folder, read_state
+from perps_bot.store import (
+    EventStore, InstanceLock, account_lock, prepare_folder, read_state, refuse_denied,
+)
 from perps_bot.wiring import alone_in, alone_on, bot_of, broker_kind, clock_of, venue_of
 
 POLL_SECONDS = 0.1
@@ -38,6 +40,7 @@ def ask(settings: Settings, command: str, args: Mapping[str, Any], kills: bool =
     kills  end a bot that does not answer
     """
     folder = data_folder(settings)
+    refuse_denied(folder)
     # On another machine, too, what is held at the venue must be closed.
     if not os.path.isdir(folder) and (command, broker_kind(settings)) != ("close-all", "coinbase"):
         raise ConfigError(f"{folder} does not exist: nothing ran there, nothing is halted; see "

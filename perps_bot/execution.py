@@ -32,6 +32,8 @@ ABSENCE_PROOF = timedelta(seconds=10)
 # So is an order that may be the reason why the position has moved.
 ABSENCE_OF_AN_INCREASE = timedelta(minutes=1)
 
+# How the reason of an order begins, or ends, that no decision of the strategy asked for.
+BY_HAND, MODIFIED = "by hand", ", modified"
 # Of an order in these states nobody has seen that it rests at the venue.
 IN_DOUBT = (OrderStatus.UNKNOWN, OrderStatus.LOST, OrderStatus.REJECTED)
 
@@ -89,7 +91,7 @@ class ExecutionEngine:
     def place_order(
         self, symbol: str, side: str, qty: Decimal, order_type: str = "market",
         limit_price: Decimal | None = None, time_in_force: str | None = None,
-        reason: str = "by hand",
+        reason: str = BY_HAND,
     ) -> Order:
         """Send one order and return what is known of it.  qty is base units, USD per base unit.
 
@@ -124,7 +126,7 @@ class ExecutionEngine:
         if left <= 0 or old.intent.order_type is not OrderType.LIMIT:
             return old
         price = exact("limit_price", limit_price)
-        again = replace(old.intent, quantity=left, reason=f"{old.intent.reason}, modified")
+        again = replace(old.intent, quantity=left, reason=f"{old.intent.reason}{MODIFIED}")
         return self.send(self._resting(again, price, old.intent.time_in_force))
 
     def order(self, order_id: str) -> Order:

@@ -7,6 +7,8 @@ no secret is written down, and nobody is asked over the network: that is what `c
 
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import chdir
 from dataclasses import dataclass
@@ -115,10 +117,11 @@ def commands(profile: str, config: str, folders: Iterable[str]) -> Iterator[str]
 
 
 def program() -> str:
-    """How this program is started from here: by its checkout's launcher, or by its name."""
+    """How this program is started from here: by its checkout's launcher, its name or its Python."""
     launcher, here = Path(__file__).resolve().parents[1] / "bin/perps-bot", Path.cwd()
     if not launcher.is_file():
-        return "perps-bot"
+        module = f"{shlex.quote(sys.executable)} -m perps_bot"
+        return "perps-bot" if shutil.which("perps-bot") else module
     is_below = launcher.is_relative_to(here)
     return shlex.quote(str(launcher.relative_to(here) if is_below else launcher))
 

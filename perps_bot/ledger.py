@@ -21,8 +21,11 @@ from perps_bot.words import SENTENCES, breach_words, text, told
 # How far back is looked for decisions on a symbol, and how often for what is new.
 EVENTS_SCANNED_MAX = 200_000
 FOLLOW_EVERY_SECONDS = Decimal("0.5")
-# What an order of ours can come to without a trade.
-UNTRADED = ("rejected", "cancelled", "expired", "lost", "unknown")
+WANTED = {"buy": ("entry",), "sell": ("entry",), "close": ("exit",)}
+ENDED_STATUSES = ("rejected", "cancelled", "expired", "lost", "filled")
+NO_WORD = ("no event says why", "an order from before, books that differ, or products that could "
+                                "not be read")
+UNDER_WAY = ("order under way", "its end is not written yet")
 
 
 @dataclass
@@ -33,6 +36,14 @@ class Answer:
     did_trade: bool = False
     gate: str = ""
     numbers: str = ""
+
+    @property
+    def action(self) -> str:
+        return text(self.event.data.get("action"))
+
+    def wants(self, purpose: object) -> bool:
+        """Whether an order of this purpose is what the decision asked for."""
+        return purpose in WANTED.get(self.action, ())
 
     def as_row(self) -> dict[str, object]:
         data = self.event.data
@@ -82,56 +93,68 @@ def why(folder: Path, symbol: str, ticks: int) -> Ledger:
 
 
 def _judged(symbol: str, events: list[Event]) -> Ledger:
-    ledger, standing = Ledger(symbol), None
-    starts = [n for n, event in enumerate(events) if event.type == "strategy.signal"]
-    for begin, end in zip(starts, [*starts[1:], len(events)], strict=True):
-        followed = [e for e in events[begin + 1:end] if e.type not in AROUND]
-        answer = _answer(events[begin], followed, standing)
-        ledger.answers.append(answer)
-        for event in followed:
-            standing = event if event.type == "risk.rejected" else (
-                None if event.type == "order.intended" else standing)
-    ledger.around = [event for event in events[starts[0]:] if event.type in AROUND]
+    ledger, fold = Ledger(symbol), _Fold()
+    for event in events:
+        if event.type == "strategy.signal":
+            ledger.answers.append(fold.decide(event))
+        elif not ledger.answers:
+            continue  # what came before the first decision is another one's
+        elif event.type in AROUND:
+            ledger.around.append(event)
+        else:
+            fold.take(event)
     return ledger
 
 
-def _answer(decision: Event, followed: list[Event], standing: Event | None) -> Answer:
-    """The first gate that `decision` met.
+class _Fold:
+    """What is known while the events of one symbol go by."""
 
-    standing  the refusal that was written last, and has not been answered by an order since: one
-              that only repeats itself is not written again
-    """
-    action, reason = (decision.data.get(name) for name in ("action", "reason"))
-    if any(e.type == "trade.executed" and e.data.get("purpose") != "stop" for e in followed):
-        return Answer(decision, True)
-    if action == "hold":
-        return Answer(decision, gate=f"strategy: {_kind(text(reason))}", numbers=text(reason))
-    gate, numbers = _first_gate(followed, "entry" if action in ("buy", "sell") else "exit")
-    if not gate:
-        gate, numbers = _without_a_gate(followed, reason, standing)
-    return Answer(decision, False, gate, numbers)
+    def __init__(self) -> None:
+        self._current: Answer | None = None
+        self._orders: dict[str, Answer] = {}  # whose decision each order was
+        self._live: set[str] = set()
+        # One that only repeats itself is not written again.
+        self._refusal: Event | None = None
 
+    def decide(self, event: Event) -> Answer:
+        """The decision, with what is known before anything follows."""
+        reason, refusal = event.data.get("reason"), self._refusal
+        gate, numbers = NO_WORD
+        if event.data.get("action") == "hold":
+            gate, numbers = f"strategy: {_kind(text(reason))}", text(reason)
+        elif refusal is not None and refusal.data.get("reason") == reason:
+            gate, numbers = _refusal(refusal.data)
+            numbers += f" (since {refusal.at:%H:%M:%S})"
+        elif self._live:
+            gate, numbers = UNDER_WAY
+        self._current = Answer(event, False, gate, numbers)
+        return self._current
 
-def _without_a_gate(
-    followed: list[Event], reason: object, standing: Event | None
-) -> tuple[str, str]:
-    if standing is not None and standing.data.get("reason") == reason:
-        gate, numbers = _refusal(standing.data)
-        return gate, f"{numbers} (since {standing.at:%H:%M:%S})"
-    if any(event.type == "order.intended" for event in followed):
-        return "order under way", "its end is not written yet"
-    return "no event says why", (
-        "an order under way, books that differ, or products that could not be read")
+    def take(self, event: Event) -> None:
+        """One event after a decision, for the decision that it belongs to."""
+        data, identity = event.data, text(event.data.get("client_order_id"))
+        if event.type == "order.intended":
+            self._orders[identity] = self._current
+            self._live.add(identity)
+            self._refusal = None
+            self._answer(self._current, *UNDER_WAY)
+        elif event.type == "trade.executed":
+            owner = self._orders.get(identity)
+            if owner and owner.wants(data.get("purpose")):
+                owner.did_trade, owner.gate, owner.numbers = True, "", ""
+        elif event.type == "risk.rejected":
+            self._refusal = event
+            if self._current.wants(data.get("purpose")):
+                self._answer(self._current, *_refusal(data))
+        elif ended := ENDS.get(event.type, lambda _: None)(data):
+            if event.type != "order.unknown":
+                self._live.discard(identity)
+            self._answer(self._orders.get(identity), *ended)
 
-
-def _first_gate(followed: list[Event], purpose: str) -> tuple[str, str]:
-    """The first event that says what stopped an order of this purpose; empty without one."""
-    for event in followed:
-        if event.data.get("purpose") in (None, purpose) and (read := GATES.get(event.type)):
-            gate, numbers = read(event.data)
-            if gate:
-                return gate, numbers
-    return "", ""
+    def _answer(self, answer: Answer | None, gate: str, numbers: str) -> None:
+        """The first gate counts; that nothing was said yet is none."""
+        if answer and answer.action != "hold" and answer.gate in (NO_WORD[0], UNDER_WAY[0]):
+            answer.gate, answer.numbers = gate, numbers
 
 
 def _refusal(data: Mapping) -> tuple[str, str]:
@@ -145,12 +168,10 @@ def _refusal(data: Mapping) -> tuple[str, str]:
     return f"risk: {text(first.get('code'))}", numbers
 
 
-def _verdict(data: Mapping) -> tuple[str, str]:
+def _ended(data: Mapping) -> tuple[str, str] | None:
     status = text(data.get("status"))
-    if status not in UNTRADED:
-        return "", ""
     code = text(data.get("code") or data.get("answer"))
-    return f"venue: {status}", code
+    return (f"venue: {status}", code) if status in ENDED_STATUSES else None
 
 
 def _kind(reason: str) -> str:
@@ -159,9 +180,8 @@ def _kind(reason: str) -> str:
 
 
 AROUND = frozenset({"state.changed", "feed.stale", "feed.recovered", "bot.started", "bot.stopped"})
-GATES: Mapping[str, Callable[[Mapping], tuple[str, str]]] = {
-    "risk.rejected": _refusal,
-    "order.updated": _verdict,
+ENDS: Mapping[str, Callable[[Mapping], tuple[str, str] | None]] = {
+    "order.updated": _ended,
     "order.unknown": lambda data: ("venue: unknown", text(data.get("reason"))),
     "order.lost": lambda data: ("venue: lost", text(data.get("reason"))),
 }
@@ -180,7 +200,8 @@ def why_lines(ledger: Ledger, terminal: Terminal) -> Iterator[str]:
     rows += [(event.seq, event.at, f"-- {told(event)}") for event in ledger.around]
     for said, same in groupby(sorted(rows), key=lambda row: row[2]):
         times = [at for _, at, _ in same]
-        span = f" to {times[-1]:%H:%M:%S}, {len(times)} times" if times[1:] else ""
+        form = "%H:%M:%S" if times[0].date() == times[-1].date() else "%m-%d %H:%M:%S"
+        span = f" to {times[-1]:{form}}, {len(times)} times" if times[1:] else ""
         yield from terminal.wrapped(f"{times[0]:%m-%d %H:%M:%S}{span} {said}", 4)
     yield from terminal.wrapped(f"now: {ledger.now}", 4) if ledger.now else ()
     yield from terminal.wrapped(
@@ -190,12 +211,11 @@ def why_lines(ledger: Ledger, terminal: Terminal) -> Iterator[str]:
 
 def _sentence(answer: Answer) -> str:
     data = answer.event.data
-    action = text(data.get("action"))
     if answer.did_trade:
-        return f"{action}: traded ({text(data.get('reason'))})"
-    if action == "hold":
+        return f"{answer.action}: traded ({text(data.get('reason'))})"
+    if answer.action == "hold":
         return f"hold: {answer.numbers}"
-    return f"{action} ({text(data.get('reason'))}): {answer.gate}: {answer.numbers}"
+    return f"{answer.action} ({text(data.get('reason'))}): {answer.gate}: {answer.numbers}"
 
 
 # Events, one by one
@@ -216,7 +236,7 @@ def tail(folder: Path, count: int, types: Iterable[str], wait: Callable[[], bool
 
 
 def tail_line(event: Event) -> str:
-    return f"{event.at:%Y-%m-%d %H:%M:%S} {told(event)}"
+    return f"{event.at:%Y-%m-%d %H:%M:%S}Z {told(event)}"
 
 
 def _row(event: Event) -> dict[str, object]:

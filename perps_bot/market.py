@@ -348,7 +348,8 @@ class _CsvFile:
                     fields = row.split(",")
                     at = datetime.fromisoformat(fields[0])
                     if at < earliest:
-                        raise ValueError(f"{at} is out of order or repeated, before {earliest}")
+                        raise ValueError(f"{at} is out of order or repeated, before {earliest}"
+                                         f"{self._way_out(spacing)}")
                     moment = at if at > latest else latest
                     built = build(symbol, moment, spacing, fields)
                 except ValueError as problem:
@@ -370,6 +371,10 @@ class _CsvFile:
         build, spacing = self.kinds[header]
         is_good = re.compile(grammar + r"\n?", re.ASCII).fullmatch
         return is_good, build, spacing or self.bar or self._bar_length()
+
+    def _way_out(self, spacing: timedelta) -> str:
+        said = int(spacing.total_seconds())
+        return f" (bars of {said} s: is --bar right?)" if self.bar and spacing == self.bar else ""
 
     def _bar_length(self) -> timedelta:
         """Return the smallest spacing of the first rows, by a reading of its own."""

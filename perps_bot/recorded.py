@@ -8,7 +8,7 @@ not recorded is counted, never guessed.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
@@ -16,8 +16,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from perps_bot import __version__
-from perps_bot.errors import ConfigError, StoreDamaged
 from perps_bot.bot import assemble
+from perps_bot.errors import ConfigError, StoreDamaged
+from perps_bot.execution import BY_HAND, MODIFIED
 from perps_bot.loop import entry_quantity
 from perps_bot.model import (
     Account, Action, Candle, Event, Fill, Margin, Mark, Order, OrderIntent, OrderType, Position,
@@ -70,17 +71,14 @@ class Outcome:
     difference: Difference | None = None
 
 
-def find_day(said: str, folder: Path) -> Path:
-    """The file of a day such as 2026-11-23 in `folder`, or the day's file that was named."""
+def find_day(said: str, folder: Path | None) -> Path:
+    """The file of a day such as 2026-11-23 in `folder`; without one, `said` is the day's file."""
+    path = Path(said) if folder is None else folder / f"{said}.jsonl"
     try:
-        path = folder / f"{date.fromisoformat(said)}.jsonl"
+        date.fromisoformat(path.stem)
     except ValueError:
-        path = Path(said)
-        try:
-            date.fromisoformat(path.stem)
-        except ValueError:
-            raise ConfigError(f"--recorded {said}: neither a day such as 2026-11-23 nor a day's "
-                              f"file such as {folder / '2026-11-23.jsonl'}") from None
+        raise ConfigError(f"--recorded {said}: neither a day such as 2026-11-23 nor a day's file "
+                          f"such as data/perps_bot/prod/events/2026-11-23.jsonl") from None
     if not path.is_file():
         days = sorted(each.stem for each in path.parent.glob("????-??-??.jsonl"))
         there = f"there are {days[0]} to {days[-1]}" if days else "there are none"
@@ -287,41 +285,57 @@ class _Today:
             raise _Missing("the highest equity between two signals, for a drawdown")
         return data, {name: found.get(name) for name in names}
 
-    def order(self, event: Event) -> tuple[Mapping, Mapping] | None:
-        """An order that was sent or refused: its size, its price and the gate's verdict."""
-        data, is_sent = event.data, event.type == "order.intended"
-        if is_sent and (data["originating_order_id"] or moment(data["placed_at"]) != event.at):
+    def sent(self, event: Event) -> tuple[Mapping, Mapping] | None:
+        """An order that was sent: its size, its price and the gate's verdict."""
+        data = event.data
+        if data["originating_order_id"] or moment(data["placed_at"]) != event.at:
             return None  # it was found at the venue: nothing was decided
+        intent = Order.from_data(data, event.at).intent
         if "saw" in data and data["saw"] is None:
-            return self._reduction(Order.from_data(data, event.at).intent)
-        data = self._known(data, "saw")
-        if "MARK_MOVED" in data.get("codes", ()):
-            raise _Missing("every mark of a minute, for MARK_MOVED")
-        intent = Order.from_data(data, event.at).intent if is_sent else _refused(data)
-        said = self._asked(intent, data["saw"])
-        names = COMPARED[event.type] if said.type == event.type else ("symbol", "side", "quantity")
-        more = {} if said.type == event.type else {
-            "event": said.type, "codes": said.data.get("codes", []),
-            "breaches": said.data.get("breaches", [])}
-        return ({**data, "event": event.type, "codes": data.get("codes", []),
-                 "breaches": data.get("breaches", [])},
-                {**{name: said.data[name] for name in names}, **more})
+            return self._reduction(intent)
+        return self._increase(event, intent)
 
-    def _asked(self, intent: OrderIntent, saw: Mapping) -> _Said:
-        """What today's code would write instead of this order, seeing what was seen then."""
-        engine, symbol, side = self.bot.engine, intent.symbol, intent.side
-        marks = self.venue.take(symbol, saw)
+    def refused(self, event: Event) -> tuple[Mapping, Mapping]:
+        """The same of one that the gate refused."""
+        data = self._known(event.data, "saw")
+        if "MARK_MOVED" in data["codes"]:
+            raise _Missing("every mark of a minute, for MARK_MOVED")
+        return self._increase(event, OrderIntent(
+            data["symbol"], Side(data["side"]), Decimal(data["quantity"]),
+            OrderType(data["order_type"]), Purpose(data["purpose"]),
+            maybe_decimal(data["limit_price"]), reason=data["reason"]))
+
+    def _increase(self, event: Event, intent: OrderIntent) -> tuple[Mapping, Mapping]:
+        data, send = self._known(event.data, "saw"), self._enter
+        if intent.purpose is not Purpose.ENTRY or (
+                intent.reason.startswith(BY_HAND) or intent.reason.endswith(MODIFIED)):
+            send = self.bot.engine.send
+        elif (wanted := self._wants.get(intent.symbol)) != (intent.side, intent.reason):
+            return data, dict(zip(("side", "reason"), wanted or (None, "no decision")))
+        said = self._said(send, intent, data["saw"])
+        if said.type == event.type:
+            return data, {name: said.data[name] for name in COMPARED[event.type]}
+        verdicts = {"event": event.type, "codes": [], "breaches": [], **data}
+        now = {"event": said.type, "codes": [], "breaches": [], **said.data}
+        return verdicts, {name: now[name] for name in ("event", "quantity", "codes", "breaches")}
+
+    def _said(self, send: Callable, intent: OrderIntent, saw: Mapping) -> _Said:
+        """What today's code would write where it is to `send`, seeing what was seen then."""
+        marks = self.venue.take(intent.symbol, saw)
         self.bot.catalog.load_from_brokerage(self.venue)
-        engine.see(marks)
-        is_decided = self._wants.get(symbol) == (side, intent.reason)
+        self.bot.engine.see(marks)
         try:
-            if is_decided and self._without_stop_at != self.tape.now:
-                engine.enter(symbol, side, entry_quantity(self.bot, symbol, side), intent.reason)
-            else:  # by hand, or once more without the stop that the venue refused with it
-                engine.send(intent)
+            send(intent)
         except _Said as said:
             return said
         raise AssertionError("an order is either written down or refused")
+
+    def _enter(self, intent: OrderIntent) -> None:
+        engine, symbol, side = self.bot.engine, intent.symbol, intent.side
+        if self._without_stop_at == self.tape.now:
+            engine.send(intent)  # once more, without the stop that the venue refused with it
+        else:
+            engine.enter(symbol, side, entry_quantity(self.bot, symbol, side), intent.reason)
 
     def _reduction(self, intent: OrderIntent) -> tuple[Mapping, Mapping]:
         """An order that only shrinks the position passes every limit."""
@@ -360,8 +374,8 @@ class _Today:
 
 JUDGES = {
     "strategy.signal": ("decisions of the strategy", _Today.signal),
-    "order.intended": ("orders sent", _Today.order),
-    "risk.rejected": ("orders refused", _Today.order),
+    "order.intended": ("orders sent", _Today.sent),
+    "risk.rejected": ("orders refused", _Today.refused),
     "state.changed": ("limits that stopped entries", _Today.hold),
     "trade.executed": ("fills booked", _Today.fill),
     "position.updated": ("positions after a fill", _Today.position),
@@ -381,8 +395,7 @@ def _judge(today: _Today, event: Event, outcome: Outcome) -> Difference | None:
     if both is None:
         return None
     recorded, now = both
-    sides = {name: (recorded.get(name), said) for name, said in now.items()
-             if not _same(recorded.get(name), said)}
+    sides = dict(_differing(recorded, now))
     if sides:
         return Difference(event.seq, event.at, event.type, event.data.get("symbol", ""), sides)
     outcome.reproduced[event.type] += 1
@@ -418,13 +431,6 @@ def _events(path: Path) -> Iterator[Event]:
     return read_events(path.parent, date.fromisoformat(path.stem))
 
 
-def _refused(data: Mapping) -> OrderIntent:
-    return OrderIntent(
-        data["symbol"], Side(data["side"]), Decimal(data["quantity"]),
-        OrderType(data["order_type"]), Purpose(data["purpose"]),
-        maybe_decimal(data["limit_price"]), reason=data["reason"])
-
-
 def _margin(figures: list[str] | None) -> Margin | None:
     return figures and Margin(*map(Decimal, figures))
 
@@ -441,6 +447,16 @@ READ_AS = {
 }
 
 
+def _differing(recorded: Mapping, today: Mapping, within: str = "") -> Iterator[tuple]:
+    """Yield each field that differs, with both sides; one within another by both names."""
+    for name, said in today.items():
+        other = recorded.get(name)
+        if isinstance(said, Mapping) and isinstance(other, Mapping):
+            yield from _differing(other, said, f"{within}{name}.")
+        elif not _same(other, said):
+            yield f"{within}{name}", (other, said)
+
+
 def _same(recorded: object, today: object) -> bool:
     """Whether text of an event says the value that today's code has."""
     match today:
@@ -449,8 +465,7 @@ def _same(recorded: object, today: object) -> bool:
         case datetime():
             return isinstance(recorded, str) and moment(recorded) == today
         case Mapping():
-            return isinstance(recorded, Mapping) and recorded.keys() == today.keys() and all(
-                _same(recorded[name], today[name]) for name in today)
+            return isinstance(recorded, Mapping) and not [*_differing(recorded, today)]
         case list() | tuple():
             return isinstance(recorded, list) and len(recorded) == len(today) and all(
                 map(_same, recorded, today))

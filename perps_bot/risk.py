@@ -267,27 +267,36 @@ class LiveRiskManager:
         self._change(kind, TradingState.TRADING, reason)
         return True
 
-    def resume(self, reason: str, today: date, clear_daily_loss: bool = False) -> list[str]:
+    def resume(self, reason: str, today: date, clear_daily_loss: bool = False,
+               pnl: Decimal | None = None) -> list[str]:
         """Lift every hold but those of the settings; return their kinds.
 
         Raises ConfigError without a reason, or while today's daily loss holds and nobody said
-        that it may be cleared, which is possible once a day; cleared, it counts from now on.
+        that it may be cleared, which is possible once a day; cleared, it counts from `pnl` on,
+        the ledger's P&L of now.
         """
         if not reason.strip():
             raise ConfigError("resume needs a reason: perps-bot resume --reason 'what was checked'")
-        loss, cleared = self._holds.get("daily_loss"), self._cleared_at
-        if loss and (loss.at is None or loss.at.date() >= today):
-            is_spent = cleared[:10] >= today.isoformat()
-            if is_spent or not clear_daily_loss:
-                way_out = (f"; --clear-daily-loss was used today already, at {cleared[11:19]} UTC"
-                           if is_spent else " or add --clear-daily-loss")
-                raise ConfigError(f"the daily loss limit was hit today ({loss.reason}): wait for "
-                                  f"the next UTC day{way_out}")
+        self._refuse_within_the_day(today, clear_daily_loss)
         kinds = [kind for kind in self._holds if kind not in AS_SET]
         for kind in kinds:
-            self._change(kind, TradingState.TRADING, f"resumed: {reason}",
-                         clears_loss=kind == "daily_loss" and clear_daily_loss)
+            clears = kind == "daily_loss" and clear_daily_loss
+            self._change(kind, TradingState.TRADING, f"resumed: {reason}", clears_loss=clears,
+                         **({"pnl": pnl} if clears else {}))
         return kinds
+
+    def _refuse_within_the_day(self, today: date, clears: bool) -> None:
+        loss, cleared = self._holds.get("daily_loss"), self._cleared_at
+        if not loss or loss.at is not None and loss.at.date() < today:
+            return
+        if cleared[:10] >= today.isoformat():
+            way_out = f"; --clear-daily-loss was used today already, at {cleared[11:19]} UTC"
+        elif clears:
+            return
+        else:
+            way_out = " or add --clear-daily-loss"
+        raise ConfigError(f"the daily loss limit was hit today ({loss.reason}): wait for the next "
+                          f"UTC day{way_out}")
 
     def apply(self, event: Event) -> None:
         """Fold one event into the trading state."""

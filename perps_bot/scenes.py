@@ -389,7 +389,7 @@ def _liquidation(settings: Settings, folder: Path) -> str:
     _see(not liquidated, "the venue liquidated")
     _see(held[1] == held[0] and held[2], f"given up too early: {' '.join(map(str, held))}")
     _see("Margin nears liquidation" in stage.bot.risk.holds["liquidation_distance"].reason
-         and stage.ask_for_more(), "an entry was not refused")
+         and "liquidation_distance" in stage.ask_for_more(), "an entry was not refused for that")
     return (f"REDUCING at 1.4 x the threshold, at 1.2 x {held[2]:f} of {held[0]:f} kept, at 1.05 x "
             f"flat, before the venue acts")
 

@@ -407,14 +407,14 @@ def account_lock(name: str) -> socket.socket | None:
 def prepare_folder(path: str | Path) -> Path:
     """Make the folder if need be, 0700, and return it; ConfigError if it cannot be trusted."""
     path = Path(path)
+    refuse_denied(path)
     try:
         _make_folder(path)
         if why := distrust(path):
             raise ConfigError(f"{path}: {why}")
         os.chmod(path, 0o700)
     except OSError as error:
-        why = isinstance(error, PermissionError) and _who_denies(path)
-        raise ConfigError(f"{path}: {why or f'{error}: choose another folder'}") from error
+        raise ConfigError(f"{path}: {error}: choose another folder") from error
     return path
 
 
@@ -426,12 +426,15 @@ def distrust(path: Path) -> str:
     return ""
 
 
-def _who_denies(path: Path) -> str:
-    """What is wrong with the folder above `path` that lets us in no further."""
-    for folder in path.absolute().parents:
-        with suppress(OSError):
-            return distrust(folder) if folder.stat().st_uid else ""
-    return ""
+def refuse_denied(path: Path) -> None:
+    """ConfigError where we may not look: that we see nothing there would say nothing."""
+    try:
+        os.listdir(path)
+    except PermissionError as error:
+        seen = filter(os.path.lexists, (path.absolute(), *path.absolute().parents))
+        raise ConfigError(f"{path}: {distrust(next(seen)) or error.strerror}") from None
+    except OSError:  # it is missing, or no folder: that can be said
+        return
 
 
 def _owner(path: Path) -> str:

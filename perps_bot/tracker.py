@@ -216,7 +216,8 @@ class PositionTracker:
 
     def _fold_state(self, data: Mapping) -> None:
         if data.get("clears_loss"):
-            self._day_start_pnl = self.pnl()
+            known = maybe_decimal(data.get("pnl"))  # at the marks of then, which a restart forgets
+            self._day_start_pnl = self.pnl() if known is None else known
 
     def _fold_day(self, data: Mapping) -> None:
         books = data["snapshot"].get("tracker")

@@ -29,6 +29,7 @@ from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
 from perps_bot.settings import FOREIGN_VARIABLES
 from perps_bot.store import EventStore
+from perps_bot.tracker import PositionTracker
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 60
@@ -181,7 +182,7 @@ def test_the_example_of_a_command_works(name, said, monkeypatch):
     ("replay",                      {}, "name a FILE of prices, or --recorded DAY"),
     ("replay nowhere.csv",          {}, "nowhere.csv cannot be read"),
     ("resume",                      {}, "arguments are required: --reason"),
-    ("resume --reason ' '",         {}, "--reason is empty"),
+    ("resume --reason ' '",         {}, "the reason is empty"),
     ("resume --reason checked",     {}, "data/perps_bot/dev does not exist"),
     ("resume --reason x --profile demo", {}, "data/perps_bot/demo does not exist"),
     ("--symbols 'A\nB'",            {}, "symbols"),
@@ -463,6 +464,96 @@ def test_a_resume_that_the_disk_did_not_take_is_no_resume(said):
     assert (bot.returncode, out) == (3, "")
     assert "not resumed: " in only_line(err)
     assert "state=HALTED" in said("--dev-fast").out
+
+
+# Emergencies, on paper; with real processes at the exchange: test_emergency.py
+
+
+class Terminal:
+    def __init__(self, *lines):
+        self._lines = [*lines]
+
+    def isatty(self):
+        return True
+
+    def readline(self):
+        return self._lines.pop(0)
+
+
+def tree():
+    return {path: path.read_bytes() for path in Path(".").rglob("*") if path.is_file()}
+
+
+FLAT = "flat: the venue shows no position and no order in BTC-PERP"
+
+
+@pytest.mark.parametrize("profile, folder", [("dev", "events"), ("prod", "paper-events")])
+def test_a_dead_bot_is_closed_on_paper_and_opens_nothing_until_it_is_resumed(
+    said, monkeypatch, profile, folder
+):
+    monkeypatch.setenv("PERPS_FORCE_MOCK", "1")
+    now = datetime.now(UTC)
+    store = EventStore(Path(f"data/perps_bot/{profile}/{folder}"), now)
+    books = PositionTracker(store)
+    store.open_day(now.date(), {}, equity=Decimal(10_000))
+    books.update_position("BTC-PERP", Decimal("0.04"), Decimal(80_000))
+    store.close()
+    answer = said(f"close-all --profile {profile} --yes")
+    assert (answer.code, answer.out.splitlines()[-2]) == (0, FLAT)
+    assert "BTC-PERP exit pb-" in answer.out and " sell 0.04: filled, 0.04 filled at " in answer.out
+    assert "state HALTED" in said(f"--profile {profile} --dev-fast").out
+    assert said(f"close-all --profile {profile} --yes").out.splitlines()[-2] == FLAT
+    trades = [e.data for e in events_of(profile, folder) if e.type == "trade.executed"]
+    assert sum(Decimal(trade["quantity"]) for trade in trades) == Decimal("0.04")
+    assert not Decimal(trades[-1]["position_quantity"])
+    assert said(f"resume --profile {profile} --reason x").out.startswith("resumed: operator")
+
+
+def test_a_living_bot_is_halted_and_resumed_through_its_files(living, said):
+    answer = said("halt 'the news' --profile dev --json")
+    assert answer.code == 0
+    told = json.loads(answer.out)
+    assert told["exit_code"] == 0 and told["lines"][0] == "HALTED: the news"
+    assert health()["trading_state"] == "HALTED" and not health()["ok"]
+    assert said("halt again --reduce-only --profile dev").out.startswith("HALTED: again")
+    assert said("resume --reason x").out == "resumed: operator; state TRADING\n"
+
+
+@pytest.mark.parametrize("line, words", [
+    ("close-all",                              "there is no terminal: add --yes"),
+    ("close-all --yes --reason ''",            "the reason is empty"),
+    ("halt ' '",                               "the reason is empty"),
+    (f"halt {'x' * 501}",                      "above 500 characters"),
+    ("halt",                                   "arguments are required: reason"),
+    ("halt two words",                         "unrecognized arguments: words"),
+    ("halt x --profile prod",                  "data/perps_bot/prod does not exist"),
+    ("close-all --yes --profile demo --dry-run", "data/perps_bot/demo does not exist"),
+])
+def test_a_wrong_emergency_is_one_line_and_changes_nothing(said, line, words):
+    said("--dev-fast")
+    before = tree()
+    answer = said(line)
+    assert (answer.code, answer.out) == (2, "")
+    assert words in only_line(answer.err)
+    assert tree() == before
+
+
+@pytest.mark.parametrize("typed, code", [("yes\n", 0), ("y\n", 1), ("", 1)])
+def test_at_a_terminal_a_person_is_asked_before_all_is_closed(said, monkeypatch, typed, code):
+    said("--dev-fast")
+    monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    answer = said("close-all --profile dev")
+    assert answer.code == code
+    assert "profile dev (paper-synthetic): cancels every order and closes" in answer.out
+    assert (FLAT in answer.out) == (code == 0)
+    assert ("control.requested" in {event.type for event in events_of()}) == (code == 0)
+
+
+def test_a_command_of_another_user_is_refused_with_the_way_out(said, monkeypatch):
+    said("--dev-fast")
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    answer = said("halt x --profile dev")
+    assert answer.code == 2 and "is another user's: run as its owner" in only_line(answer.err)
 
 
 # Checking

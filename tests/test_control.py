@@ -7,6 +7,7 @@ told.  The same with real processes is in `test_emergency.py`.
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,12 +17,13 @@ import pytest
 from helpers import BTC, ETH, NOON, RISING, Rig, ScriptedVenue, VirtualClock, verified
 from perps_bot import control as room
 from perps_bot import store as store_room
+from perps_bot.clock import StopRequest, SystemClock
 from perps_bot.control import Control
 from perps_bot.errors import ConfigError
 from perps_bot.bot import assemble, recover
 from perps_bot.loop import run
 from perps_bot.mailbox import Answer, Mailbox, Request, answer_to, put, request_of
-from perps_bot.model import Position, TradingState
+from perps_bot.model import Margin, Position, TradingState
 from perps_bot.ops import Surfaces, close_all_positions
 from perps_bot.store import EventStore
 
@@ -254,6 +256,7 @@ BAD = [
         good(args={**HALT, "reason": "x" * 501}), good(at="yesterday"), good(at=7),
         good(at="2025-05-01T12:00:00"), good(command="close-all", args=HALT),
         good(at="0001-01-01T00:00:00+23:59"), good(at="9999-12-31T23:59:59-23:59"),
+        good(at="0001-01-01T00:00:00+23:59"), good(at="9999-12-31T23:59:59-23:59"),
         good(command="close-all", args={"reason": "x", "symbols": 5}),
         good(command="close-all", args={"reason": "x", "symbols": [5]}),
     )),
@@ -451,6 +454,50 @@ def test_a_read_that_lags_behind_our_own_fill_is_not_taken_for_somebody_elses(ri
     assert rig.venue.held() == 0
 
 
+@pytest.mark.parametrize("initial", [None, 1200])
+def test_an_empty_list_of_positions_is_not_believed_while_something_else_says_otherwise(
+    rig, initial
+):
+    entered(rig)
+    rig.venue.position_lag = 10**6  # the read is empty, and what is held is held
+    rig.venue.the_margin = initial and Margin(Decimal(initial), Decimal(9000), Decimal(1000))
+    rig.now += timedelta(minutes=1)
+    answer = closes(rig)
+    assert answer.exit_code == 3 and last(answer).startswith("NOT flat")
+    assert rig.venue.held() > 0 and rig.venue.live(), "its stop is not taken away"
+
+
+def test_flat_is_not_said_while_the_balance_shows_margin_in_use(rig):
+    rig.tick()
+    rig.venue.the_margin = Margin(Decimal(1200), Decimal(9000), Decimal(1000))
+    assert closes(rig).exit_code == 3
+    rig.venue.the_margin = Margin(Decimal(0), Decimal(9000), Decimal(0))
+    assert rig.asks("close-all", CLOSE, "2" * 32).exit_code == 0
+
+
+@pytest.mark.parametrize("initial", [None, 0])
+def test_what_the_owner_closed_by_hand_is_gone_from_the_books_too(rig, initial):
+    entered(rig)
+    rig.now += timedelta(minutes=1)
+    rig.venue.trade_by_hand(-rig.venue.held())
+    rig.venue.the_margin = None if initial is None else Margin(*[Decimal(initial)] * 3)
+    answer = closes(rig)
+    assert (answer.exit_code, last(answer)) == (0, FLAT), answer.text
+    assert rig.bot.tracker.positions() == {} and rig.venue.live() == []
+
+
+def test_an_order_of_the_owners_that_cannot_be_cancelled_keeps_no_position_open(rig):
+    entered(rig)
+    foreign = replace(rig.venue.live()[0], id="hand", venue_order_id="v-hand")
+    rig.venue._set(replace(foreign, intent=replace(foreign.intent, symbol=ETH)))
+    rig.venue.down = {"cancel"}
+    answer = rig.asks("close-all", {"reason": "x", "symbols": [ETH]})
+    assert answer.exit_code == 3 and "v-hand, not ours, sell: NOT confirmed gone" in answer.text
+    rig.venue.down = set()
+    answer = rig.asks("close-all", CLOSE, "2" * 32)
+    assert answer.exit_code == 0 and "v-hand, not ours, sell: gone" in answer.text
+
+
 @pytest.mark.parametrize("lag", [9, 12, 30])
 @pytest.mark.parametrize("by_hand", ["0", "3"])
 @pytest.mark.parametrize("look_for", [room.LOOK_FOR, room.LOOK_FOR_ALONE], ids=["8s", "80s"])
@@ -587,6 +634,29 @@ def test_once_the_disk_takes_it_the_halt_is_in_the_events_alone(rig, monkeypatch
     rig.tick(60)
     rig.obey()
     assert "kept.json" not in rig.files() and rig.restart().state is TradingState.HALTED
+
+
+def test_a_resume_that_the_disk_does_not_take_lifts_nothing(rig, monkeypatch):
+    entered(rig)
+    rig.bot.risk.hold("rejects", TradingState.REDUCING, "by the test")
+    rig.leave("resume", RESUME)
+    monkeypatch.setattr(store_room, "_write", full)
+    rig.obey()
+    answer = rig.bot.control.answers[ID]
+    assert answer.exit_code == 3 and answer.text.startswith("not resumed: ")
+    assert rig.state is TradingState.REDUCING and "kept.json" not in rig.files()
+
+
+def test_a_request_ends_the_wait_of_the_real_clock_and_a_signal_still_comes_first():
+    request = StopRequest()
+    asked = iter([False, True, True])
+    request.is_asked = lambda: next(asked)
+    clock, begun = SystemClock(request), time.monotonic()
+    clock.now()
+    assert clock.wait(Decimal(30)) is None
+    request._take(signal.SIGTERM, None)
+    assert clock.wait(Decimal(30)) == signal.SIGTERM
+    assert time.monotonic() - begun < 10
 
 
 # The function

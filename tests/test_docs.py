@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from perps_bot.cli import COMMANDS, main
+from perps_bot.cli import COMMANDS, GROUPS, main
 from perps_bot.loop import tick
 from perps_bot.model import Position
-from perps_bot.settings import PROFILES, SETTINGS, described, resolve
+from perps_bot.risk import RISK_KINDS
+from perps_bot.settings import FOREIGN_VARIABLES, PROFILES, SETTINGS, described, resolve
 from perps_bot.store import SYNCED, EventStore, read_events
 from perps_bot.tracker import PositionTracker
 
@@ -30,6 +31,12 @@ DOCS = {name: (ROOT / name).read_text("utf-8") for name in (
     "README.md", "docs/RUNBOOK_PERPS.md", "docs/ONE_TICK.md", "docs/EVENTS.md", "docs/FAQ.md")}
 README, RUNBOOK, ONE_TICK, EVENTS, _ = DOCS.values()
 SOURCE = {path.name: path.read_text("utf-8") for path in (ROOT / "perps_bot").glob("*.py")}
+STRINGS = " ".join(
+    node.value for text in SOURCE.values() for node in ast.walk(ast.parse(text))
+    if isinstance(node, ast.Constant) and isinstance(node.value, str))
+REASONS = {call.args[0].value for text in SOURCE.values() for call in ast.walk(ast.parse(text))
+           if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "hold"
+           and call.args and isinstance(call.args[0], ast.Constant)} | set(RISK_KINDS)
 PATIENCE_SECONDS = 60
 MAP = ROOT.parent / "shared" / "reference" / "faults.md"
 MAY = datetime(2025, 5, 1, tzinfo=UTC)
@@ -106,6 +113,12 @@ def environment(place, **changes):
     return {**kept, "PATH": f"{place / 'bin'}{os.pathsep}{kept['PATH']}", **changes}
 
 
+def beside(place, line):
+    """The environment of a printed line: nothing that a test runs may reach Coinbase."""
+    is_real = re.search("--profile (?:demo|prod)", line)
+    return environment(place, **{"PERPS_FORCE_MOCK": "1"} if is_real else {})
+
+
 @pytest.fixture
 def place(used, tmp_path):
     return shutil.copytree(used, tmp_path / "place", symlinks=True)
@@ -113,7 +126,7 @@ def place(used, tmp_path):
 
 def begun(place, line):
     """Start a command line that ends only when it is told to, and wait until it says so."""
-    bot = subprocess.Popen(["sh", "-c", f"exec env {line}"], cwd=place, env=environment(place),
+    bot = subprocess.Popen(["sh", "-c", f"exec env {line}"], cwd=place, env=beside(place, line),
                            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert "profile=" in bot.stdout.readline(), bot.communicate()[1]
     return bot
@@ -128,7 +141,25 @@ def runs_on(line):
     return is_bot and not set(words) & ends
 
 
-PRINTED = [line for text in (README, RUNBOOK) for line in commands(text)]
+THE_FIRST = RUNBOOK.index("\n## Quick start")
+IN_AN_EMERGENCY = list(commands(RUNBOOK[:THE_FIRST]))
+PRINTED = [line for text in (README, RUNBOOK[THE_FIRST:]) for line in commands(text)]
+
+
+def test_the_lines_for_an_emergency_end_it_while_the_bot_runs(place):
+    bot, said = begun(place, "bin/perps-bot --profile prod"), []
+    try:
+        for line in IN_AN_EMERGENCY:
+            said.append(subprocess.run(["sh", "-c", line], cwd=place, env=beside(place, line),
+                                       text=True, capture_output=True, check=False))
+    finally:
+        bot.send_signal(signal.SIGTERM)
+        bot.communicate(timeout=PATIENCE_SECONDS)
+    halted, closed, seen = said
+    assert (halted.returncode, closed.returncode, seen.returncode) == (0, 0, 1), said
+    assert "every entry confirmed gone" in halted.stdout
+    assert "flat: the venue shows no position and no order" in closed.stdout
+    assert "HALTED" in seen.stdout.splitlines()[0]
 
 
 @pytest.mark.parametrize("line", [line for line in PRINTED if runs_on(line)])
@@ -144,7 +175,7 @@ def test_a_printed_start_runs_until_it_is_stopped(line, place):
     line for line in PRINTED if not runs_on(line) and " PID" not in line and "pgrep" not in line
     and line != "bin/test"])
 def test_a_printed_command_ends_as_it_should(line, place):
-    run = subprocess.run(["sh", "-c", line], cwd=place, env=environment(place), text=True,
+    run = subprocess.run(["sh", "-c", line], cwd=place, env=beside(place, line), text=True,
                          capture_output=True, timeout=PATIENCE_SECONDS, check=False)
     expected = re.search(r"# exit (\d)", line)
     assert run.returncode == int(expected[1] if expected else 0), run.stderr
@@ -236,25 +267,43 @@ def test_a_document_promises_nothing(name):
                       DOCS[name]) == []
 
 
-def test_the_readme_lists_the_commands_that_there_are():
-    rows = [re.search(r"bin/perps-bot ([\w-]+)", command)[1]
-            for command, _ in table(README, "command", "what it does")]
-    assert sorted([*rows, "perps"]) == sorted(COMMANDS)
+def test_the_readme_lists_the_commands_as_the_help_does():
+    rows = table(README, "when", "command", "what it does")
+    shown = [(re.search("`(.+)`", command)[1], group.strip("*")) for group, command, _ in rows]
+    listed = [(name, group if not n else "") for group, names in GROUPS
+              for n, name in enumerate(name for name in names.split() if name in COMMANDS)
+              if name != "perps"]
+    assert shown == listed and {*COMMANDS} - {"perps"} == {name for name, _ in shown}
 
 
-def test_the_settings_are_listed_with_flag_variable_default_and_range():
-    profile = resolve({}, {})
-    rows = table(RUNBOOK, "name", "flag or variable", "default", "allowed", "what")
-    assert [row[0] for row in rows] == [f"`{row.name}`" for row in SETTINGS]
-    defaults = {name: value for name, value, _, source in described(profile)}
-    for (_, places, default, allowed, what), row in zip(rows, SETTINGS):
-        assert re.findall("`(.+?)`", places) == [p for p in (row.flag, row.env) if p], row.name
+def test_every_setting_is_listed_once_with_its_place_default_and_range():
+    """Those with a variable stand with the variables, the others in the reference."""
+    variables = [[name, place, *more] for place, name, *more in table(
+        RUNBOOK, "variable", "setting", "default", "allowed", "what")]
+    others = table(RUNBOOK, "setting", "flag", "default", "allowed", "what")
+    assert [row[0] for row in variables] == [f"`{row.name}`" for row in SETTINGS if row.env]
+    assert [row[0] for row in others] == [f"`{row.name}`" for row in SETTINGS if not row.env]
+    defaults = {name: value for name, value, _, _ in described(resolve({}, {}))}
+    rows = {row[0].strip("`"): row[1:] for row in (*variables, *others)}
+    for row in SETTINGS:
+        given, default, allowed, what = rows[row.name]
+        assert given.strip("`") == (row.flag or row.env or "config file"), row.name
         assert default == ("by profile" if row.name in PROFILES["dev"] else
                            defaults[row.name].replace("data", "./data", row.env ==
                                                       "EVENT_STORE_ROOT")), row.name
         assert allowed == "switch" or allowed.startswith(row.kind.allowed), row.name
         assert not row.unit or allowed.endswith(row.unit), row.name
-        assert what == row.help
+        assert what.startswith(row.help), row.name
+
+
+def test_every_variable_that_the_program_reads_is_in_the_runbook():
+    read = {node.args[0].value for text in SOURCE.values() for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "get" and "environ" in ast.unparse(node.func.value)
+            and isinstance(node.args[0], ast.Constant)}
+    assert {"NO_COLOR", "NOTIFY_SOCKET"} <= read
+    told = RUNBOOK.partition("## Environment variables")[2].partition("\n## ")[0]
+    assert [name for name in sorted({*read, *FOREIGN_VARIABLES}) if name not in told] == []
 
 
 def test_the_profiles_are_listed_with_their_limits():
@@ -280,18 +329,66 @@ def test_the_files_of_a_profile_are_those_that_are_listed(place):
         [*os.listdir(place / "data/perps_bot/dev"), "control"])  # which a command makes
 
 
+def slug(heading):
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+LINKS = [(name, *link) for name, text in DOCS.items()
+         for link in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text)]
+
+
+@pytest.mark.parametrize("name, path, heading", LINKS)
+def test_a_link_leads_somewhere(name, path, heading):
+    target = (ROOT / name).parent / path if path else ROOT / name
+    assert target.exists()
+    assert not heading or heading in map(slug, re.findall("^#+ (.+)$", target.read_text(), re.M))
+
+
+def test_the_contents_name_every_section():
+    contents = RUNBOOK.partition("\n## ")[0]
+    assert [heading for heading in re.findall("^## (.+)$", RUNBOOK, re.M)
+            if f"(#{slug(heading)})" not in contents] == []
+
+
+@pytest.mark.parametrize("name", [*(f"perps_bot/{name}" for name in SOURCE), *DOCS])
+def test_a_section_that_is_named_is_there(name):
+    text = re.sub(r'"\s+f?"', "", (ROOT / name).read_text("utf-8"))
+    named = re.findall(r"""'([A-Z][^'\n]+)' in (?:docs/RUNBOOK|the runbook)""", text)
+    named += re.findall(r"""(?:RUNBOOK_PERPS.md`|runbook)(?: under)?,? "([^"]+)\"""", text)
+    assert [heading for heading in named if not re.search(f"^#+ {heading}$", RUNBOOK, re.M)] == []
+
+
+def test_every_room_is_on_the_map_of_files():
+    places = " ".join(row[0] for row in table(RUNBOOK, "place", "what"))
+    assert sorted(re.findall(r"`perps_bot/(\w+\.py)`", places)) == sorted(
+        name for name in SOURCE if not name.startswith("__"))
+
+
+def test_a_limit_breach_is_answered_for_every_code():
+    told = re.findall("`([A-Z_]+)`", " ".join(
+        row[0] for row in table(RUNBOOK, "codes", "what to do")))
+    listed = re.findall("`([A-Z_]+)`", " ".join(row[0] for row in table(
+        (ROOT / "docs/CONTROLS.md").read_text("utf-8"), "code", "what it says", "way out", "test")))
+    assert sorted(told) == sorted(listed)
+
+
+def test_every_alert_is_in_the_runbook():
+    told = re.findall("`([A-Z_]+)`", " ".join(
+        row[0] for row in table(RUNBOOK, "code", "what it tells", "what to do")))
+    raised = set(re.findall(r'"([A-Z]{2,}(?:_[A-Z]+)*)"', SOURCE["alerts.py"])) - {"GET", "POST"}
+    assert raised >= {"NO_STOP", "TIE_OUT"}
+    assert sorted(told) == sorted(raised | {name.upper() for name in REASONS - {"settings"}})
+
+
 QUOTED = [*re.findall(r'^### "(.+)"$', RUNBOOK, re.M),
           *(row[0].strip("`") for row in table(RUNBOOK, "message", "what to do"))]
 
 
 @pytest.mark.parametrize("message", QUOTED)
 def test_a_message_to_search_for_is_one_that_the_program_says(message):
-    strings = " ".join(
-        node.value for text in SOURCE.values() for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str))
     said = message.removeprefix("Risk check failed: ")
-    assert said in strings
-    assert said == message or "Risk check failed: " in strings
+    assert said in STRINGS
+    assert said == message or "Risk check failed: " in STRINGS
 
 
 def test_the_runbook_has_the_four_messages():
@@ -378,7 +475,7 @@ FROM_THE_FEED = {"feed.stale", "feed.recovered"}
 def test_the_fields_of_an_event_are_those_that_are_documented(kind, written):
     fields = documented()[kind][1]
     if kind == "state.changed":
-        fields = [field for field in fields if field != "clears_loss"]  # the owner's resume alone
+        fields = [field for field in fields if field not in ("clears_loss", "pnl")]
     if kind == "risk.rejected":
         fields = [field for field in fields if field not in ("code", "limit")]
     assert set(fields) == written[kind]
@@ -391,6 +488,19 @@ def test_the_fields_of_a_seldom_event_are_those_that_are_documented(kind):
              and isinstance(node.args[0], ast.Constant) and node.args[0].value == kind]
     (fields,) = [[word.arg for word in call.keywords if word.arg != "required"] for call in calls]
     assert sorted(fields) == sorted(documented()[kind][1])
+
+
+def test_every_reason_for_a_state_is_documented():
+    (told,) = re.findall(r"^\| `kind` \| which reason: (.*) \|$", EVENTS, re.M)
+    assert set(re.sub(r" \(.*?\)", "", told).split(", ")) == REASONS
+
+
+def test_the_day_opens_with_the_settings_of_its_process(used):
+    """So that a day whose process began on an earlier one can be asked again."""
+    opened, begun, *_ = read_events(used / "data/perps_bot/dev/events")
+    assert (opened.type, begun.type) == ("day.opened", "bot.started")
+    assert opened.data["settings"] == begun.data["settings"]
+    assert opened.data["settings"].keys() == {row.name for row in SETTINGS}
 
 
 # The fault map

@@ -150,7 +150,8 @@ DEFECTS = [
 def test_a_defect_of_the_product_is_a_line_that_fails(name, defect, words, tmp_path, monkeypatch):
     monkeypatch.setattr(shutdown, "STOP_FOR", timedelta(seconds=1))
     monkeypatch.setattr(scenes, "TICKS_MAX", 25)
-    monkeypatch.setattr(scenes, "STOP_SECONDS_MAX", 3)
+    if words.startswith("not ended"):  # it never does: there is nothing to wait for
+        monkeypatch.setattr(scenes, "STOP_SECONDS_MAX", 3)
     room, attribute, make = defect
     room = sys.modules[room] if isinstance(room, str) else room
     plant(monkeypatch, room, attribute, make)

@@ -7,7 +7,6 @@ serves TLS with a certificate of the test.  The package is optional: without it 
 
 import json
 import queue
-import ssl
 from decimal import Decimal
 
 import pytest

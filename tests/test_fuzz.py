@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from fuzz import answers, files, mutate, run, seeds
 from fuzz.judge import Broken
-from fuzz.run import NAMES, TARGETS, Target
+from fuzz.run import NAMES, Target
 
 from perps_bot import feed, market, rest, settings, store, transport, wire
 

@@ -187,4 +187,7 @@ def test_the_launcher_is_named_as_it_is_typed_there(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     assert init.program() == "bin/perps-bot"
     monkeypatch.setattr(init, "__file__", str(tmp_path / "site-packages/perps_bot/init.py"))
+    monkeypatch.setattr(init.shutil, "which", {"perps-bot": "/usr/bin/perps-bot"}.get)
     assert init.program() == "perps-bot"
+    monkeypatch.setattr(init.shutil, "which", lambda name: None)
+    assert init.program() == f"{shlex.quote(sys.executable)} -m perps_bot"

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from perps_bot.errors import ConfigError
-from perps_bot.ledger import tail, tail_line, tail_row, why, why_lines
+from perps_bot.ledger import NO_WORD, UNDER_WAY, tail, tail_line, tail_row, why, why_lines
 from perps_bot.store import EventStore
 from perps_bot.terminal import Terminal
 
@@ -35,15 +35,17 @@ class Diary:
         return self.add("risk.rejected", symbol=symbol, side="buy", quantity="1", reason=reason,
                         purpose=purpose, breaches=breaches, message="in words")
 
-    def sent(self, purpose="entry"):
-        return self.add("order.intended", symbol=BTC, purpose=purpose, client_order_id="pb-1")
+    def sent(self, purpose="entry", number=1):
+        return self.add("order.intended", symbol=BTC, purpose=purpose,
+                        client_order_id=f"pb-{number}")
 
-    def became(self, status, purpose="entry", **more):
+    def became(self, status, purpose="entry", number=1, **more):
         return self.add("order.updated", symbol=BTC, purpose=purpose, status=status,
-                        client_order_id="pb-1", **more)
+                        client_order_id=f"pb-{number}", **more)
 
-    def traded(self, purpose="entry"):
-        return self.add("trade.executed", symbol=BTC, purpose=purpose)
+    def traded(self, purpose="entry", number=1):
+        return self.add("trade.executed", symbol=BTC, purpose=purpose,
+                        client_order_id=f"pb-{number}")
 
     def day(self):
         self.store.now += DAY
@@ -54,10 +56,6 @@ class Diary:
 @pytest.fixture
 def diary(tmp_path):
     return Diary(tmp_path / "events")
-
-
-NO_WORD = ("no event says why",
-           "an order under way, books that differ, or products that could not be read")
 
 
 @pytest.mark.parametrize("write, gate", [
@@ -72,16 +70,22 @@ NO_WORD = ("no event says why",
      ("venue: rejected", "TRADING_DISABLED")),
     (lambda d: d.decides("buy").sent().became("open").became("expired", answer="GTD: too late"),
      ("venue: expired", "GTD: too late")),
-    (lambda d: d.decides("buy").sent().add("order.unknown", symbol=BTC, reason="timed out"),
+    (lambda d: d.decides("buy").sent().add("order.unknown", symbol=BTC, reason="timed out",
+                                                client_order_id="pb-1"),
      ("venue: unknown", "timed out")),
     (lambda d: d.decides("buy").sent().became("open"),
-     ("order under way", "its end is not written yet")),
+     UNDER_WAY),
+    (lambda d: d.decides("buy").sent().became("open").decides("buy"), UNDER_WAY),
+    (lambda d: d.decides("buy").sent().became("cancelled").decides("buy"), NO_WORD),
     (lambda d: d.decides("buy"), NO_WORD),
     # What concerns another symbol, another purpose, or a stop, says nothing of this decision.
     (lambda d: d.decides("buy").refused("NO_MARK", symbol=ETH), NO_WORD),
     (lambda d: d.decides("buy").refused("NOT_REDUCING", purpose="exit"), NO_WORD),
     (lambda d: d.decides("buy").became("cancelled", "stop"), NO_WORD),
-    (lambda d: d.decides("hold", "position follows the averages").traded("stop"),
+    (lambda d: d.decides("buy").traded(number=7), NO_WORD),
+    (lambda d: d.decides("hold", "position follows the averages").sent("exit").traded("exit"),
+     ("strategy: position follows the averages", "position follows the averages")),
+    (lambda d: d.decides("hold", "position follows the averages").sent("stop").traded("stop"),
      ("strategy: position follows the averages", "position follows the averages")),
     (lambda d: d.decides("close").refused("NOT_REDUCING", purpose="exit"),
      ("risk: NOT_REDUCING", "measured 3.4, allowed 3 x")),
@@ -89,7 +93,8 @@ NO_WORD = ("no event says why",
     (lambda d: d.refused("NO_MARK").decides("buy"), NO_WORD),
     (lambda d: d.decides("buy").refused("NO_MARK").decides("buy"),
      ("risk: NO_MARK", "measured 3.4, allowed 3 x (since 12:00:02)")),
-    (lambda d: d.decides("buy").refused("NO_MARK").sent().became("open").decides("buy"), NO_WORD),
+    (lambda d: d.decides("buy").refused("NO_MARK").sent().became("rejected").decides("buy"),
+     NO_WORD),
     (lambda d: d.decides("buy").refused("NO_MARK").decides("buy", "upward cross 1 bars ago"),
      NO_WORD),
 ])
@@ -104,6 +109,14 @@ def test_a_decision_that_traded_says_so(diary):
     ledger = why(diary.folder, BTC, 20)
     assert [answer.did_trade for answer in ledger.answers] == [True, False]
     assert ledger.counts() == {"strategy: follows": 1}
+
+
+def test_a_fill_that_comes_late_belongs_to_the_decision_that_asked_for_it(diary):
+    diary.decides("buy").sent().became("open").decides("buy", "upward cross 1 bars ago")
+    diary.traded().became("filled")
+    answers = why(diary.folder, BTC, 20).answers
+    assert [(answer.did_trade, answer.gate) for answer in answers] == [
+        (True, ""), (False, UNDER_WAY[0])]
 
 
 def test_it_looks_so_many_decisions_back_and_over_midnight(diary):
@@ -144,6 +157,12 @@ def test_the_ledger_is_told_with_counts_runs_and_what_was_around(diary):
         "11-23 12:00:07 hold: no cross pending"]
 
 
+def test_a_run_over_midnight_shows_both_days(diary):
+    diary.decides("hold", "x").day().decides("hold", "x")
+    assert "11-23 12:00:01 to 11-24 12:00:02, 2 times hold: x" in why_lines(
+        why(diary.folder, BTC, 9), Terminal(90))
+
+
 def test_the_ledger_as_json_has_the_same(diary):
     diary.decides("buy").refused("NO_MARK")
     diary.add("feed.stale", connection="user", reason="silent")
@@ -151,6 +170,20 @@ def test_the_ledger_as_json_has_the_same(diary):
     assert (said["counts"], said["traded"]) == ({"risk: NO_MARK": 1}, 0)
     assert [row["gate"] for row in said["decisions"]] == ["risk: NO_MARK"]
     assert [row["type"] for row in said["around"]] == ["feed.stale"]
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "x\x1b", 10**300, True])
+def test_whatever_stands_in_the_events_is_told_on_printable_lines(diary, value):
+    fields = dict.fromkeys(("action", "reason", "mark_price", "purpose", "status", "answer", "kind",
+                            "client_order_id", "breaches", "message", "state", "code"), value)
+    diary.decides("buy")
+    for type in ("strategy.signal", "order.intended", "risk.rejected", "order.updated",
+                 "order.unknown", "order.lost", "trade.executed", "state.changed", "feed.stale"):
+        diary.add(type, symbol=BTC, **fields)
+    ledger = why(diary.folder, BTC, 9)
+    assert all(line.isprintable() for line in why_lines(ledger, Terminal(80)))
+    assert ledger.as_json()["decisions"][1]["gate"]
+    assert all(tail_line(event).isprintable() for event in tail(diary.folder, 99, (), None))
 
 
 # Events, one by one
@@ -186,7 +219,7 @@ def test_what_comes_is_followed_over_midnight_until_it_is_enough(diary):
 def test_a_line_has_its_time_and_a_row_all_fields(diary):
     diary.add("alert.sent", code="NO_STOP")
     (event,) = tail(diary.folder, 1, (), None)
-    assert tail_line(event) == "2026-11-23 12:00:01 the alert NO_STOP was posted"
+    assert tail_line(event) == "2026-11-23 12:00:01Z the alert NO_STOP was posted"
     row = tail_row(event)
     assert (row["seq"], row["ts"], row["type"], row["code"], row["text"]) == (
         2, NOON + SECOND, "alert.sent", "NO_STOP", "the alert NO_STOP was posted")

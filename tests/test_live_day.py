@@ -1,7 +1,7 @@
 """A recorded day of BTC, played through the exchange, with a real prod bot in the market.
 
 How it is played, and what must hold after every tick: recorded_day.py.  A few answers to orders
-are lost.  The day is a Monday: no weekly close lies in it.  Its first 15 hours are played, and all
+are lost.  The day is a Monday: no weekly close lies in it.  Its first 8 hours are played, and all
 of it, with the tie-out at midnight, where PERPS_TEST_DAY_HOURS=24 says so.  The month: bin/bench.
 """
 
@@ -26,7 +26,7 @@ from perps_bot import store as disk
 from perps_bot.report import Reading, told
 
 DAY = datetime(2025, 5, 12, tzinfo=UTC)
-HOURS = int(os.environ.get("PERPS_TEST_DAY_HOURS", "15"))
+HOURS = int(os.environ.get("PERPS_TEST_DAY_HOURS", "8"))
 # The hours that the exchange books funding into the cash, and the rate of each hour.
 BOOKINGS = (6, 12)
 RATE = "0.0001"

@@ -1,5 +1,6 @@
 """`replay --recorded`: a day's events through today's code."""
 
+import functools
 import hashlib
 import json
 import os
@@ -93,12 +94,12 @@ def test_every_decision_of_a_recorded_day_is_reproduced(days, capsys):
 CHANGES = {
     # what is changed: (where, name, today's value, the event that differs, a field of it)
     "how long a crossing waits": (
-        strategy, "CROSS_AGE_BARS_MAX", 1, "strategy.signal", "memory"),
+        strategy, "CROSS_AGE_BARS_MAX", 1, "strategy.signal", "memory.pending"),
     "which side the averages show": (
-        strategy._Memory, "lean", lambda self: None, "strategy.signal", "memory"),
+        strategy._Memory, "lean", lambda self: None, "strategy.signal", "memory.side"),
     "where the trail is": (
         strategy.BaselinePerpsStrategy, "watch", lambda self, mark, position: False,
-        "strategy.signal", "memory"),
+        "strategy.signal", "memory.best_mark"),
     "what counts as an hour": (
         flow.Flow, "entries_in_hour", lambda self, symbol, now: 99, "order.intended", "codes"),
     "how near liquidation may be": (
@@ -136,7 +137,8 @@ def test_a_change_of_one_rule_shows_the_first_decision_that_differs(
     assert (event.type, event.at.isoformat()) == (kind, found["at"])
     sides = found["fields"][field]
     assert sides["recorded"] != sides["today"]
-    assert sides["recorded"] == event.data.get(field, [])
+    assert sides["recorded"] == functools.reduce(
+        lambda data, name: data.get(name, []), field.split("."), event.data)
     assert f"the first that differs: seq {event.seq}, {event.at.isoformat()}, {kind}" in text
 
 
@@ -148,6 +150,45 @@ def test_what_was_sent_and_would_be_refused_today_is_shown_with_both_sides(
     assert fields["event"] == {"recorded": "order.intended", "today": "risk.rejected"}
     assert fields["codes"] == {"recorded": [], "today": ["ENTRIES_EXCEEDED"]}
     assert fields["breaches"]["today"][0]["measured"] == "100"
+
+
+@pytest.mark.parametrize("kind, field, value, shown", [
+    ("strategy.signal", "action", "buy", "action"),
+    ("strategy.signal", "long_ma", "80000.1", "long_ma"),
+    ("strategy.signal", "mark_price", "80001", "long_ma"),
+    ("strategy.signal", "position_quantity", "7", "position_quantity"),
+    ("strategy.signal", "daily_loss", "1.25", "daily_loss"),
+    ("strategy.signal", "trading_state", "HALTED", "trading_state"),
+    ("order.intended", "quantity", "9", "quantity"),
+    ("order.intended", "reason", "no reason", "reason"),
+    ("order.intended", "reason", "by hand", None),  # no decision of ours: the gate alone is asked
+    ("stop", "quantity", "9", "reduces"),
+    ("stop", "side", "buy", "reduces"),
+    ("risk.rejected", "codes", ["STATE_HALTED"], "codes"),
+    ("risk.rejected", "side", "buy", "side"),
+    ("state.changed", "reason", "felt so", "reason"),
+    ("state.changed", "before", "HALTED", "before"),
+    ("trade.executed", "realized_pnl", "3", "realized_pnl"),
+    ("trade.executed", "position_quantity", "3", "position_quantity"),
+    ("position.updated", "fees", "3", "fees"),
+])
+def test_whatever_is_compared_can_differ(kind, field, value, shown, days, tmp_path):
+    """One field of one event is made another: that event is the first that differs."""
+    def is_meant(event):
+        if kind == "stop":
+            return event.type == "order.intended" and event.data["purpose"] == "stop"
+        return event.type == kind and event.data.get("purpose", "entry") == "entry"
+
+    day, meant = next((day, event) for day in days
+                      for event in read_events(day.parent, datetime.fromisoformat(day.stem).date())
+                      if is_meant(event))
+    path = rewritten(day, tmp_path / "changed" / day.name, lambda event: (
+        event["seq"] == meant.seq and {**event, field: value}))
+    found = recorded.replay_day(path).difference
+    if shown is None:
+        assert found is None
+    else:
+        assert found.seq == meant.seq and shown in found.sides
 
 
 # What is not recorded
@@ -204,6 +245,16 @@ def test_a_setting_that_is_new_since_that_day_has_its_default():
     settings = recorded_settings({**words, "gone_since": "7"})
     assert (settings.max_entries_per_hour, settings.bar) == (8, 3600)  # of the profile
     assert settings.fee_rate == Decimal("0.001")
+
+
+def test_a_day_whose_settings_are_no_longer_possible_names_the_way_out(days, tmp_path, capsys):
+    words = {"long_ma_period": "100000"}
+    path = rewritten(days[0], tmp_path / "old" / days[0].name, lambda event: "settings" in event
+                     and {**event, "settings": {**event["settings"], **words}})
+    assert main(["replay", "--recorded", str(path)]) == 2
+    assert capsys.readouterr().err.endswith(
+        "long_ma_period (recorded): must be a whole number from 10 to 200 (bars): use the version "
+        "that wrote it\n")
 
 
 def test_a_setting_that_is_no_longer_possible_is_named():
@@ -408,6 +459,8 @@ def spoilt(days, folder):
     ("../btc.csv", "--recorded ../btc.csv: neither a day"),
     ("2025-05-01 btc.csv", "--recorded takes the day's own prices and settings: leave out"),
     ("2025-05-01 --from 2025-05-01", "everything but --profile, --dry-run, --config and --json"),
+    ("data/2025-05-01.jsonl", "data/2025-05-01.jsonl: no events of that day: there are none; see"),
+    ("data/prices.jsonl", "--recorded data/prices.jsonl: neither a day such as 2026-11-23"),
     ("2025-05-01 --profile demo", "nothing was written there; name the --profile that ran"),
     ("2025-05-01 --bar 60", "--recorded takes the day's own prices and settings: leave out"),
 ])

@@ -438,6 +438,7 @@ def test_a_risk_halt_lifts_at_midnight_and_is_counted(replayed):
     ("btc.csv --to 2001-01-01",                          "no row lies between"),
     ("btc.csv --funding btc.csv",                        "btc.csv: header"),
     ("btc.csv --funding a.csv --funding b.csv",          "2 funding files"),
+    ("btc.csv --bar 900",                                "(bars of 900 s: is --bar right?)"),
     ("btc.csv --equity 0",                               "paper_equity (flag --equity)"),
     ("btc.csv --fee-rate 1",                             "fee_rate (flag --fee-rate)"),
     ("btc.csv --leverage 6",                             "target_leverage (flag --leverage)"),

@@ -1,7 +1,6 @@
 """The report says what the events say: to the last digit, all of it, and nothing else."""
 
 import csv
-import hashlib
 import json
 import os
 import random

@@ -1406,18 +1406,27 @@ def test_a_folder_of_another_user_is_refused(tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_who_is_let_in_nowhere_is_told_as_whom_to_run():
     """As an owner is who runs a command on the files of the service's user."""
-    program = ("import os, sys; from perps_bot.store import prepare_folder\n"
+    program = ("import os, pathlib, sys; from perps_bot import store, backup, emergency\n"
                "from perps_bot.errors import ConfigError\n"
-               "os.setuid(54321)\ntry: prepare_folder(sys.argv[1])\n"
-               "except ConfigError as refusal: print(refusal)")
+               "from perps_bot.settings import resolve\n"
+               "os.setuid(54321); path = pathlib.Path(sys.argv[1])\n"
+               "settings = resolve({}, {'EVENT_STORE_ROOT': str(path.parents[1])})\n"
+               "for work in (lambda: store.prepare_folder(path),\n"
+               "             lambda: store.refuse_denied(path),\n"
+               "             lambda: emergency.ask(settings, 'halt', {'reason': 'x'}),\n"
+               "             lambda: backup._copied(path, path, 'dev', [])):\n"
+               "    try: work()\n"
+               "    except ConfigError as refusal: print(refusal)")
     with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "perps_bot" / "dev"
+        (path / "events").mkdir(parents=True)
         os.chmod(folder, 0o700)
         os.chown(folder, 12345, 12345)
-        path = Path(folder) / "perps_bot" / "prod"
         done = subprocess.run([sys.executable, "-c", program, path], capture_output=True,
                               text=True, env={**os.environ, "PYTHONPATH": str(REPO)}, check=True)
-    assert done.stdout == (f"{path}: is another user's: run as its owner, with sudo -u '#12345' "
-                           f"before the command\n")
+    said = "is another user's: run as its owner, with sudo -u '#12345' before the command"
+    assert done.stdout.splitlines() == [
+        *[f"{path}: {said}"] * 3, f"{path / 'events'}: {said}"]
 
 
 def test_a_folder_whose_name_may_not_be_on_the_disk_yet_is_made_sure_of(tmp_path, monkeypatch):

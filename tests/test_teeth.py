@@ -31,7 +31,7 @@ def test_there_are_enough_of_them_and_each_has_a_rig():
     "a SIGINT records no halt",
     "a limit may lie far beyond the mark",
     "an answer that says yes and no is a yes",
-    "the old day is not synced before the new one",
+    "a new file's name is not synced",
 ])
 def test_a_rig_finds_its_plant(name):
     assert found(BY_NAME[name])

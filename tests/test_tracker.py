@@ -250,6 +250,14 @@ def test_a_cleared_loss_counts_from_then_on(tmp_path):
     assert books.restart().tracker.daily_loss() == 5
 
 
+def test_a_restart_knows_at_which_marks_a_loss_was_cleared(tmp_path):
+    books = Books(tmp_path / "events").fill("BUY 1 @ 100").see("60")
+    books.tracker.mark(BTC, Decimal(57))  # no signal has it
+    books.store.append("state.changed", kind="daily_loss", state="TRADING", clears_loss=True,
+                       pnl=books.tracker.pnl())
+    assert books.restart().see("55").tracker.daily_loss() == 2
+
+
 def test_a_hold_that_is_lifted_without_clearing_forgets_no_loss():
     books = Books().fill("BUY 1 @ 100").see("60")
     books.store.append("state.changed", kind="daily_loss", state="TRADING", clears_loss=False)

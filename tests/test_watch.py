@@ -357,6 +357,7 @@ def test_a_folder_of_another_user_is_refused_with_the_way_out(place, said, monke
     ("why BTC-PERP --ticks 0", "--ticks 0: must be a whole number from 1"),
     ("why btc", "no decision on btc in"),
     ("tail -n -1", "-n -1: must be a whole number"),
+    ("tail -n 10001", "-n 10001: must be a whole number from 1 to 10000"),
     ("tail -n many", "-n many: must be a whole number"),
     ("tail --type trades", "--type trades: no such events; there are"),
     ("status --watch", "--watch needs a terminal"),

@@ -366,7 +366,8 @@ class Checks:
     def e1_what_is_the_owners_is_left_alone(self, asked):
         for identity in asked.body["order_ids"]:
             order = self.engine.orders.get(identity)
-            if order is not None and order.by == "owner":
+            is_meant = "close-all asked" in self.sim.kinds
+            if order is not None and order.by == "owner" and not is_meant:
                 self.fail("E1", f"the owner's {identity} is to be cancelled")
 
     # At an entry
@@ -631,6 +632,20 @@ class Checks:
             if CANARY in json.dumps(event).encode():
                 self.fail("I-46", f"the key's name is in {event}")
 
+    def _is_new(self, event):
+        """Else it was read anew after a restart."""
+        return (self.time.venue() - Journal.at(event)).total_seconds() < 20 and (
+            "operator" in self.journal.holds)
+
+    def i49_flat_is_flat(self, _):
+        """Whoever reads `flat` looks no further."""
+        for event in self.journal.news:
+            if (event["type"], event.get("command"), event.get("exit_code")) == (
+                    "control.answered", "close-all", 0) and self._is_new(event):
+                for symbol in self.settings.symbols:
+                    if self.held(IDS[symbol]) and not self._outside(IDS[symbol]):
+                        self.fail("I-49", f"said to be flat, and {symbol} is held")
+
     # At the end of a process, and of the run
 
     def i16_acknowledged_events_survive(self):
@@ -769,6 +784,7 @@ AT_A_TICK = (
     Checks.i41_health_is_true,
     Checks.i12_the_state_is_in_the_events,
     Checks.i46_no_canary,
+    Checks.i49_flat_is_flat,
 )
 AT_THE_END = (
     Checks.i13_i30_it_converges,

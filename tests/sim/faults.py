@@ -430,6 +430,14 @@ def on_signal(*names, gap=0.7):
     return strike
 
 
+def owner_asks(command, **args):
+    """By file, as the commands do, whether or not a process is there to read it."""
+    def strike(sim, dice):
+        sim.disturb(AFTERMATH)
+        sim.time.at(dice.choice((0, 0.3, 2)), sim.ask, command, args)
+    return strike
+
+
 FAULTS = {
     # kind                      row      what it does
     # The wire
@@ -565,6 +573,8 @@ FAULTS = {
     "SIGTERM then SIGINT": Fault("H5", on_signal("SIGTERM", "SIGINT"), gap=150),
     "SIGHUP":              Fault("H5", on_signal("SIGHUP"), gap=150),
     "SIGUSR1":             Fault("H6", on_signal("SIGUSR1"), gap=120),
+    "halt asked":          Fault("H6", owner_asks("halt", reduce_only=False), gap=120),
+    "close-all asked":     Fault("L1", owner_asks("close-all", symbols=[]), gap=100),
 }
 for _name, _fault in FAULTS.items():
     _fault.name = _name

@@ -108,7 +108,7 @@ def _batch(cases):
     gc.disable()  # one pass after each case costs less than many within it
     rows = []
     for case in cases:
-        result = case.run(traces=True)
+        result = case.run()
         broken = result.broken and f"{result.broken}; {_kept(case, result)}"
         rows.append((case, broken, result.figures, result.kinds))
         gc.collect()
@@ -116,13 +116,12 @@ def _batch(cases):
 
 
 def _kept(case, result):
-    """Keep the trace of a case that broke, and of it run again where that is another one."""
+    """Run a case that broke again and keep its trace; say so where it is another one."""
     again, folder = case.run(traces=True), Path(tempfile.mkdtemp(prefix="perps-sim-broken-"))
-    is_same = again.digest == result.digest
-    for name, each in (("trace", result), ("again", again))[:1 if is_same else 2]:
-        (folder / name).write_text("\n".join(each.trace) + "\n", "utf-8")
-    said = "" if is_same else f", ANOTHER TRACE when run again: {again.broken or 'not broken'}"
-    return f"kept in {folder}{said}"
+    (folder / "trace").write_text("\n".join(again.trace) + "\n", "utf-8")
+    said = "" if again.digest == result.digest else (
+        f", of another trace than the first, which is {again.broken or 'not broken'}")
+    return f"trace in {folder}{said}"
 
 
 def random_cases(start, count, kinds=None, ticks=NOISY_TICKS):

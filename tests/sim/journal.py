@@ -186,6 +186,12 @@ class Journal:
         said = event["snapshot"].get("risk", {}).get("holds", {})
         self.holds = {kind: hold["state"] for kind, hold in said.items()}
 
+    def _answered(self, event):
+        """Whoever was told that it is halted can rely on it; nobody resumes meanwhile."""
+        if event["exit_code"] == 0 and event["command"] != "resume" and not self.halted:
+            raise Unsound(f"I-12 seq {event['seq']}: a {event['command']} was answered with 0, "
+                          f"and the events know of no halt")
+
     @property
     def halted(self):
         return any(state == "HALTED" for state in self.holds.values())
@@ -215,4 +221,5 @@ FOLDS = {
     "strategy.signal": Journal._signalled,
     "state.changed": Journal._changed,
     "day.opened": Journal._opened,
+    "control.answered": Journal._answered,
 }

@@ -25,11 +25,13 @@ from perps_bot import feed as feed_room
 from perps_bot import ops as ops_room
 from perps_bot import rest as rest_room
 from perps_bot import store as store_room
+from perps_bot.bot import assemble, recover
 from perps_bot.client import CoinbasePerpetualsClient
 from perps_bot.clock import StopRequest, SystemClock
+from perps_bot.control import Control
 from perps_bot.errors import ConfigError
-from perps_bot.bot import assemble, recover
 from perps_bot.loop import run
+from perps_bot.mailbox import Mailbox
 from perps_bot.model import OrderType, TimeInForce
 from perps_bot.ops import Surfaces
 from perps_bot.rest import Rest, VenueClock
@@ -73,6 +75,10 @@ class Result:
         self.trace, self.figures = sim.trace, sim.figures()
 
 
+# Drawn apart, so that every other schedule stays what it was.
+ASKED = ("halt asked", "close-all asked")
+
+
 class Clock(SystemClock):
     """The loop's clock; between two ticks the schedule looks at what came of the last."""
 
@@ -85,6 +91,9 @@ class Clock(SystemClock):
         number = super().wait(seconds)
         self._sim.before_tick()
         return number
+
+    def wall(self):
+        return self._sim.time.wall()
 
 
 class Sim:
@@ -115,7 +124,7 @@ class Sim:
         self.world.heard = self.checks.answered
         self.wire.ordered, self.at_orders = self._ordered, []
         self.disturbed_until, self.is_quiet, self.is_over = 0.0, False, False
-        self.tick = self.processes = self.operations = 0
+        self.tick = self.processes = self.operations = self.asked = 0
         self.bot = self.signals = self.clock = None
         self._due_ops, self.power, self.exits = [], False, []
         self._ticked_at = None
@@ -124,7 +133,9 @@ class Sim:
 
     def _drawn(self):
         count = self.dice.choice((0, 1, 2, 2, 3, 3, 4, 5, 6, 8, 12, 16))
-        return sorted(self.dice.sample(sorted(FAULTS), count))
+        drawn = self.dice.sample(sorted(FAULTS.keys() - {*ASKED}), count)
+        dice = random.Random(f"{self.seed} asked")
+        return sorted(drawn + [name for name in ASKED if dice.random() < 0.15])
 
     def _drawn_settings(self):
         dice = random.Random(f"{self.seed} settings")
@@ -152,10 +163,11 @@ class Sim:
                 seconds=1 if self.seed % 10 == 0 else PUBLISH_SECONDS)),
             (client_room, "PAGE_ROWS", 3 if self.seed % 4 == 1 else client_room.PAGE_ROWS),
         ]
-        if self.seed % 10 != 5:
+        if self.seed % 10 != 5:  # the others have the real parts
             more += [(rest_room, "requests", SimpleNamespace(Request=LightRequest)),
                      (rest_room, "decoded", self.wire.decoded),
-                     (store_room, "json", PlainJson)]
+                     (store_room, "json", PlainJson),
+                     (ops_room, "exposition", lambda state, said: "")]
         level = LOG.level
         LOG.setLevel(logging.CRITICAL + 1)  # for its children, too
         try:
@@ -230,6 +242,8 @@ class Sim:
         store = EventStore(profile / "events")
         self.bot = assemble(self.settings, client, store, "coinbase", profile)
         self.bot.feed = feed
+        mailbox = Mailbox(profile / "control")
+        self.bot.control, self.signals.is_asked = Control(store, mailbox), mailbox.is_asked
         self.bot.surfaces = Surfaces(profile, self.say)
         store.subscribe(self.bot.surfaces.apply)
         recover(self.bot)
@@ -352,6 +366,20 @@ class Sim:
             self.say(f"signal {name}")
             self.checks.signalled(name)
             self.signals._take(getattr(signal, name), None)
+
+    def ask(self, command, args):
+        """The owner's command, which is a process of its own and on a disk that works."""
+        self.asked += 1
+        place = self.folder / "profile" / "control"
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (place, *place.parents[:1]):
+            folder.chmod(0o700)
+        request = {"id": f"{self.asked:032x}", "command": command, "at": self.time.wall(),
+                   "args": {"reason": "the schedule says so", **args}}
+        self.say(f"asked: {command}")
+        (place / "new").write_text(json.dumps(request, default=datetime.isoformat), "utf-8")
+        (place / "new").chmod(0o600)
+        (place / "new").rename(place / "request.json")
 
     def disturb(self, seconds):
         """Say that until then nobody can expect order."""

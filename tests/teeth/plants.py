@@ -100,6 +100,11 @@ PLANTS = (
           "code = 3 if left or bare else 0", "code = 0", "sim",
           "outage,SIGTERM,SIGINT"),
     Plant("health is always ok", "ops", '"ok": ', '"ok": True or ', "sim", "liquidation,SIGUSR1"),
+    Plant("a halt that was asked for is only answered", "control",
+          'task.bot.risk.hold("operator", state, task.request.args["reason"])', "pass",
+          "sim", "halt asked"),
+    Plant("flat is said without a look", "control",
+          "    if task.is_flat():\n", "    if True:\n", "sim", "close-all asked"),
     # Books
     Plant("a short position is read as a long one", "wire",
           '"SHORT": -1}', '"SHORT": 1}', "sim", ""),
