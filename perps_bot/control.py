@@ -112,7 +112,7 @@ class _Task:
     is_late    whether it is older than REQUEST_AGE_MAX
     was_begun  whether an earlier process ended over it
     theirs     the venue's positions as last read
-    gone_since by symbol, when the venue first showed nothing of what our books hold
+    less_since by symbol, when the venue first showed less than our books hold
     foreign    orders that are not ours, and that were asked to go
     is_read    whether the last look could read orders and positions
     trouble    why the last look did not come to its end
@@ -127,7 +127,7 @@ class _Task:
     is_late: bool
     was_begun: bool
     theirs: Mapping[str, Position] = field(default_factory=dict)
-    gone_since: dict[str, datetime] = field(default_factory=dict)
+    less_since: dict[str, datetime] = field(default_factory=dict)
     foreign: dict[str, Order] = field(default_factory=dict)
     is_read: bool = False
     trouble: str = ""
@@ -250,36 +250,36 @@ def _take_over(task: _Task, symbol: str) -> None:
     """Bring our books to what the venue holds, so that it is closed whoever opened it."""
     engine = task.bot.engine
     ours, theirs = engine.tracker.get_position(symbol), task.theirs.get(symbol) or Position(symbol)
+    is_less = abs(theirs.quantity) < abs(ours.quantity)
+    if not is_less:
+        task.less_since.pop(symbol, None)
     if ours.quantity == theirs.quantity or not theirs.mark_price.is_finite():
         return
-    if not engine.orders.are_told(symbol) or _may_be_old(task, ours, theirs):
+    if not engine.orders.are_told(symbol) or _may_be_old(task, theirs):
         task.trouble = f"{symbol}: the venue may not show all fills yet: ask again in a minute"
-        return
-    if abs(theirs.quantity) >= abs(ours.quantity) or _is_gone(task, ours):
+    elif not is_less or _is_gone(task, ours):
         engine.tracker.adopt("position.adopted", theirs)
 
 
-def _may_be_old(task: _Task, ours: Position, theirs: Position) -> bool:
-    """Whether the venue may only lag: to close what is gone would open the other way.
+def _may_be_old(task: _Task, theirs: Position) -> bool:
+    """Whether the venue may only lag: to close what is gone could open the other way.
 
-    Behind what our books held before, or, with what others did, behind what was closed just now.
-    What is gone without a fill that tells why may be missing from one answer only.
+    Behind what our books held before or, with what others did, behind what was closed just now.
     """
-    symbol, control, now = ours.symbol, task.bot.control, task.bot.store.now
-    times = [at for at, held in control.was_held.get(symbol, ()) if held == theirs.quantity]
-    times.append(control.closed_at.get(symbol, EPOCH))
-    is_told = theirs.quantity or symbol in task.bot.engine.moved_by_others
-    if is_told:
-        task.gone_since.pop(symbol, None)
-    else:
-        times.append(task.gone_since.setdefault(symbol, now))
+    control, now = task.bot.control, task.bot.store.now
+    held = control.was_held.get(theirs.symbol, ())
+    times = [at for at, quantity in held if quantity == theirs.quantity]
+    times.append(control.closed_at.get(theirs.symbol, EPOCH))
     return any(abs(now - at) < GONE_UNEXPLAINED for at in times)
 
 
 def _is_gone(task: _Task, ours: Position) -> bool:
-    """Whether no balance contradicts it, and no order of ours may still tell why."""
-    engine, symbol = task.bot.engine, ours.symbol
-    if symbol not in engine.moved_by_others and not task.theirs and task.margin_in_use():
+    """Whether others' fills, the balance or a minute say so, and no order of ours may tell why."""
+    engine, symbol, now = task.bot.engine, ours.symbol, task.bot.store.now
+    in_use = task.margin_in_use()
+    stands_for = now - task.less_since.setdefault(symbol, now)
+    is_missing = stands_for < GONE_UNEXPLAINED or not task.theirs and in_use
+    if symbol not in engine.moved_by_others and in_use != 0 and is_missing:
         return False
     engine.cancel(list(engine.outstanding(symbol)))
     return not engine.outstanding(symbol) and engine.tracker.get_position(symbol) == ours

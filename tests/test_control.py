@@ -256,6 +256,7 @@ BAD = [
         good(args={**HALT, "reason": "x" * 501}), good(at="yesterday"), good(at=7),
         good(at="2025-05-01T12:00:00"), good(command="close-all", args=HALT),
         good(at="0001-01-01T00:00:00+23:59"), good(at="9999-12-31T23:59:59-23:59"),
+        good(at="0001-01-01T00:00:00+23:59"), good(at="9999-12-31T23:59:59-23:59"),
         good(command="close-all", args={"reason": "x", "symbols": 5}),
         good(command="close-all", args={"reason": "x", "symbols": [5]}),
     )),
