@@ -300,7 +300,9 @@ class ExecutionEngine:
         """What the gate judged an increase by, beside what earlier events say."""
         return {
             "equity": self.tracker.last_equity, "margin": self.margin and self.margin.figures,
-            "positions": {s: (p.quantity, p.mark_price) for s, p in self.venue_positions.items()},
+            # As text: the mark of what is not ours may be without bound.
+            "positions": {s: (p.quantity, f"{p.mark_price:f}")
+                          for s, p in self.venue_positions.items()},
             "marks": {s: {**columns(mark), "candle": mark.candle and columns(mark.candle)}
                       for s, mark in self.marks.items()},
             "product": columns(self.catalog.get(symbol)),

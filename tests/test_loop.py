@@ -25,12 +25,13 @@ from helpers import (
     verified,
 )
 
+from perps_bot import recorded
 from perps_bot import store as disk
 from perps_bot.clock import StopRequest, SystemClock
 from perps_bot.loop import GAP_BARS_MAX
 from perps_bot.reconcile import MISMATCHES_MAX
 from perps_bot.market import SyntheticMarket
-from perps_bot.model import OrderType, Purpose, TradingState
+from perps_bot.model import OrderType, Position, Purpose, TradingState
 from perps_bot.paper import PaperBroker
 
 REPO = Path(__file__).resolve().parents[1]
@@ -892,3 +893,17 @@ def test_a_lasting_outage_is_logged_once(caplog, down, said):
     rig.venue.down.add(down)
     rig.tick(60)
     assert sum(said in record.message for record in caplog.records) == 2
+
+
+def test_what_the_owner_holds_and_nobody_can_value_refuses_an_entry_and_ends_nothing(tmp_path):
+    """A row of the account that cannot be read, or whose contract size nobody says."""
+    venue = ScriptedVenue(BTC)
+    truth, beside = venue.positions, Position("XYZ-26", Decimal(1), mark_price=Decimal("Infinity"))
+    venue.positions = lambda: {**truth(), beside.symbol: beside}
+    rig = Rig(venue, tmp_path, bar=60)
+    venue.history = {BTC: RISING}
+    assert rig.tick() and rig.tick() and not rig.held()
+    (refused,) = rig.of("risk.rejected")
+    assert refused.data["saw"]["positions"] == {"XYZ-26": (Decimal(1), "Infinity")}
+    day = recorded.find_day(str(NOON.date()), tmp_path / "events")
+    assert recorded.replay_day(day).difference is None
