@@ -174,8 +174,6 @@ def recover(bot: Bot) -> Recovery:
 def settle_first(bot: Bot, now: datetime) -> None:
     """Settle what an earlier process left: from here on a position can be given its stop."""
     bot.catalog.load_from_brokerage(bot.venue)
-    for symbol in bot.symbols:
-        bot.catalog.get(symbol)
     bot._products_at = now
     bot.engine.settle()
     _hold_as_set(bot)

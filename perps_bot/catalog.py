@@ -37,6 +37,13 @@ class ProductCatalog:
         every = (product for group in self._products.values() for product in group)
         return [product for product in every if product.is_perpetual]
 
+    def lists(self, symbol: str) -> bool:
+        """Whether `get` would return a product."""
+        try:
+            return bool(self.get(symbol))
+        except ConfigError:
+            return False
+
     def get(self, symbol: str) -> Product:
         """Return the product of `symbol` (or of a venue id).
 

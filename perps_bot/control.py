@@ -17,14 +17,15 @@ from typing import Any
 from perps_bot.confirmed import DONE, NOT_VERIFIED, REFUSED, answer_of
 from perps_bot.errors import ConfigError, OutcomeUnknown, PerpsBotError, VenueUnavailable
 from perps_bot.mailbox import Answer, Mailbox, Request
-from perps_bot.model import Event, Order, Position, Side, TradingState
-from perps_bot.reconcile import READS_LAG_MAX
+from perps_bot.model import Event, Order, Position, Purpose, Side, TradingState
+from perps_bot.reconcile import GONE_UNEXPLAINED
+from perps_bot.store import EPOCH
 
 # How long a request is good for; of one that halts, the halt stays good.
 REQUEST_AGE_MAX = timedelta(seconds=60)
 # How often and how long the venue is looked at; alone: where no loop goes on with it.
 LOOK_SECONDS, LOOKS_MAX = Decimal("0.5"), 200
-LOOK_FOR, LOOK_FOR_ALONE = timedelta(seconds=8), timedelta(seconds=60)
+LOOK_FOR, LOOK_FOR_ALONE = timedelta(seconds=8), timedelta(seconds=80)
 ANSWERS_MAX, ORDERS_MAX = 100, 500  # that are remembered, and that one answer tells of
 
 
@@ -34,7 +35,8 @@ class Control:
     mailbox   None where requests come by no file
     look_for  how long one request may look at the venue
     answers   by the request's id; None while it is being done
-    was_held  by symbol, what our books held before their last fills, and when those were told
+    was_held  by symbol, what our books held before they changed, and when they did
+    closed_at by symbol, when a fill of ours last made a position smaller
     touched   ids of our orders to which something has happened since the request
     """
 
@@ -42,6 +44,7 @@ class Control:
         self.mailbox, self.look_for = mailbox, look_for
         self.answers: dict[str, Answer | None] = {}
         self.was_held: dict[str, deque[tuple[datetime, Decimal]]] = {}
+        self.closed_at: dict[str, datetime] = {}
         self.touched: dict[str, None] = {}
         store.subscribe(self.apply)
 
@@ -86,13 +89,20 @@ class Control:
             self.answers[data["id"]] = Answer(data["exit_code"], data["text"])
         elif event.type == "trade.executed":
             traded = Decimal(data["quantity"]) * Side(data["side"]).sign
-            before = event.at, Decimal(data["position_quantity"]) - traded
-            self.was_held.setdefault(data["symbol"], deque(maxlen=ORDERS_MAX)).append(before)
+            self._note(event, Decimal(data["position_quantity"]) - traded)
+            if data["purpose"] != Purpose.ENTRY:
+                self.closed_at[data["symbol"]] = event.at
+        elif event.type in ("position.adopted", "reconcile.mismatch"):
+            self._note(event, Decimal(data["ours"]))
         elif event.type.startswith("order."):
             self.touched[data["client_order_id"]] = None
         for kept, count_max in ((self.answers, ANSWERS_MAX), (self.touched, ORDERS_MAX)):
             if len(kept) > count_max:
                 del kept[next(iter(kept))]
+
+    def _note(self, event: Event, before: Decimal) -> None:
+        held = self.was_held.setdefault(event.data["symbol"], deque(maxlen=ORDERS_MAX))
+        held.append((event.at, before))
 
 
 @dataclass
@@ -102,6 +112,7 @@ class _Task:
     is_late    whether it is older than REQUEST_AGE_MAX
     was_begun  whether an earlier process ended over it
     theirs     the venue's positions as last read
+    less_since by symbol, when the venue first showed less than our books hold
     foreign    orders that are not ours, and that were asked to go
     is_read    whether the last look could read orders and positions
     trouble    why the last look did not come to its end
@@ -116,6 +127,7 @@ class _Task:
     is_late: bool
     was_begun: bool
     theirs: Mapping[str, Position] = field(default_factory=dict)
+    less_since: dict[str, datetime] = field(default_factory=dict)
     foreign: dict[str, Order] = field(default_factory=dict)
     is_read: bool = False
     trouble: str = ""
@@ -214,7 +226,10 @@ def _everything_is_closed(task: _Task) -> bool:
     """One look and, where something is left, one more step: orders first, then positions."""
     bot, engine = task.bot, task.bot.engine
     task.look()
+    listed = [s for s in task.symbols if bot.catalog.lists(s)]
     if task.is_flat():
+        for symbol in task.symbols:
+            bot.catalog.get(symbol)  # what is not listed could not be looked for by its name
         return True
     strangers = {o.venue_order_id: o for o in engine.foreign if o.symbol in task.symbols}
     if strangers:
@@ -226,31 +241,45 @@ def _everything_is_closed(task: _Task) -> bool:
         _take_over(task, symbol)
         if engine.tracker.get_position(symbol).quantity:
             bot.protector.exit(symbol, task.request.args["reason"])
-    if failures := bot.work(task.symbols):
+    if failures := bot.work(listed):  # one name that is not holds up no other
         raise failures[0]
     return False
 
 
 def _take_over(task: _Task, symbol: str) -> None:
-    """Bring our books to what the venue holds, so that it is closed whoever opened it.
-
-    Not while the venue may only lag behind a fill of ours, or a fill is still to be told.
-    """
-    engine, before = task.bot.engine, task.bot.control.was_held.get(symbol, ())
+    """Bring our books to what the venue holds, so that it is closed whoever opened it."""
+    engine = task.bot.engine
     ours, theirs = engine.tracker.get_position(symbol), task.theirs.get(symbol) or Position(symbol)
-    lags = any(theirs.quantity == held and abs(engine.store.now - at) < READS_LAG_MAX
-               for at, held in before)
-    is_known = theirs.mark_price.is_finite() and engine.orders.are_told(symbol)
     is_less = abs(theirs.quantity) < abs(ours.quantity)
-    if is_known and not lags and theirs.quantity != ours.quantity and not (
-            is_less and not _is_gone(task, ours)):
+    if not is_less:
+        task.less_since.pop(symbol, None)
+    if ours.quantity == theirs.quantity or not theirs.mark_price.is_finite():
+        return
+    if not engine.orders.are_told(symbol) or _may_be_old(task, theirs):
+        task.trouble = f"{symbol}: the venue may not show all fills yet: ask again in a minute"
+    elif not is_less or _is_gone(task, ours):
         engine.tracker.adopt("position.adopted", theirs)
 
 
+def _may_be_old(task: _Task, theirs: Position) -> bool:
+    """Whether the venue may only lag: to close what is gone could open the other way.
+
+    Behind what our books held before or, with what others did, behind what was closed just now.
+    """
+    control, now = task.bot.control, task.bot.store.now
+    held = control.was_held.get(theirs.symbol, ())
+    times = [at for at, quantity in held if quantity == theirs.quantity]
+    times.append(control.closed_at.get(theirs.symbol, EPOCH))
+    return any(abs(now - at) < GONE_UNEXPLAINED for at in times)
+
+
 def _is_gone(task: _Task, ours: Position) -> bool:
-    """Whether others' fills or the balance say so, too, and no order of ours may still tell why."""
-    engine, symbol = task.bot.engine, ours.symbol
-    if symbol not in engine.moved_by_others and task.margin_in_use() != 0:
+    """Whether others' fills, the balance or a minute say so, and no order of ours may tell why."""
+    engine, symbol, now = task.bot.engine, ours.symbol, task.bot.store.now
+    in_use = task.margin_in_use()
+    stands_for = now - task.less_since.setdefault(symbol, now)
+    is_missing = stands_for < GONE_UNEXPLAINED or not task.theirs and in_use
+    if symbol not in engine.moved_by_others and in_use != 0 and is_missing:
         return False
     engine.cancel(list(engine.outstanding(symbol)))
     return not engine.outstanding(symbol) and engine.tracker.get_position(symbol) == ours

@@ -173,6 +173,8 @@ def _open_day(bot: Bot, now: datetime) -> None:
 def _start(bot: Bot, now: datetime) -> None:
     """Settle, compare the books, fill the windows, then say that it has begun."""
     settle_first(bot, now)
+    for symbol in bot.symbols:
+        bot.catalog.get(symbol)  # what is not listed ends a start, but keeps nothing else bare
     account = bot.engine.picture()
     bot.books.begin(now)
     closes = {symbol: _closes(bot, symbol, now, cached=True) for symbol in bot.symbols}

@@ -23,7 +23,7 @@ from perps_bot.errors import ConfigError
 from perps_bot.bot import assemble, recover
 from perps_bot.loop import run
 from perps_bot.mailbox import Answer, Mailbox, Request, answer_to, put, request_of
-from perps_bot.model import Margin, TradingState
+from perps_bot.model import Margin, Position, TradingState
 from perps_bot.ops import Surfaces, close_all_positions
 from perps_bot.store import EventStore
 
@@ -255,6 +255,7 @@ BAD = [
         good(args={"reason": "x", "reduce_only": 1}), good(args={**HALT, "reason": " "}),
         good(args={**HALT, "reason": "x" * 501}), good(at="yesterday"), good(at=7),
         good(at="2025-05-01T12:00:00"), good(command="close-all", args=HALT),
+        good(at="0001-01-01T00:00:00+23:59"), good(at="9999-12-31T23:59:59-23:59"),
         good(at="0001-01-01T00:00:00+23:59"), good(at="9999-12-31T23:59:59-23:59"),
         good(command="close-all", args={"reason": "x", "symbols": 5}),
         good(command="close-all", args={"reason": "x", "symbols": [5]}),
@@ -497,6 +498,51 @@ def test_an_order_of_the_owners_that_cannot_be_cancelled_keeps_no_position_open(
     assert answer.exit_code == 0 and "v-hand, not ours, sell: gone" in answer.text
 
 
+@pytest.mark.parametrize("lag", [9, 12, 30])
+@pytest.mark.parametrize("by_hand", ["0", "3"])
+@pytest.mark.parametrize("look_for", [room.LOOK_FOR, room.LOOK_FOR_ALONE], ids=["8s", "80s"])
+def test_however_long_positions_lag_nothing_is_closed_twice_or_called_flat_untruly(
+    rig, lag, by_hand, look_for
+):
+    """What a close beyond the position does, the venue does not say: it could open."""
+    entered(rig)
+    rig.venue.position_lag, rig.bot.control.look_for = lag, look_for
+    rig.now += timedelta(seconds=1)
+    if Decimal(by_hand):
+        rig._pass_to(rig.now)
+        rig.venue.trade_by_hand(by_hand)
+    for number in range(10):  # the owner asks until it is done
+        answer = rig.asks("close-all", CLOSE, f"{number:032x}")
+        exits = [order for order in rig.venue.sent if order.purpose == "exit"]
+        assert sum(order.quantity for order in exits) <= 100 + Decimal(by_hand)
+        assert rig.venue.held() >= 0 and rig.venue.overcommitted == []
+        assert answer.exit_code == 3 or rig.venue.held() == 0 and rig.venue.live() == []
+        rig.now += timedelta(seconds=15)
+    assert answer.exit_code == 0, answer.text
+
+
+def test_one_answer_without_the_position_takes_no_stop_away_and_is_not_called_flat(rig):
+    entered(rig)
+    rig.now += timedelta(hours=1)
+    truth, looks = rig.venue.positions, []
+    rig.venue.positions = lambda: looks.append(1) or ({} if len(looks) < 10 else truth())
+    answer = rig.asks("close-all", {"reason": "x", "symbols": [BTC]})
+    assert (answer.exit_code, rig.venue.held()) == (0, 0) and len(looks) > 10
+    assert not rig.of("position.adopted")
+
+
+def test_what_others_closed_is_flat_once_that_has_stood_for_a_minute(rig):
+    entered(rig)
+    rig.now += timedelta(hours=1)
+    rig._pass_to(rig.now)
+    rig.venue._fills.clear()  # so old that no fill tells why
+    assert closes(rig).exit_code == 3
+    rig.bot.control.look_for = room.LOOK_FOR_ALONE
+    begun = rig.now
+    assert rig.asks("close-all", CLOSE, "2" * 32).exit_code == 0
+    assert timedelta(seconds=60) <= rig.now - begun < room.LOOK_FOR_ALONE
+
+
 @pytest.mark.parametrize("down, code", [
     ("marks", 0), ("equity", 0), ("candles", 0), ("positions", 4), ("orders", 4), ("fills", 4)])
 def test_only_what_must_be_known_can_keep_it_from_being_said(rig, down, code):
@@ -513,6 +559,27 @@ def test_what_an_earlier_process_left_is_closed_before_the_first_tick(rig):
     rig.restart()
     rig.venue.down = {"marks", "equity"}
     assert closes(rig).exit_code == 0 and rig.venue.held() == 0
+
+
+@pytest.mark.parametrize("names", [[], [BTC], [BTC, "EHT-PERP"], ["EHT-PERP", BTC]])
+def test_one_name_that_the_venue_does_not_list_keeps_no_position_open(rig, names):
+    """As after a start that was refused for a slip of the pen, or with a product that ended."""
+    entered(rig)
+    rig.restart(symbols=("EHT-PERP", BTC))
+    answer = rig.asks("close-all", {"reason": "x", "symbols": names})
+    assert rig.venue.held() == 0 and rig.venue.live() == []
+    assert answer.exit_code == (0 if names == [BTC] else 3)
+    if names != [BTC]:
+        assert "NOT flat: EHT-PERP: no such product; the venue lists BTC-PERP" in answer.text
+
+
+def test_what_our_books_hold_of_a_product_that_ended_keeps_nothing_else_open(rig):
+    entered(rig)
+    rig.bot.tracker.adopt("position.adopted", Position(ETH, Decimal(3), Decimal(100)))
+    rig.venue._products = [each for each in rig.venue._products if each.symbol != ETH]
+    rig.restart(symbols=(ETH, BTC))
+    assert closes(rig).exit_code == 3
+    assert rig.venue.held() == 0 and rig.venue.live() == []
 
 
 def full(_fd, _data):
