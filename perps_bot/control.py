@@ -231,6 +231,8 @@ def _everything_is_closed(task: _Task) -> bool:
         for symbol in task.symbols:
             bot.catalog.get(symbol)  # what is not listed could not be looked for by its name
         return True
+    if bot._observes:
+        raise ConfigError(bot._observes)  # no further look can help
     strangers = {o.venue_order_id: o for o in engine.foreign if o.symbol in task.symbols}
     if strangers:
         task.foreign |= strangers
@@ -255,21 +257,27 @@ def _take_over(task: _Task, symbol: str) -> None:
         task.less_since.pop(symbol, None)
     if ours.quantity == theirs.quantity or not theirs.mark_price.is_finite():
         return
-    if not engine.orders.are_told(symbol) or _may_be_old(task, theirs):
+    if not engine.orders.are_told(symbol) or _may_be_old(task, ours, theirs):
         task.trouble = f"{symbol}: the venue may not show all fills yet: ask again in a minute"
     elif not is_less or _is_gone(task, ours):
         engine.tracker.adopt("position.adopted", theirs)
 
 
-def _may_be_old(task: _Task, theirs: Position) -> bool:
+def _may_be_old(task: _Task, ours: Position, theirs: Position) -> bool:
     """Whether the venue may only lag: to close what is gone could open the other way.
 
     Behind what our books held before or, with what others did, behind what was closed just now.
+    Not where what others did since our books changed is exactly the difference.
     """
-    control, now = task.bot.control, task.bot.store.now
-    held = control.was_held.get(theirs.symbol, ())
+    symbol, control, now = ours.symbol, task.bot.control, task.bot.store.now
+    held = control.was_held.get(symbol, ())
+    since = held[-1][0] if held else EPOCH
+    moved = sum(fill.quantity * fill.side.sign for fill in task.bot.engine.moved_by_others.get(
+        symbol, ()) if fill.at > since)
+    if moved and theirs.quantity - ours.quantity == moved:
+        return False
     times = [at for at, quantity in held if quantity == theirs.quantity]
-    times.append(control.closed_at.get(theirs.symbol, EPOCH))
+    times.append(control.closed_at.get(symbol, EPOCH))
     return any(abs(now - at) < GONE_UNEXPLAINED for at in times)
 
 
