@@ -7,7 +7,7 @@ not known is "?", and never a number; a file may hold anything, and is only beli
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -230,7 +230,7 @@ def redraw(screen: Screen, lines: Callable[[], list[str]], is_over: Callable[[],
 def status_lines(sight: Sight, terminal: Terminal) -> list[str]:
     """All of it, for a person; the most urgent comes first."""
     events, trouble = last_events(sight)
-    lines = list(_head(sight, terminal))
+    lines = [*_head(sight, terminal), *_since(sight, terminal, events)]
     for title, rows in (("Alerts", _alerts(sight)), ("Account", _account(sight)),
                         ("Positions", _positions(sight)), ("Orders", _orders(sight))):
         lines += _section(terminal, title, rows)
@@ -301,13 +301,10 @@ def _section(terminal: Terminal, title: str, rows: Rows) -> list[str]:
 
 
 def _head(sight: Sight, terminal: Terminal) -> Iterator[str]:
-    said = sight.health or sight.state
     code, why = sight.verdict()
-    profile, broker, state = (text(at_path(said, name))
-                              for name in ("profile", "broker", "trading_state"))
-    yield from terminal.wrapped(f"perps-bot {profile} ({broker}): {state}", 2, "bold")
-    yield from terminal.wrapped(why, 2, "good" if code == OK else "bad")
     at, current = moment(at_path(sight.state, "timestamp")), sight.is_current()
+    yield from terminal.wrapped(_title(sight), 2, "bold")
+    yield from terminal.wrapped(why, 2, "good" if code == OK else "bad")
     age = UNKNOWN if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC, {ago(sight.now - at)} ago"
     yield from terminal.wrapped(
         f"as of {age}" if current else f"as of {age}: NOTHING BELOW IS CURRENT", 2,
@@ -318,6 +315,22 @@ def _head(sight: Sight, terminal: Terminal) -> Iterator[str]:
     for kind, hold in holds.items() if isinstance(holds, Mapping) else ():
         yield from terminal.wrapped(f"{text(at_path(hold, 'state'))} because of {text(kind)}: "
                                     f"{text(at_path(hold, 'reason'))}", 2, "warn")
+
+
+def _title(sight: Sight) -> str:
+    said = sight.health or sight.state
+    profile, broker, state = (text(at_path(said, name))
+                              for name in ("profile", "broker", "trading_state"))
+    was = "was " if said and not sight.is_current() else ""
+    return f"perps-bot {profile} ({broker}): {was}{state}"
+
+
+def _since(sight: Sight, terminal: Terminal, events: Iterable[Event]) -> Iterator[str]:
+    """What became of the trading state after the figures: a dead bot's halt is in the events."""
+    at = moment(at_path(sight.state, "timestamp"))
+    for event in () if sight.is_current() else events:
+        if event.type == "state.changed" and (at is None or event.at > at):
+            yield from terminal.wrapped(f"since then: {told(event)}", 2, "warn")
 
 
 def _alerts(sight: Sight) -> Rows:
