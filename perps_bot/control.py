@@ -17,7 +17,7 @@ from typing import Any
 from perps_bot.confirmed import DONE, NOT_VERIFIED, REFUSED, answer_of
 from perps_bot.errors import ConfigError, OutcomeUnknown, PerpsBotError, VenueUnavailable
 from perps_bot.mailbox import Answer, Mailbox, Request
-from perps_bot.model import Event, Order, Position, Purpose, Side, TradingState
+from perps_bot.model import ZERO, Event, Order, Position, Purpose, Side, TradingState
 from perps_bot.reconcile import GONE_UNEXPLAINED
 from perps_bot.store import EPOCH
 
@@ -170,6 +170,7 @@ class _Task:
         left = {*self.theirs, *engine.tracker.positions(),
                 *(order.symbol for order in (*engine.outstanding(), *engine.foreign))}
         return not (left.intersection(self.symbols) or engine.entries()
+                    or any(_moved(self, symbol, GONE_UNEXPLAINED) for symbol in self.symbols)
                     or not self.theirs and self.margin_in_use())
 
     def margin_in_use(self) -> Decimal | None:
@@ -270,15 +271,22 @@ def _may_be_old(task: _Task, ours: Position, theirs: Position) -> bool:
     Not where what others did since our books changed is exactly the difference.
     """
     symbol, control, now = ours.symbol, task.bot.control, task.bot.store.now
-    held = control.was_held.get(symbol, ())
-    since = held[-1][0] if held else EPOCH
-    moved = sum(fill.quantity * fill.side.sign for fill in task.bot.engine.moved_by_others.get(
-        symbol, ()) if fill.at > since)
+    moved = _moved(task, symbol)
     if moved and theirs.quantity - ours.quantity == moved:
         return False
+    held = control.was_held.get(symbol, ())
     times = [at for at, quantity in held if quantity == theirs.quantity]
     times.append(control.closed_at.get(symbol, EPOCH))
     return any(abs(now - at) < GONE_UNEXPLAINED for at in times)
+
+
+def _moved(task: _Task, symbol: str, within: timedelta = timedelta.max) -> Decimal:
+    """What others' fills, since our books changed, have added to the position; base units."""
+    held, now = task.bot.control.was_held.get(symbol), task.bot.store.now
+    since = held[-1][0] if held else EPOCH
+    return sum((fill.quantity * fill.side.sign
+                for fill in task.bot.engine.moved_by_others.get(symbol, ())
+                if fill.at > since and now - fill.at < within), ZERO)
 
 
 def _is_gone(task: _Task, ours: Position) -> bool:

@@ -521,6 +521,20 @@ def test_however_long_positions_lag_nothing_is_closed_twice_or_called_flat_untru
     assert answer.exit_code == 0, answer.text
 
 
+@pytest.mark.parametrize("lag", [5, 9, 30])
+def test_it_is_not_flat_while_others_fills_say_that_more_was_bought(rig, lag):
+    rig.tick()
+    rig._pass_to(rig.now)
+    rig.venue.trade_by_hand("3")
+    rig.venue.position_lag = lag
+    rig.now += timedelta(seconds=1)
+    for number in range(10):  # the owner asks until it is done
+        answer = rig.asks("close-all", CLOSE, f"{number:032x}")
+        assert (answer.exit_code == 0) <= (rig.venue.held() == 0), answer.text
+        rig.now += timedelta(seconds=15)
+    assert answer.exit_code == 0 and rig.venue.overcommitted == []
+
+
 @pytest.mark.parametrize("by_hand", ["-100", "-40", "3"])
 def test_what_others_fills_explain_is_believed_at_once(rig, by_hand):
     entered(rig)
