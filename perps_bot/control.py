@@ -17,7 +17,7 @@ from typing import Any
 from perps_bot.confirmed import DONE, NOT_VERIFIED, REFUSED, answer_of
 from perps_bot.errors import ConfigError, OutcomeUnknown, PerpsBotError, VenueUnavailable
 from perps_bot.mailbox import Answer, Mailbox, Request
-from perps_bot.model import Event, Order, Position, Purpose, Side, TradingState
+from perps_bot.model import ZERO, Event, Order, Position, Purpose, Side, TradingState
 from perps_bot.reconcile import GONE_UNEXPLAINED
 from perps_bot.store import EPOCH
 
@@ -170,6 +170,7 @@ class _Task:
         left = {*self.theirs, *engine.tracker.positions(),
                 *(order.symbol for order in (*engine.outstanding(), *engine.foreign))}
         return not (left.intersection(self.symbols) or engine.entries()
+                    or any(_moved(self, symbol, GONE_UNEXPLAINED) for symbol in self.symbols)
                     or not self.theirs and self.margin_in_use())
 
     def margin_in_use(self) -> Decimal | None:
@@ -231,6 +232,8 @@ def _everything_is_closed(task: _Task) -> bool:
         for symbol in task.symbols:
             bot.catalog.get(symbol)  # what is not listed could not be looked for by its name
         return True
+    if bot._observes:
+        raise ConfigError(bot._observes)  # no further look can help
     strangers = {o.venue_order_id: o for o in engine.foreign if o.symbol in task.symbols}
     if strangers:
         task.foreign |= strangers
@@ -255,22 +258,35 @@ def _take_over(task: _Task, symbol: str) -> None:
         task.less_since.pop(symbol, None)
     if ours.quantity == theirs.quantity or not theirs.mark_price.is_finite():
         return
-    if not engine.orders.are_told(symbol) or _may_be_old(task, theirs):
+    if not engine.orders.are_told(symbol) or _may_be_old(task, ours, theirs):
         task.trouble = f"{symbol}: the venue may not show all fills yet: ask again in a minute"
     elif not is_less or _is_gone(task, ours):
         engine.tracker.adopt("position.adopted", theirs)
 
 
-def _may_be_old(task: _Task, theirs: Position) -> bool:
+def _may_be_old(task: _Task, ours: Position, theirs: Position) -> bool:
     """Whether the venue may only lag: to close what is gone could open the other way.
 
     Behind what our books held before or, with what others did, behind what was closed just now.
+    Not where what others did since our books changed is exactly the difference.
     """
-    control, now = task.bot.control, task.bot.store.now
-    held = control.was_held.get(theirs.symbol, ())
+    symbol, control, now = ours.symbol, task.bot.control, task.bot.store.now
+    moved = _moved(task, symbol)
+    if moved and theirs.quantity - ours.quantity == moved:
+        return False
+    held = control.was_held.get(symbol, ())
     times = [at for at, quantity in held if quantity == theirs.quantity]
-    times.append(control.closed_at.get(theirs.symbol, EPOCH))
+    times.append(control.closed_at.get(symbol, EPOCH))
     return any(abs(now - at) < GONE_UNEXPLAINED for at in times)
+
+
+def _moved(task: _Task, symbol: str, within: timedelta = timedelta.max) -> Decimal:
+    """What others' fills, since our books changed, have added to the position; base units."""
+    held, now = task.bot.control.was_held.get(symbol), task.bot.store.now
+    since = held[-1][0] if held else EPOCH
+    return sum((fill.quantity * fill.side.sign
+                for fill in task.bot.engine.moved_by_others.get(symbol, ())
+                if fill.at > since and now - fill.at < within), ZERO)
 
 
 def _is_gone(task: _Task, ours: Position) -> bool:

@@ -82,7 +82,7 @@ class ExecutionEngine:
         self.venue_positions: Mapping[str, Position] = {}
         self.margin: Margin | None = None
         self.foreign: tuple[Order, ...] = ()  # open at the venue, and not ours
-        self.moved_by_others: set[str] = set()  # symbols with late fills that are not ours
+        self.moved_by_others: dict[str, list[Fill]] = {}  # late fills that are not ours
         self.orders = OrderTracker(self.store, self.config.tag)
         self._found: list[Order] = []
         self._asked: set[str] = set()  # ids of orders under way that we asked to cancel
@@ -353,7 +353,7 @@ class ExecutionEngine:
             elif fill.is_liquidation:
                 self._book_liquidation(fill)
             elif self.store.now - fill.at < READ_OVERLAP:
-                self.moved_by_others.add(fill.symbol)
+                self.moved_by_others.setdefault(fill.symbol, []).append(fill)
         for payment in self.broker.funding_payments(begin):
             self._book_funding(payment, fills)
         self.see(self.marks)  # a new fill is worth the mark, not its own price

@@ -521,6 +521,31 @@ def test_however_long_positions_lag_nothing_is_closed_twice_or_called_flat_untru
     assert answer.exit_code == 0, answer.text
 
 
+@pytest.mark.parametrize("lag", [5, 9, 30])
+def test_it_is_not_flat_while_others_fills_say_that_more_was_bought(rig, lag):
+    rig.tick()
+    rig._pass_to(rig.now)
+    rig.venue.trade_by_hand("3")
+    rig.venue.position_lag = lag
+    rig.now += timedelta(seconds=1)
+    for number in range(10):  # the owner asks until it is done
+        answer = rig.asks("close-all", CLOSE, f"{number:032x}")
+        assert (answer.exit_code == 0) <= (rig.venue.held() == 0), answer.text
+        rig.now += timedelta(seconds=15)
+    assert answer.exit_code == 0 and rig.venue.overcommitted == []
+
+
+@pytest.mark.parametrize("by_hand", ["-100", "-40", "3"])
+def test_what_others_fills_explain_is_believed_at_once(rig, by_hand):
+    entered(rig)
+    rig.now += timedelta(seconds=1)
+    rig._pass_to(rig.now)
+    rig.venue.trade_by_hand(by_hand)
+    begun = rig.now
+    assert closes(rig).exit_code == 0 and rig.venue.held() == 0 and rig.venue.overcommitted == []
+    assert rig.now - begun < timedelta(seconds=3)
+
+
 def test_one_answer_without_the_position_takes_no_stop_away_and_is_not_called_flat(rig):
     entered(rig)
     rig.now += timedelta(hours=1)
@@ -559,6 +584,17 @@ def test_what_an_earlier_process_left_is_closed_before_the_first_tick(rig):
     rig.restart()
     rig.venue.down = {"marks", "equity"}
     assert closes(rig).exit_code == 0 and rig.venue.held() == 0
+
+
+def test_with_a_key_that_can_only_view_it_says_so_at_once(tmp_path):
+    venue = ScriptedVenue(BTC)
+    venue.observes = "this API key can only view: it observes and sends nothing"
+    rig = Owned(venue, tmp_path, symbols=(BTC,), bar=60)
+    venue.trade_by_hand("2")
+    begun = rig.now
+    answer = closes(rig)
+    assert (answer.exit_code, last(answer)) == (3, f"NOT flat: {venue.observes}")
+    assert f"{BTC} position: 2, NO stop of ours" in answer.text and rig.now == begun
 
 
 @pytest.mark.parametrize("names", [[], [BTC], [BTC, "EHT-PERP"], ["EHT-PERP", BTC]])
