@@ -383,9 +383,12 @@ def _remove_unfinished(target: Path, profile: str) -> Iterator[str]:
     """Take away what a killed backup, or a killed removal, left half done."""
     for path in target.glob(PARTIAL.format(f"perps-bot-{profile}-*")):
         try:
-            _remove(path)
+            if not (why := distrust(path)):  # a link leads to what we did not make
+                _remove(path)
         except OSError as error:
-            yield f"{path}: is left of a backup that was killed: {error.strerror}"
+            why = error.strerror
+        if why:
+            yield f"{path}: is left of a backup that was killed: {why}"
 
 
 def _remove(folder: Path) -> None:
@@ -396,7 +399,8 @@ def _remove(folder: Path) -> None:
 
 
 def _remove_days(folder: Path) -> None:
-    for chain in filter(Path.is_dir, (folder / chain for chain in CHAINS)):
+    chains = [folder / chain for chain in CHAINS]
+    for chain in (path for path in chains if path.is_dir() and not path.is_symlink()):
         for path in chain.glob(DAY_FILES):
             path.unlink()
         chain.rmdir()

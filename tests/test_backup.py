@@ -646,3 +646,19 @@ def test_an_age_that_is_none_is_refused(data, target, text, capsys):
     answer = run(f"backup {target} --keep-days={text}", capsys)
     assert answer.code == 2 and "must be a whole number from 1 to 36500; days" in answer.err
     assert not list(target.iterdir())
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["the folder", "a chain in it"])
+def test_what_a_link_leads_to_is_never_taken_away(data, target, tmp_path, inside):
+    mine = tmp_path / "mine" / "events"
+    mine.mkdir(parents=True, mode=0o700)
+    (mine / "2026-01-01.jsonl").write_text("mine")
+    left = target / ".perps-bot-dev-20260101T000000Z.partial"
+    if inside:
+        left.mkdir(mode=0o700)
+        (left / "events").symlink_to(mine)
+    else:
+        left.symlink_to(mine.parent)
+    done = a_backup(data, target)
+    assert (mine / "2026-01-01.jsonl").read_text() == "mine"
+    assert any("is left of a backup that was killed" in note for note in done.notes)
