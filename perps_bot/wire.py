@@ -511,7 +511,7 @@ def contracts(quantity: Decimal, product: Product) -> str:
 ECHOED = ("product_id", "side", "client_order_id")
 CLOSES_AS = "market_market_ioc"
 REASONS = ("new_order_failure_reason", "error", "preview_failure_reason")
-DUPLICATE = ("DUPLICATE_CLIENT_ORDER_ID", "PREVIEW_DUPLICATE_CLIENT_ORDER_ID")
+DUPLICATE = "DUPLICATE_CLIENT_ORDER_ID"  # or a word that contains it
 
 
 def accepted(answer: Mapping, sent: Mapping) -> str:
@@ -528,7 +528,7 @@ def accepted(answer: Mapping, sent: Mapping) -> str:
     if answer.get("success") is not False or identity:
         raise OutcomeUnknown("the answer contradicts itself")
     code = words(*reasons) or "NO_REASON_GIVEN"
-    if any(each in DUPLICATE for each in reasons):
+    if any(isinstance(each, str) and DUPLICATE in each for each in reasons):
         raise OutcomeUnknown(f"{code}: an order with this id exists")
     raise OrderRejected(code, f"{code}: {message or 'the venue gave no words'}")
 

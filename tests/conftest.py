@@ -1,5 +1,6 @@
 """No test talks to another machine: names and addresses that are not this one's are refused."""
 
+import logging
 import socket
 from ipaddress import ip_address
 
@@ -28,6 +29,17 @@ def resolve_here(host, *arguments, **more):
 
 
 socket.socket.connect, socket.getaddrinfo = connect_here, resolve_here
+
+
+@pytest.fixture(autouse=True)
+def the_diary_as_it_was():
+    """A command sends the log where a run sends it; the next test begins as Python does."""
+    log = logging.getLogger("perps_bot")
+    kept = log.level, log.handlers, log.propagate, logging.raiseExceptions
+    yield
+    log.handlers, log.propagate = kept[1], kept[2]
+    log.setLevel(kept[0])
+    logging.raiseExceptions = kept[3]
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -978,6 +978,7 @@ def test_an_answer_with_the_id_of_a_listed_order_is_an_unknown_outcome():
     (an_answer(an_order(), product_id=ETP), OutcomeUnknown),
     (an_answer(an_order(Side.SELL)), OutcomeUnknown),
     (a_refusal(error="DUPLICATE_CLIENT_ORDER_ID"), OutcomeUnknown),
+    (a_refusal(error="NOT_A_DUPLICATE_CLIENT_ORDER_ID_2"), OutcomeUnknown),
 ])
 @pytest.mark.parametrize("call, path", [("place", "/orders"), ("close", "/orders/close_position")])
 def test_what_came_of_an_order_is_said_and_it_is_sent_once(call, path, answer, error):

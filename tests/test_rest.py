@@ -238,7 +238,9 @@ def test_an_order_is_sent_once_whatever_the_answer_C7_C8_C9(make, status, result
 ])
 @pytest.mark.parametrize("how", ["get", "cancel"])
 def test_what_may_be_asked_twice_is_asked_again_where_that_helps_C7_C8_C9(
-        make, hurried, how, status, times):
+        make, hurried, monkeypatch, how, status, times):
+    for name in ("READ_SECONDS_MAX", "CANCEL_SECONDS_MAX"):  # the attempts are counted, not timed
+        monkeypatch.setattr(rest_room, name, 10)
     with BadServer(says({"error": "NAME", "message": "some words"}, status)) as server:
         said, words = outcome(make(server), how)
     is_definite = status in (400, 401, 403, 404, 422)
