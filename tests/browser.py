@@ -8,7 +8,6 @@ import time
 
 import websocket
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE_SECONDS = 60
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --mute-audio
     --disable-background-networking --disable-component-update --disable-sync --disable-extensions
@@ -16,12 +15,16 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run -
     """.split()
 
 
+def chromium():
+    """Where it is, if it is there: asked anew, for it may be installed while other tests run."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
 class Browser:
     """One page at a time; `messages` holds every event that the browser told since `open`."""
 
     def __init__(self, folder):
         self._process = subprocess.Popen(
-            [CHROMIUM, *FLAGS, "--host-resolver-rules=MAP * ~NOTFOUND", "--no-proxy-server",
+            [chromium(), *FLAGS, "--host-resolver-rules=MAP * ~NOTFOUND", "--no-proxy-server",
              f"--user-data-dir={folder}", "about:blank"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         try:

@@ -644,9 +644,9 @@ def test_without_the_extra_one_line_says_how_to_get_it(ran, tmp_path, monkeypatc
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    if browser.CHROMIUM is None:
+    if browser.chromium() is None:
         pytest.skip("chromium is not installed: apt-get install chromium")
-    if subprocess.run([browser.CHROMIUM, "--version"], capture_output=True).returncode:
+    if subprocess.run([browser.chromium(), "--version"], capture_output=True).returncode:
         pytest.skip("chromium is there and does not run: its installation was not finished")
     driven = browser.Browser(tmp_path_factory.mktemp("chromium"))
     yield driven
