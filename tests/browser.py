@@ -19,6 +19,7 @@ def chromium():
     """Where it is, if it is there: asked anew, for it may be installed while other tests run."""
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
+
 class Browser:
     """One page at a time; `messages` holds every event that the browser told since `open`."""
 
