@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import time
+from contextlib import ExitStack
 
 import websocket
 
@@ -28,20 +29,19 @@ class Browser:
             [chromium(), *FLAGS, "--host-resolver-rules=MAP * ~NOTFOUND", "--no-proxy-server",
              f"--user-data-dir={folder}", "about:blank"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        try:
-            port, _ = eventually(lambda: read_lines(folder / "DevToolsActivePort"))
+        with ExitStack() as undone:
+            undone.callback(self.close)
+            port, path = eventually(lambda: read_lines(folder / "DevToolsActivePort"))
             self.messages, self._number = [], 0
             self._socket = websocket.create_connection(
-                f"ws://127.0.0.1:{port}{_}", timeout=PATIENCE_SECONDS, suppress_origin=True)
+                f"ws://127.0.0.1:{port}{path}", timeout=PATIENCE_SECONDS, suppress_origin=True)
             target = self.call("Target.createTarget", url="about:blank")["targetId"]
             self._session = None
             self._session = self.call("Target.attachToTarget", targetId=target,
                                       flatten=True)["sessionId"]
             for domain in ("Page", "Network", "Runtime", "Log"):
                 self.call(f"{domain}.enable")
-        except BaseException:
-            self.close()
-            raise
+            undone.pop_all()  # it is ready: whoever asked for it closes it
 
     def close(self):
         self._process.kill()
