@@ -1,6 +1,7 @@
 """No test talks to another machine: names and addresses that are not this one's are refused."""
 
 import logging
+import os
 import socket
 from ipaddress import ip_address
 
@@ -40,6 +41,12 @@ def the_diary_as_it_was():
     log.handlers, log.propagate = kept[1], kept[2]
     log.setLevel(kept[0])
     logging.raiseExceptions = kept[3]
+
+
+@pytest.fixture
+def no_settings_of_the_tester(monkeypatch):
+    for name in [n for n in os.environ if n.startswith(("PERPS_", "COINBASE_", "EVENT_STORE"))]:
+        monkeypatch.delenv(name)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -37,7 +37,10 @@ RUNS = {
 ROWS = [tuple(cell.strip() for cell in row.strip("|").split("|"))
         for row in FAQ.partition(HEAD)[2].split("\n\n")[0].splitlines()[2:]]
 
-pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the recorded data is not in ../shared")
+pytestmark = [
+    pytest.mark.skipif(not DATA.exists(), reason="the recorded data is not in ../shared"),
+    pytest.mark.usefixtures("no_settings_of_the_tester"),
+]
 
 
 def hourly(source, target):
@@ -54,12 +57,6 @@ def hourly(source, target):
                     f"{min(lows, key=Decimal)},{candles[-1][3]}\n")
     target.write_text("".join(rows))
     return target
-
-
-@pytest.fixture(autouse=True)
-def no_settings_of_the_tester(monkeypatch):
-    for name in [n for n in os.environ if n.startswith(("PERPS_", "COINBASE_", "EVENT_STORE"))]:
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")

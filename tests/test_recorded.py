@@ -25,17 +25,12 @@ from perps_bot.model import OrderType, TradingState
 from perps_bot.settings import described, recorded_settings
 from perps_bot.store import read_events
 
+pytestmark = pytest.mark.usefixtures("no_settings_of_the_tester")
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 60
 MAY = datetime(2025, 5, 1, 6, tzinfo=UTC)
 KINDS = ["order.intended", "position.updated", "risk.rejected", "state.changed",
          "strategy.signal", "trade.executed"]
-
-
-@pytest.fixture(autouse=True)
-def no_settings_of_the_tester(monkeypatch):
-    for name in [n for n in os.environ if n.startswith(("PERPS_", "COINBASE_", "EVENT_STORE"))]:
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")

@@ -32,9 +32,7 @@ MAY = datetime(2025, 5, 1, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
-def a_folder_of_its_own(tmp_path, monkeypatch):
-    for name in [n for n in os.environ if n.startswith(("PERPS_", "COINBASE_", "EVENT_STORE"))]:
-        monkeypatch.delenv(name)
+def a_folder_of_its_own(no_settings_of_the_tester, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
