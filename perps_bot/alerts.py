@@ -15,15 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
-
-import requests
+from urllib.parse import quote, urlsplit
 
 from perps_bot.model import Event, Order, OrderStatus, Purpose, TradingState, moment
 from perps_bot.process import one_line
 from perps_bot.risk import EXPIRY_DAYS
 from perps_bot.secret import Secret, conceal
-from perps_bot.transport import Answer, Lane, Origin, Until
+from perps_bot.transport import Answer, Lane, Origin, Request, Until
 
 # The same code is posted at most this often; the heartbeat is sent after each such good time.
 TELL_EVERY = BEAT_EVERY = timedelta(minutes=1)
@@ -35,6 +33,7 @@ FLUSH_SECONDS_MAX = 0.9  # at the end of a run, with what the ending itself cost
 # How old the products may be before somebody should ask whether one was delisted.
 PRODUCTS_AGE_MAX = timedelta(minutes=1)
 HEADERS = {"User-Agent": "perps-bot", "Accept-Encoding": "identity"}
+ENCODED = "!#$%&'()*+,/:;=?@[]~"  # what stands in an address as it is
 
 Key = tuple[str, str]  # code, and what it is about
 
@@ -336,10 +335,10 @@ def _lane(url: Secret) -> Lane:
 
 
 def _asked(lane: Lane, url: Secret, body: Mapping | None) -> Answer:
-    made = requests.Request("GET" if body is None else "POST", url.reveal(), HEADERS).prepare()
-    if body is not None:
-        made.headers["Content-Type"] = "application/json"
-        made.prepare_body(json.dumps(body), None)
+    parts = urlsplit(url.reveal())
+    target = quote(f"{parts.path or '/'}?{parts.query}".removesuffix("?"), ENCODED)
+    made = Request("GET", target, HEADERS) if body is None else Request(
+        "POST", target, HEADERS | {"Content-Type": "application/json"}, json.dumps(body).encode())
     answer = lane.ask(made, Until(POST_SECONDS_MAX))
     lane.close()  # the next one comes much later, when this connection would be stale
     return answer

@@ -40,6 +40,8 @@ BACKOFF_SECONDS = (0.25, 30)
 CONNECTS_MAX, CONNECTS_SECONDS, CHANGES_MAX = 6, 60, 100
 # The venue's greeting, one frame, and all fragments of one message, in bytes.
 GREETING_BYTES_MAX, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX = 2**14, 2**20, 2**21
+AHEAD_BYTES = 2**14  # what one call of the socket may bring of later messages
+BEST = ("best_bid", "best_bid_quantity", "best_ask", "best_ask_quantity")
 # After a jump so far and so soon no mark is given until a second message agrees with a price.
 JUMP_PCT, JUMP_SECONDS = Decimal("0.05"), 1
 # The one error text that is repeated to the operator: a key or a channel was not accepted.
@@ -69,12 +71,13 @@ class MarkFeed:
     ) -> None:
         self._now, self._wake = now, wake
         self._products: dict[str, Product] = {}  # by product id
+        self._wanted: Channels = {}
         self._slots: dict[str, tuple[Mark, float]] = {}  # by symbol, and when it was received
         self._trusted_since = -inf  # what was received before it may not be used
         self._doubted: dict[str, tuple[Mark, dict]] = {}  # a jump, and the message it came in
         self._levels: Levels = {}
         self._crossed: dict[str, tuple] = {}  # the levels that have woken
-        self._market = _Connection("market", url, ca_file, None, self._channels, self._take,
+        self._market = _Connection("market", url, ca_file, None, lambda: self._wanted, self._take,
                                    self._distrust)
         self._connections = [self._market]
         if token:
@@ -84,10 +87,14 @@ class MarkFeed:
 
     def follow(self, products: Iterable[Product]) -> None:
         """Ask for these products and no others.  The first call starts the threads."""
-        self._products = {product.product_id: product for product in products}
+        self._want(products)
         for connection in self._connections:
             if connection.thread.ident is None:
                 connection.thread.start()
+
+    def _want(self, products: Iterable[Product]) -> None:
+        self._products = {product.product_id: product for product in products}
+        self._wanted = {"ticker": tuple(sorted(self._products))} if self._products else {}
 
     def marks(self, symbols: Iterable[str]) -> dict[str, Mark]:
         """Return what is fresh and trusted; a symbol that is absent is for REST to ask."""
@@ -121,9 +128,6 @@ class MarkFeed:
 
     # What follows runs in the market's thread.
 
-    def _channels(self) -> Channels:
-        return {"ticker": tuple(sorted(self._products))} if self._products else {}
-
     def _distrust(self) -> None:
         self._trusted_since = time.monotonic()
 
@@ -139,11 +143,8 @@ class MarkFeed:
                 self._take_quote(row, product, message)
 
     def _take_quote(self, row: dict, product: Product, message: dict) -> None:
-        bids, asks = ([{"price": row.get(side), "size": row.get(f"{side}_quantity")}]
-                      for side in ("best_bid", "best_ask"))
         try:
-            mark = wire.quote(
-                {"bids": bids, "asks": asks, "time": message.get("timestamp")}, product)
+            mark = wire.best(product, message.get("timestamp"), *map(row.get, BEST))
         except wire.Malformed:
             mark = None
         if mark and self._is_plausible(mark, message):
@@ -241,6 +242,7 @@ class _Connection:
         client.frame_buffer = line
         # Handed a socket, the library asks the environment for no proxy, bundle or key log.
         client.connect(self._url, socket=line, redirect_limit=0)
+        line.recv = line.read_ahead
         self._sequence, self._is_whole, self._is_lost, subscribed = None, True, False, {}
         self._say(client, "subscribe", {"heartbeats": ()})  # the venue closes what is quiet
         while True:
@@ -330,12 +332,16 @@ class _Line(websocket.frame_buffer):
         if self.length > min(FRAME_BYTES_MAX, self.allowance):  # judged before the payload
             raise _Lost("a message too long")
 
-    def _read(self, size: int) -> bytes:
+    def read_ahead(self, size: int) -> bytes:
+        """Read what is there: `recv_strict` keeps what is left over for the next call."""
+        return self._read(size, AHEAD_BYTES)
+
+    def _read(self, size: int, ahead: int = 0) -> bytes:
         while size <= self.allowance and not self._stopping.is_set():
             if time.monotonic() > self.patient_until:
                 raise _Lost(f"no message for {SILENCE_SECONDS_MAX} s")
             try:
-                found = self._line.recv(size)
+                found = self._line.recv(max(size, ahead))
             except TimeoutError:
                 continue
             if not found:

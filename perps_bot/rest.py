@@ -13,16 +13,15 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from time import monotonic
 from typing import Any
-
-import requests
+from urllib.parse import urlencode
 
 from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUnavailable
-from perps_bot.transport import Answer, Lane, Origin, Until, printable
+from perps_bot.transport import Answer, Lane, Origin, Request, Until, printable
 from perps_bot.wire import Malformed, decoded, moment, number
 
 log = logging.getLogger("perps_bot")
@@ -46,6 +45,10 @@ REQUESTS_PER_SECOND_MAX = CANCELS_PER_SECOND_MAX = 10
 # So long after a cancel, the look at what became of it and the order that takes its place have a
 # budget of their own: a position may be bare, and a stop of the bot waits for it.
 AFTER_CANCEL_SECONDS = 2
+# Tokens of these routes are made ahead, while a read is awaited: renewed from one age on, and not
+# used beyond the other.  Each lives two minutes by the venue's clock.
+SIGNED_AHEAD = (CANCEL, "/orders", "/orders/close_position")
+RENEWED_AFTER, READY_AGE_MAX = timedelta(seconds=30), timedelta(seconds=60)
 
 DEFINITE = (400, 401, 403, 404, 422)
 # How often what may be asked twice is asked again; what stands not here: to the last attempt.
@@ -100,6 +103,7 @@ class Rest:
         self._cancel_budget = _Budget(CANCELS_PER_SECOND_MAX)
         self._next_budget, self._cancelled_at = _Budget(REQUESTS_PER_SECOND_MAX), -math.inf
         self._tend_after = monotonic()
+        self._ready: dict[str, _Ready] = {}  # tokens made ahead, by path; each is used once
 
     def get(self, path: str, query: Iterable[tuple[str, str]] = (), public: bool = False) -> dict:
         """Return the answer to a read.  Raises VenueUnavailable."""
@@ -180,12 +184,15 @@ class Rest:
                               f"COINBASE_API_SECRET, or COINBASE_API_KEY_FILE")
         if not until.wait(self._budget_of(request).take()):
             return _Reply(words=until.why)
-        answer = lane.ask(self._prepared(request), until)
+        meanwhile = self._sign_ahead if request.method == "GET" else None
+        answer = lane.ask(self._prepared(request), until, meanwhile)
         log.debug("rest.answered method=%s path=%s status=%d ms=%d bytes=%d", request.method,
                   request.path, answer.status, 1000 * answer.seconds, len(answer.body))
         reply = _reply(answer)
         if self.signer is not None:
             reply.words = reply.words.replace(self.signer.name, "(our key)")
+            if reply.status == 401:  # the key or the clock is not what the others were made with
+                self._ready.clear()
         return reply
 
     def _budget_of(self, request: "_Request") -> "_Budget":
@@ -195,17 +202,32 @@ class Rest:
         is_next = monotonic() - self._cancelled_at < AFTER_CANCEL_SECONDS
         return self._next_budget if is_next else self._budget
 
-    def _prepared(self, request: "_Request") -> requests.PreparedRequest:
-        made = requests.Request(request.method, self._url + request.path, dict(HEADERS),
-                                params=list(request.query)).prepare()
+    def _prepared(self, request: "_Request") -> Request:
+        path, body, more = ROOT + request.path, None, {}
         if request.body is not None:
-            made.headers["Content-Type"] = "application/json"
-            made.prepare_body(json.dumps(request.body, allow_nan=False), None)
+            more = {"Content-Type": "application/json"}
+            body = json.dumps(request.body, allow_nan=False).encode()
         if not request.is_public:
-            path = made.path_url.partition("?")[0]
-            token = self.signer.rest_token(made.method, self._origin.host, path, self.clock.now())
-            made.headers["Authorization"] = f"Bearer {token}"
-        return made
+            more |= {"Authorization": f"Bearer {self._token(request.method, request.path)}"}
+        target = f"{path}?{urlencode(request.query)}" if request.query else path
+        return Request(request.method, target, HEADERS | more, body)
+
+    def _token(self, method: str, path: str) -> str:
+        """The token of one request: the one that was made ahead while that is young, else new."""
+        now, ready = self.clock.now(), None if method == "GET" else self._ready.pop(path, None)
+        if ready is not None and ready.signer is self.signer and ready.is_young(now, READY_AGE_MAX):
+            return ready.token
+        return self.signer.rest_token(method, self._origin.host, ROOT + path, now)
+
+    def _sign_ahead(self) -> None:
+        """Make one token that an order or a cancel will need, while a read is awaited."""
+        now = self.clock.now()
+        for path in SIGNED_AHEAD if self.signer and not self.read_only else ():
+            ready = self._ready.get(path)
+            if ready is None or not ready.is_young(now, RENEWED_AFTER):
+                token = self.signer.rest_token("POST", self._origin.host, ROOT + path, now)
+                self._ready[path] = _Ready(token, self.signer, now)
+                return
 
     def _tend(self, until: Until) -> None:
         """Measure the clock when that is due, over the cancels' connection: so it stays warm."""
@@ -240,6 +262,18 @@ class _Request:
     body: dict | None = None
     query: tuple[tuple[str, str], ...] = ()
     is_public: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A token that was made ahead: by whom, and when by the venue's clock, which may be set."""
+
+    token: str = field(repr=False)
+    signer: Any
+    made_at: datetime
+
+    def is_young(self, now: datetime, age_max: timedelta) -> bool:
+        return timedelta() <= now - self.made_at <= age_max
 
 
 @dataclass(slots=True)

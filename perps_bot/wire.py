@@ -40,15 +40,15 @@ def decoded(body: bytes) -> dict:
     A number of another form than ours stays text, and is refused only where a number is needed.
     """
     try:
-        value = json.loads(body.decode("utf-8"), parse_float=_json_number, parse_int=_json_number,
-                           parse_constant=_refused, object_pairs_hook=_object)
+        value = _strictly.decode(body.decode("utf-8"))
         if HALF.search(body):  # whoever writes or sends half a character later would fail
             json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise Malformed(f"not the JSON that was expected ({type(error).__name__})") from None
     if not isinstance(value, dict):
         raise Malformed("not a JSON object")
-    if _is_deeper(value, DEPTH_MAX):
+    # With so few brackets nothing can be so deep, and most bodies need no further look.
+    if body.count(b"{") + body.count(b"[") > DEPTH_MAX and _is_deeper(value, DEPTH_MAX):
         raise Malformed(f"nested deeper than {DEPTH_MAX}")
     return value
 
@@ -67,7 +67,7 @@ def moment(value: object, name: str) -> datetime:
     found = MOMENT.fullmatch(value) if isinstance(value, str) else None
     try:
         whole, fraction = found.groups(default=".0")
-        return datetime.fromisoformat(f"{whole}{fraction[:7].ljust(7, '0')}").replace(tzinfo=UTC)
+        return datetime.fromisoformat(f"{whole}{fraction[:7]:0<7}+00:00")
     except (AttributeError, ValueError):  # no match, or no such day
         raise Malformed(f"{name} is not a time") from None
 
@@ -94,7 +94,7 @@ def part(body: Mapping, name: str) -> dict:
 def rows(body: Mapping, name: str) -> list[dict]:
     """Return the list of objects called `name`; an absent list is no empty one."""
     found = body.get(name)
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+    if not isinstance(found, list) or not {*map(type, found)} <= {dict}:
         raise Malformed(f"{name} is not a list of objects")
     return found
 
@@ -128,6 +128,10 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
     if len(found) != len(pairs):
         raise ValueError("a repeated key")
     return found
+
+
+_strictly = json.JSONDecoder(parse_float=_json_number, parse_int=_json_number,
+                             parse_constant=_refused, object_pairs_hook=_object)
 
 
 def _is_deeper(value: object, levels: int) -> bool:
@@ -178,7 +182,7 @@ def _maybe(read: Callable, value: object, name: str):
     return None if value is None or value in ("", NEVER) else read(value, name)
 
 
-# Products
+# Products and prices
 
 
 PRODUCT_ID = re.compile(r"[A-Z0-9]+(-[A-Z0-9]+)*")
@@ -294,21 +298,19 @@ def funding_rate(row: Mapping) -> FundingRate | None:
     at = _maybe(moment, details.get("funding_time"), "funding_time")
     return None if rate is None or at is None else FundingRate(symbol_of(row), rate, at)
 
-
-# Prices
-
-
 def quote(book: Mapping, product: Product) -> Mark | None:
     """Return the mark of one price book; None where it is not two-sided, or crossed."""
-    sides = [rows(book, name)[:1] for name in ("bids", "asks")]
-    if not all(sides):
-        return None
-    (bid, bid_size), (ask, ask_size) = (
-        (number(level.get("price"), "price"), number(level.get("size"), "size"))
-        for (level,) in sides)
+    bids, asks = rows(book, "bids"), rows(book, "asks")
+    levels = [level.get(name) for level in (*bids[:1], *asks[:1]) for name in ("price", "size")]
+    return best(product, book.get("time"), *levels) if bids and asks else None
+
+
+def best(product: Product, at: object, *levels: object) -> Mark | None:
+    """Return the mark of the best bid and its size, the best ask and its size, as `quote`."""
+    bid, bid_size, ask, ask_size = map(number, levels, ("price", "size") * 2)
     if not (0 < bid < ask and bid_size > 0 and ask_size > 0):
         return None
-    size, at = product.contract_size, moment(book.get("time"), "time")
+    size, at = product.contract_size, moment(at, "time")
     return Mark(product.symbol, (bid + ask) / 2, bid, ask, at, bid_size * size, ask_size * size)
 
 
@@ -372,7 +374,7 @@ def position(row: Mapping, symbol: str, size: Decimal | None) -> Position | None
     return Position(symbol, sign * count * size, entry, mark)
 
 
-# Orders
+# Orders, and pages of them
 
 
 # The venue's word          ours; every other one is an unknown outcome
@@ -575,10 +577,6 @@ def cancel_answers(body: Mapping) -> dict[str, str]:
         text(row.get("order_id"), "order_id"):
             "" if flag(row.get("success"), "success") else word(row.get("failure_reason")) or "?"
         for row in rows(body, "results")}
-
-
-# Pages
-
 
 def next_cursor(body: Mapping, row_count: int) -> str:
     """Return where a list goes on; "" at its end.  Raises Malformed for an end that is none.

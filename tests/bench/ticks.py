@@ -8,11 +8,12 @@ import gc
 import json
 import os
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
-from http.client import HTTPConnection
+from socket import create_connection, create_server
 from statistics import median
+from threading import current_thread
 from time import perf_counter, process_time
 from types import SimpleNamespace
 
@@ -22,17 +23,15 @@ from helpers import BTC, NOON, Rig, ScriptedVenue, a_product
 from live import IDS, LiveRig, at_once
 from recorded_day import RECORDED, WARM_UP, Played, played, recorded
 
-from perps_bot import wire
+from perps_bot import feed as feed_room
+from perps_bot import transport, wire
 from perps_bot.feed import MarkFeed
 from perps_bot.market import SyntheticMarket
-from perps_bot.model import Purpose, Side
 from perps_bot.paper import PaperBroker
-from perps_bot.store import EventStore
 
 TICKS, WARM_TICKS = 2_000, 200
 FIFTHS = 5
-PARTS_ROUNDS = 200
-ENTRY = b"POST /api/v3/brokerage/orders HTTP"
+ENTRY = b"POST /api/v3/brokerage/orders HTTP", b"market_market_ioc"  # no stop, which is a bracket
 
 
 def milliseconds_each(step, rounds, count=TICKS):
@@ -100,11 +99,11 @@ class HoldDesk:
 
     def __init__(self):
         venue = InstantVenue(BTC)
-        venue._products = [product] = [a_product(BTC, tick="5")]
+        venue._products = [product] = [replace(a_product(BTC, tick="5"), product_id=IDS[BTC])]
         self.rig = Rig(venue, symbols=[BTC], enter_on_start=False)
         self.feed = MarkFeed("ws://127.0.0.1:9", "ws://127.0.0.1:9", None, lambda: NOON,
                              lambda: None)
-        self.feed._products = {IDS[BTC]: product}
+        self.feed._want([product])
         line = self.feed._market
         line._sequence, line._is_whole = None, True
         self.rig.now, self.frames = NOON, frames()
@@ -142,11 +141,14 @@ class PlainHold:
 
 @dataclass
 class OrderPath:
-    """Seconds of each entry from its tick's begin to its first byte, and of the parts in all."""
+    """Seconds: of each frame from its arrival to its slot, of each entry from its tick's begin to
+    its first byte without the reads, of those reads, and of the parts, each as often as an entry.
+    """
 
-    wall: list = field(default_factory=list)
-    cpu: list = field(default_factory=list)
-    parts: float = 0
+    frames: list = field(default_factory=list)
+    ticks: list = field(default_factory=list)
+    reads: list = field(default_factory=list)
+    parts: dict = field(default_factory=dict)
 
 
 def order_path(folder, hours=4):
@@ -155,16 +157,6 @@ def order_path(folder, hours=4):
         raise Missing(f"{RECORDED.name} is not in ../shared/data")
     at_once(SimpleNamespace(setattr=setattr))
     begin = next(recorded(NOON.replace(2025, 5, 12, 0), NOON.replace(2026)))[0]
-    found, clocks, send = OrderPath(), {}, HTTPConnection.send
-
-    def sends(connection, data):
-        if clocks and data.startswith(ENTRY):
-            found.wall.append(perf_counter() - clocks["wall"])
-            found.cpu.append(process_time() - clocks["cpu"])
-        if data.startswith(b"POST"):
-            clocks.clear()  # what follows a cancel or a close is another path
-        return send(connection, data)
-
     with LiveRig(folder, now=begin, with_feed=True, enable_shorts=True,
                  trailing_stop_pct=Decimal("0.005"), max_daily_loss_pct=Decimal(1)) as rig:
         closes = [row[-1] for row in recorded(begin - WARM_UP, begin)]
@@ -172,45 +164,117 @@ def order_path(folder, hours=4):
         rig.price(closes[-1])
         end = begin + timedelta(hours=hours)
         rig.sim.call("path", product_id=IDS[BTC], rows=list(played(recorded(begin, end))))
-        tick = rig.tick
-
-        def timed_tick(seconds=5):
-            clocks.update(wall=perf_counter(), cpu=process_time())
-            try:
-                return tick(seconds)
-            finally:
-                clocks.clear()
-
-        rig.tick, HTTPConnection.send = timed_tick, sends
+        clocks = _Stopwatch(rig, folder)
         try:
             rig.start()
+            clocks.watch()
             Played(rig).play(end)
-            found.parts = _parts(rig, folder)
         finally:
-            HTTPConnection.send = send
-    return found
+            clocks.stop()
+    return clocks.found
 
 
-def _parts(rig, folder):
-    """Processor seconds of what no order can do without: parse, append durably, sign, write."""
-    frame, store = next(frames()), EventStore(folder / "parts")
-    store.now = rig.now
-    reader, writer = os.pipe()
-    order = dict(client_order_id="pb-0-000001", symbol=BTC, side=Side.BUY, quantity=Decimal(1),
-                 purpose=Purpose.ENTRY, mark_price=Decimal(60000))
-    body = json.dumps(order, default=str).encode()
-    parts = (
-        lambda: json.loads(frame),
-        lambda: store.append("order.intended", required=True, **order),
-        lambda: rig.rest.signer.rest_token("POST", "127.0.0.1", "/api/v3/brokerage/orders",
-                                           rig.now),
-        lambda: (os.write(writer, body), os.read(reader, len(body))),
-    )
-    total = sum(milliseconds_each(part, 1, PARTS_ROUNDS) for part in parts) / 1000
-    store.close()
-    os.close(reader)
-    os.close(writer)
-    return total
+class _Stopwatch:
+    """Notes the times of one bot; after each entry, each part once, as warm as that left it."""
+
+    def __init__(self, rig, folder):
+        self.rig, self.found, self._tick = rig, OrderPath(), rig.tick
+        self._began, self._reading, self._arrived = None, 0, 0
+        self._real = transport._connected, feed_room.wire.decoded
+        transport._connected = lambda origin: _Noted(self._real[0](origin), self._sent)
+        feed_room.wire.decoded = self._decoded
+        self._parts = _Parts(folder)
+
+    def stop(self):
+        transport._connected, feed_room.wire.decoded = self._real
+        self._parts.close()
+
+    def watch(self):
+        """Begin with the bot that was started."""
+        rig, market = self.rig, self.rig.feed._market
+        get, take = rig.rest.get, market._take
+
+        def timed_get(*arguments, **more):
+            begun = perf_counter()
+            try:
+                return get(*arguments, **more)
+            finally:
+                self._reading += perf_counter() - begun
+
+        def timed_take(events, message):
+            take(events, message)
+            self.found.frames.append(perf_counter() - self._arrived)
+
+        rig.rest.get, market._take, rig.tick = timed_get, timed_take, self._timed_tick
+
+    def _timed_tick(self, seconds=5):
+        before, self._reading, self._began = len(self.found.ticks), 0, perf_counter()
+        try:
+            return self._tick(seconds)
+        finally:
+            self._began = None
+            if len(self.found.ticks) > before:
+                self._parts.measure(self.found.parts, self.rig)
+
+    def _decoded(self, body):
+        if current_thread().name == "feed-market":
+            self._arrived = perf_counter()
+        return self._real[1](body)
+
+    def _sent(self, data):
+        now = perf_counter()
+        if self._began is not None and all(part in data for part in ENTRY):
+            self.found.ticks.append(now - self._began - self._reading)
+            self.found.reads.append(self._reading)
+        if data.startswith(b"POST"):
+            self._began = None  # what follows a cancel or a close is another path
+
+
+class _Noted:
+    """A socket that says what it has sent."""
+
+    def __init__(self, link, sent):
+        self._link, self._sent = link, sent
+
+    def __getattr__(self, name):
+        return getattr(self._link, name)
+
+    def sendall(self, data):
+        self._link.sendall(data)
+        self._sent(data)
+
+
+class _Parts:
+    """What no order can do without, in straight lines: parse, append durably, sign, write."""
+
+    def __init__(self, folder):
+        self._frames, self._file = frames(), os.open(folder / "parts", os.O_CREAT | os.O_WRONLY)
+        listener = create_server(("127.0.0.1", 0))
+        self._out = create_connection(listener.getsockname())
+        self._in, _ = listener.accept()
+        listener.close()
+        self._order = dict(client_order_id="pb-0-000001", symbol=BTC, side="buy", quantity="1",
+                           order_type="market", purpose="entry", mark_price="60000")
+
+    def measure(self, parts, rig):
+        frame, body = next(self._frames), json.dumps(self._order).encode()
+        for name, part in (
+            ("parse", lambda: json.loads(frame)),
+            ("append", lambda: (os.write(self._file, json.dumps(self._order).encode() + b"\n"),
+                                os.fsync(self._file))),
+            ("sign", lambda: rig.rest.signer.rest_token(
+                "POST", "127.0.0.1", "/api/v3/brokerage/orders", rig.now)),
+            ("write", lambda: self._out.sendall(body)),
+        ):
+            begun = perf_counter()
+            part()
+            parts.setdefault(name, []).append(perf_counter() - begun)
+        self._in.recv(len(body))
+
+    def close(self):
+        os.close(self._file)
+        self._out.close()
+        self._in.close()
 
 
 @dataclass

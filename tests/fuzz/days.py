@@ -10,6 +10,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from types import SimpleNamespace
+from urllib.parse import parse_qsl
 
 from exchange.core import Exchange
 from helpers import the_settings
@@ -42,11 +43,13 @@ class _Line:
         self._exchange, self._spoil = exchange, spoil
         self.tick, self.used_at, self.orders, self.spoiled = 0, answers.monotonic(), [], []
 
-    def ask(self, request, until):
-        path, _, query = request.path_url.partition("?")
+    def ask(self, request, until, meanwhile):
+        if meanwhile:
+            meanwhile()
+        path, _, query = request.target.partition("?")
         body = json.loads(request.body) if request.body else None
         status, answer = self._exchange.request(
-            request.method, path, request.query, body, "Authorization" in request.headers)
+            request.method, path, parse_qsl(query), body, "Authorization" in request.headers)
         data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
         asked = f"{request.method} {path.removeprefix(rest_room.ROOT)}"
         if asked in ("POST /orders", "POST /orders/close_position"):
@@ -59,12 +62,6 @@ class _Line:
 
     def close(self):
         pass
-
-
-class _Request(answers.LightRequest):
-    def __init__(self, method, url, headers, params=()):
-        super().__init__(method, url, headers)
-        self.query = [(name, str(value)) for name, value in params]
 
 
 class Day:
@@ -104,15 +101,6 @@ class Day:
         return self.line.orders
 
 
-def _played(day):
-    real = rest_room.requests
-    rest_room.requests = SimpleNamespace(Request=_Request)
-    try:
-        return day.run()
-    finally:
-        rest_room.requests = real
-
-
 def make_day(dice):
     """Which answers are spoiled in which ticks, by which dice; or what the state files hold."""
     rises = dice.random() < 0.5
@@ -138,7 +126,7 @@ def _check_states(rises, states):
     path = files.folder()
     for name, data in states.items():
         (path / name).write_bytes(data)
-    told = _said(_played(Day(path, rises)))
+    told = _said(Day(path, rises).run())
     require(told == _baseline(rises), f"other orders because of state files: {told!a:.300}")
 
 
@@ -154,7 +142,7 @@ def _check_answers(rises, kinds, ticks, seed):
             return mutate.spoiled(dice, data)
 
     day = Day(files.folder(), rises, spoil)
-    orders = _played(day)
+    orders = day.run()
     increases = [body for _, asked, body in orders if asked == "POST /orders" and
                  body["side"] == "BUY" and "trigger" not in str(body["order_configuration"])]
     spoiled = f"after {day.line.spoiled!a:.500}"
@@ -169,7 +157,7 @@ def _check_answers(rises, kinds, ticks, seed):
 @lru_cache(2)
 def _baseline(rises):
     """The orders of a day without any state file."""
-    return _said(_played(Day(files.folder(), rises)))
+    return _said(Day(files.folder(), rises).run())
 
 
 def _said(orders):

@@ -13,14 +13,13 @@ import struct
 import threading
 from datetime import timedelta
 
-import requests
 from bodies import BIP, NOW, a_product
 
 from perps_bot import feed as feed_room
 from perps_bot import transport as transport_room
 from perps_bot import wire
 from perps_bot.feed import MarkFeed
-from perps_bot.transport import BODY_BYTES_MAX, Origin
+from perps_bot.transport import BODY_BYTES_MAX, Origin, Request
 
 from . import mutate, seeds
 from .judge import require, sound, sound_text
@@ -39,7 +38,7 @@ class _Feed:
         self.woken = 0
         self.feed = MarkFeed("ws://127.0.0.1:1", "ws://127.0.0.1:1", lambda: "token", lambda: NOW,
                              self._wake)
-        self.feed._products = {BIP: PRODUCT}
+        self.feed._want([PRODUCT])
         self.feed.watch({"BTC-PERP": (None, None)})
         self.market, self.user = self.feed._connections
 
@@ -265,7 +264,7 @@ HTTP_HEADERS = (
     "WWW-Authenticate: Basic realm=x", "Keep-Alive: timeout=" + "9" * 30,
 )
 _ORIGIN = Origin("http://127.0.0.1:1")
-REQUEST = requests.Request("GET", "http://127.0.0.1:1/x", {"Accept": "*/*"}).prepare()
+REQUEST = Request("GET", "/x", {"Accept": "*/*"})
 
 
 def check_response(given):
@@ -284,10 +283,8 @@ def _exchanged(data):
     worker = object.__new__(transport_room._Worker)
     worker._lock, worker._handle, worker._was_sent = threading.Lock(), None, False
     worker._until = transport_room.Until(1)
-    worker._is_over, worker._connection, worker._origin = False, None, _ORIGIN
-    worker._session = transport_room._Session()
-    worker._session.mount("http://", transport_room._Adapter(worker, None))
-    worker.opened = lambda connection: ours
+    worker._is_over, worker._link, worker._origin = False, None, _ORIGIN
+    worker._connect = lambda: setattr(worker, "_link", ours)
     try:
         theirs.setblocking(False)
         theirs.send(data[:100_000])
@@ -297,6 +294,5 @@ def _exchanged(data):
         sound_text(transport_room._root(error), "the trouble")
         return None
     finally:
-        worker._session.close()
         ours.close()
         theirs.close()

@@ -77,7 +77,9 @@ class Lane:
     def __init__(self, wire, name):
         self.wire, self.name, self.used_at = wire, name, 0
 
-    def ask(self, request, until):
+    def ask(self, request, until, meanwhile):
+        if meanwhile:
+            meanwhile()
         return self.wire.ask(self, request, until)
 
     def close(self):
@@ -135,15 +137,14 @@ class Wire:
     def _read(self, request):
         asked, self.count = Asked(), self.count + 1
         asked.number, asked.at, asked.method = self.count, self.time.mono, request.method
-        asked.path, _, query = request.path_url.partition("?")
-        asked.query = parse_qsl(query) if query else getattr(request, "params", [])
-        body = request.body or ""
+        asked.path, _, query = request.target.partition("?")
+        asked.query = parse_qsl(query)
+        body = request.body or b""
         asked.body = json.loads(body) if body else None
         asked.reached = asked.delivered = False
         asked.status, asked.answer, asked.fault = 0, None, ""
         asked.process, asked.tick = self.process, self.tick
-        body = body if isinstance(body, str) else body.decode()
-        self.digest(f"{asked.at:.3f} {asked.method} {asked.path} {asked.query} {body}".encode())
+        self.digest(f"{asked.at:.3f} {asked.method} {asked.path} {asked.query} ".encode() + body)
         return asked
 
     def _hitting(self, asked):

@@ -42,7 +42,7 @@ from .checks import Broken, Checks
 from .faults import FAULTS, Pair
 from .net import Lane, Wire
 from .stream import Stream
-from .seams import Disk, Killed, LightRequest, PlainJson, SignalQueue, Signer, Time, wired
+from .seams import Disk, Killed, PlainJson, SignalQueue, Signer, Time, wired
 from .world import BTC, ETH, World
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)  # a Monday
@@ -164,8 +164,7 @@ class Sim:
             (client_room, "PAGE_ROWS", 3 if self.seed % 4 == 1 else client_room.PAGE_ROWS),
         ]
         if self.seed % 10 != 5:  # the others have the real parts
-            more += [(rest_room, "requests", SimpleNamespace(Request=LightRequest)),
-                     (rest_room, "decoded", self.wire.decoded),
+            more += [(rest_room, "decoded", self.wire.decoded),
                      (store_room, "json", PlainJson),
                      (ops_room, "exposition", lambda state, said: "")]
         level = LOG.level

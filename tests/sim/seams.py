@@ -238,26 +238,6 @@ class Signer:
     websocket_token = None
 
 
-class LightRequest:
-    """A request as `requests` prepares it, without its checks; every tenth seed uses the real."""
-
-    __slots__ = ("method", "url", "headers", "params", "body")
-
-    def __init__(self, method, url, headers, params=()):
-        self.method, self.url, self.headers = method, url, headers
-        self.params, self.body = params, None
-
-    def prepare(self):
-        return self
-
-    def prepare_body(self, text, _):
-        self.body = text
-
-    @property
-    def path_url(self):
-        return self.url[self.url.index("/", 8):]
-
-
 class PlainJson:
     """State files without indents, which Python writes in C; every tenth seed indents."""
 
