@@ -27,6 +27,8 @@ GONE_UNEXPLAINED = timedelta(minutes=1)
 # What the day's cash may differ from the ledger: the venue values open positions at its own price.
 TIE_OUT_PCT, TIE_OUT_USD = Decimal("0.001"), Decimal(1)
 HOUR = timedelta(hours=1)
+# What `apply` folds.
+CONTRACT_EVENTS = ("bot.started", "funding.rate")
 
 
 @dataclass
