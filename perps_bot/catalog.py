@@ -5,7 +5,6 @@ cannot hurt: quantities down, never up to a minimum; limits never better for the
 stops away from firing early.  It holds what the venue listed and invents nothing.
 """
 
-from dataclasses import replace
 from decimal import Decimal
 
 from perps_bot.broker import MarketData
@@ -85,7 +84,7 @@ def quantized(product: Product, intent: OrderIntent, price: Decimal | None) -> O
         quantity = floor_to(intent.quantity, product.quantity_increment)
     else:
         quantity = quantize_quantity(product, intent.quantity, limit or price)
-    return replace(intent, quantity=quantity, limit_price=limit)
+    return intent._replace(quantity=quantity, limit_price=limit)
 
 
 def quantize_quantity(product: Product, quantity: Decimal, price: Decimal) -> Decimal:

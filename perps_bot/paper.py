@@ -8,7 +8,6 @@ world moves only when `marks` is asked, and the same marks give the same fills.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import takewhile
@@ -147,7 +146,7 @@ class PaperBroker:
                    or self._not_covered(order, mark) or _misplaced(order.intent, mark.price))
         if refusal:
             raise refusal
-        order = replace(order, status=OrderStatus.OPEN, venue_order_id=f"paper-{order.id}")
+        order = order._replace(status=OrderStatus.OPEN, venue_order_id=f"paper-{order.id}")
         self._live[order.id] = order
         # A recording of candles knows the next price only at the next open.
         if not _is_stop(order) and mark.candle is None:
@@ -308,7 +307,7 @@ class PaperBroker:
     def _meet_quote(self, order: Order, mark: Mark, now: datetime) -> None:
         intent = order.intent
         if _is_stop(order) and (mark.price - intent.stop_price) * intent.side.sign >= 0:
-            order = self._live[order.id] = replace(order, reason=TRIGGERED)
+            order = self._live[order.id] = order._replace(reason=TRIGGERED)
         if order.reason == TRIGGERED or not _rests(order):
             self._execute(order, mark, now)
         elif intent.order_type is not STOP_LIMIT:
@@ -341,7 +340,7 @@ class PaperBroker:
         self._book(Fill(f"{order.id}:{filled:f}", order.id, order.symbol, order.side, quantity,
                         price, self._fee(order.symbol, quantity, price), now))
         paid = (order.average_price or ZERO) * order.filled_quantity + price * quantity
-        order = replace(order, filled_quantity=filled, average_price=paid / filled)
+        order = order._replace(filled_quantity=filled, average_price=paid / filled)
         self._live[order.id] = order
         if filled == order.quantity:
             self._end(order.id, OrderStatus.FILLED, now)
@@ -385,10 +384,10 @@ class PaperBroker:
         worst, price = mark.price, _opposite(mark, side)[0]
         if candle is not None:
             worst = price = candle.low if side is Side.SELL else candle.high
-        self._positions[symbol] = replace(position, mark_price=worst)
+        self._positions[symbol] = position.valued(worst)
         margin = sum((self._margin(held) for held in self._positions), ZERO)
         is_due = self.equity() <= LIQUIDATION_SHARE * margin
-        self._positions[symbol] = replace(position, mark_price=mark.price)
+        self._positions[symbol] = position.valued(mark.price)
         if is_due:
             self.cancel(self._of(symbol), now)
             self._book(Fill(f"liquidation-{symbol}-{now.isoformat()}", "", symbol, side, quantity,
@@ -404,7 +403,7 @@ class PaperBroker:
         )
 
     def _end(self, identity: str, status: OrderStatus, now: datetime) -> None:
-        self._ended[identity] = now, replace(self._live.pop(identity), status=status)
+        self._ended[identity] = now, self._live.pop(identity)._replace(status=status)
         if len(self._ended) > HISTORY_MAX:
             del self._ended[next(iter(self._ended))]
 
