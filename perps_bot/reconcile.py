@@ -30,6 +30,9 @@ GONE_UNEXPLAINED = timedelta(minutes=1)
 TIE_OUT_PCT, TIE_OUT_USD = Decimal("0.001"), Decimal(1)
 HOUR = timedelta(hours=1)
 CHANGES_MAX = 500  # of one symbol's books, that are remembered
+# What `apply` folds.
+BOOK_EVENTS = ("bot.started", "funding.rate", "trade.executed", "position.adopted",
+               "reconcile.mismatch")
 
 
 @dataclass
