@@ -17,7 +17,7 @@ from perps_bot.execution import ExecutionConfig, ExecutionEngine
 from perps_bot.model import Event, Mark, TradingState
 from perps_bot.paper import PaperBroker
 from perps_bot.protection import Protector
-from perps_bot.reconcile import CONTRACT_EVENTS, Reconciler
+from perps_bot.reconcile import BOOK_EVENTS, Reconciler
 from perps_bot.risk import LiveRiskManager, Remedy, RiskConfig, remedy
 from perps_bot.service import Service
 from perps_bot.settings import Settings
@@ -144,7 +144,7 @@ def assemble(
     bot = Bot(settings, venue, store, catalog, tracker, risk, strategy, engine, protector, books,
               broker_name, folder)
     store.subscribe(strategy.apply, STRATEGY_EVENTS, recovered=("strategy.signal",))
-    store.subscribe(books.apply, CONTRACT_EVENTS)
+    store.subscribe(books.apply, BOOK_EVENTS)
     store.subscribe(bot.apply, ("order.updated",))
     return bot
 
