@@ -94,6 +94,11 @@ class EventStore:
         """Whether the last line went to disk; while it is False, increase nothing."""
         return not self.trouble
 
+    @property
+    def seq(self) -> int:
+        """The number of the last event."""
+        return self._seq
+
     def subscribe(self, apply: Callable[[Event], None]) -> None:
         """Have `apply` called with every event, appended or recovered; it must not append."""
         self._subscribers.append(apply)

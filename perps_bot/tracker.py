@@ -122,7 +122,7 @@ class PositionTracker:
         """Value the position in `symbol` at `price`, USD per base unit."""
         position = self._positions.get(symbol)
         if position is not None and position.quantity and position.mark_price != price:
-            self._positions[symbol] = replace(position, mark_price=price)
+            self._positions[symbol] = position.valued(price)
 
     def positions(self) -> Mapping[str, Position]:
         """Open positions by symbol."""
