@@ -253,9 +253,10 @@ class _Today:
         bot.strategy.watch(mark, position)
         stop = bot.protector.stop_price(symbol) or bot.strategy.trailing_stop(position)
         decision = bot.strategy.decide(mark, position, stop)
+        inputs = bot.strategy.inputs(mark, position, stop)
         sides = {Action.BUY: Side.BUY, Action.SELL: Side.SELL}
         self._wants[symbol] = sides.get(decision.action), decision.reason
-        now = {"action": decision.action, "reason": decision.reason, **decision.inputs,
+        now = {"action": decision.action, "reason": decision.reason, **inputs,
                "memory": bot.strategy.memory(symbol), "trading_state": bot.risk.state}
         if self._moved_at != event.at:
             now |= self._loss(mark, data)

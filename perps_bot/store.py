@@ -95,6 +95,11 @@ class EventStore:
         """Whether the last line went to disk; while it is False, increase nothing."""
         return not self.trouble
 
+    @property
+    def seq(self) -> int:
+        """The number of the last event."""
+        return self._seq
+
     def subscribe(self, apply: Callable[[Event], None], types: Iterable[str] = ("",),
                   recovered: Collection[str] = ()) -> None:
         """Have `apply` called with the events of `types`, "" for all; it must not append.

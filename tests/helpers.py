@@ -68,6 +68,8 @@ class ScriptedVenue:
     overcommitted  what was sent although stops and exits then exceeded the position
     """
 
+    revision = None
+
     def __init__(self, *symbols, equity="100000"):
         self._products = [a_product(symbol) for symbol in symbols or (BTC,)]
         self.start, self.observes, self.the_margin = Decimal(equity), "", None

@@ -27,7 +27,7 @@ FLOORS = {
         5  watch     ledger
         4  loop     bot       figures   tried
         3  execution protection reconcile clock shutdown alerts terminal journal control service
-        3  confirmed
+        3  confirmed calm
         2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
         2  score     outputs
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
