@@ -12,6 +12,8 @@ from decimal import Decimal
 from enum import StrEnum
 from operator import attrgetter
 
+from perps_bot.event import Event  # the one noun that is read where nothing trades
+
 ZERO = Decimal(0)
 
 
@@ -530,18 +532,3 @@ class Decision:
     action: Action
     reason: str
     inputs: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of the events: what happened, in order.
-
-    seq   counts from 1 and never repeats
-    at    the moment that the loop acted on, venue time
-    data  Decimals in memory, their text once read back: readers pass them through Decimal()
-    """
-
-    seq: int
-    at: datetime
-    type: str
-    data: Mapping[str, object]
