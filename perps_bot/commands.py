@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from decimal import Decimal
+from functools import partial
 
 from perps_bot.errors import ConfigError
 from perps_bot.process import answer, complain, draw, say
@@ -278,6 +279,37 @@ def replay(arguments: argparse.Namespace) -> int:
     return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
 
 
+def sweep(arguments: argparse.Namespace) -> int:
+    from perps_bot import tried
+    from perps_bot.outputs import new_file
+
+    page = new_file("--csv", arguments.csv) if arguments.csv else None
+    try:
+        outcome = _swept(arguments)
+    except KeyboardInterrupt:
+        complain(f"interrupted; the same command goes on from {arguments.out}" if arguments.out else
+                 "interrupted, and nothing was kept: --out FILE would have")
+        return NOT_VERIFIED
+    if page:
+        tried.write_csv(page, outcome)
+    text = _json(tried.as_json(outcome)) if arguments.json else "\n".join(
+        tried.lines(outcome, _count("--top", arguments.top)))
+    return _answer(text, NOT_VERIFIED if outcome.failed else DONE)
+
+
+def _swept(arguments: argparse.Namespace):
+    from perps_bot import sweep as room
+    from perps_bot.tried import combinations
+
+    arguments.symbols = [arguments.symbol]
+    settings, jobs = _settings(arguments), arguments.jobs and _count("--jobs", arguments.jobs)
+    points = combinations(arguments.set, arguments.list)
+    job = room.job_of(arguments.file, settings, arguments.split, arguments.funding,
+                      _own_bar(settings), *_span(arguments), arguments.skip_bad_rows)
+    with _Progress("of the runs done") as progress:
+        return room.sweep(job, points, None, jobs, arguments.out, progress)
+
+
 def _copied(arguments: argparse.Namespace, did: str, copy) -> int:
     from pathlib import Path
 
@@ -423,10 +455,13 @@ def _recorded(arguments: argparse.Namespace, settings):
     if not arguments.files:
         raise ConfigError("name a FILE of prices, or --recorded DAY; see perps-bot replay --help")
     begin, end = _span(arguments)
-    # The profile's bar is for a living market; candles bring their own.
-    bar = None if settings.sources["bar"].startswith("profile") else settings.bar
-    return RecordedMarket(arguments.files, settings.symbols, arguments.funding, bar, begin, end,
-                          arguments.skip_bad_rows)
+    return RecordedMarket(arguments.files, settings.symbols, arguments.funding,
+                          _own_bar(settings), begin, end, arguments.skip_bad_rows)
+
+
+def _own_bar(settings) -> int | None:
+    """The profile's bar is for a living market; candles bring their own."""
+    return None if settings.sources["bar"].startswith("profile") else settings.bar
 
 
 def _span(arguments: argparse.Namespace) -> tuple:
@@ -469,17 +504,20 @@ def _terminal():
 class _Progress:
     """Hands out what shows progress where somebody looks; its line is gone afterwards."""
 
+    def __init__(self, what: str = "read") -> None:
+        self._what = what
+
     def __enter__(self):
         self._is_watched = sys.stderr is not None and sys.stderr.isatty()
-        return _progress if self._is_watched else None
+        return partial(_progress, self._what) if self._is_watched else None
 
     def __exit__(self, *_: object) -> None:
         if self._is_watched:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def _progress(done: Decimal) -> None:
-    print(f"\r{done:.0%} read", end="", file=sys.stderr, flush=True)
+def _progress(what: str, done: Decimal) -> None:
+    print(f"\r{done:.0%} {what}", end="", file=sys.stderr, flush=True)
 
 
 def _json(value: object) -> str:
