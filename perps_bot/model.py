@@ -15,6 +15,8 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
+from perps_bot.event import Event  # the one noun that is read where nothing trades
+
 ZERO = Decimal(0)
 NOTHING: Mapping = MappingProxyType({})
 
@@ -531,17 +533,3 @@ class Decision:
     symbol: str
     action: Action
     reason: str
-
-
-class Event(NamedTuple):
-    """One line of the events: what happened, in order.
-
-    seq   counts from 1 and never repeats
-    at    the moment that the loop acted on, venue time
-    data  Decimals in memory, their text once read back: readers pass them through Decimal()
-    """
-
-    seq: int
-    at: datetime
-    type: str
-    data: Mapping[str, object]

@@ -71,9 +71,9 @@ class Outcome:
     difference: Difference | None = None
 
 
-def find_day(said: str, folder: Path | None) -> Path:
+def find_day(said: str, folder: str | Path | None) -> Path:
     """The file of a day such as 2026-11-23 in `folder`; without one, `said` is the day's file."""
-    path = Path(said) if folder is None else folder / f"{said}.jsonl"
+    path = Path(said) if folder is None else Path(folder, f"{said}.jsonl")
     try:
         date.fromisoformat(path.stem)
     except ValueError:
