@@ -94,7 +94,8 @@ class Reading:
             raise ConfigError(f"{self.folder}: holds no events of that range: {self.way_out()}")
         done, event = 0, None
         try:
-            for event in read_events(self.folder, since=days[0], until=days[-1]):
+            for event in read_events(self.folder, since=days[0], until=days[-1],
+                                     is_parsed=False):
                 if event.type == "day.opened":
                     self.progress(Decimal(done) / len(days))
                     done += 1

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import socket
 import zlib
 from collections import deque
@@ -260,18 +261,19 @@ class EventStore:
 
 def read_events(
     folder: str | Path | None, day: date | None = None, since: date | None = None,
-    until: date | None = None,
+    until: date | None = None, is_parsed: bool = True,
 ) -> Iterator[Event]:
     """Read one day's events, or all in order, verifying the chain; nothing is changed.
 
     since, until  the first and the last day of those that are read; None for all
+    is_parsed     False: every line is verified, but its fields are read as they are asked for
     A torn last line ends it silently, for a writer may be at work; damage raises StoreDamaged.
     """
     last = None
     for path in _files(folder, f"{day}.jsonl" if day else DAY_FILES):
         if since and path.stem < str(since) or until and path.stem > str(until):
             continue
-        file = _DayFile(path, last)
+        file = _DayFile(path, last, is_parsed=is_parsed)
         yield from file
         last = file.last
         if file.damage:
@@ -453,8 +455,9 @@ class _DayFile:
     damage  what else is wrong with the line after it; empty if nothing
     """
 
-    def __init__(self, path: Path, last: tuple[int, int] | None = None, profile: str = ""):
-        self.path, self.last, self._profile = path, last, profile
+    def __init__(self, path: Path, last: tuple[int, int] | None = None, profile: str = "",
+                 is_parsed: bool = True):
+        self.path, self.last, self._profile, self._is_parsed = path, last, profile, is_parsed
         self.offset = self.events = self.torn = 0
         self.damage = ""
 
@@ -475,28 +478,85 @@ class _DayFile:
             raise ConfigError(f"{self.path}: {error}: the events cannot be read") from error
 
     def _accept(self, line: bytes) -> Event:
-        match _from_json(line.decode()):
-            case {"seq": int(seq), "ts": str(ts), "type": str(type), "crc": str(), **data}:
-                event = Event(seq, datetime.fromisoformat(ts), type, data)
-            case _:
-                raise ValueError("a field is missing")
+        head = None if self._is_parsed else _HEAD(line)
+        event = _parsed(line) if head is None else _unparsed(line, head)
+        seq, data = event.seq, event.data
         # The first line that is read says itself what it follows.
         seq_before, chain = self.last or (seq - 1, int(str(data.get("chain")), 16))
         crc = zlib.crc32(line[:-CRC_LENGTH], chain)
         if line[-CRC_LENGTH:] != CRC_FORM % crc or seq != seq_before + 1:
             raise ValueError("does not follow the line before")
-        if not self.events and (data.get("schema"), data.get("day")) != (SCHEMA, self.path.stem):
-            raise ConfigError(f"{self.path}: holds schema {_said(data.get('schema'))} of "
-                              f"{_said(data.get('day'))}: undo the renaming, or use the version "
-                              f"that wrote it")
-        owner = data.get("profile") if not self.events else None
-        if self._profile and owner not in (None, self._profile):
-            raise ConfigError(f"{self.path}: holds events of profile {_said(owner):.40}, not of "
-                              f"{self._profile}: put them back into their own folder")
+        if not self.events:
+            self._refuse_foreign(data)
         self.last = seq, crc
         self.offset += len(line)
         self.events += 1
         return event
+
+    def _refuse_foreign(self, data: Mapping) -> None:
+        """What the first line of a day's file must say."""
+        if (data.get("schema"), data.get("day")) != (SCHEMA, self.path.stem):
+            raise ConfigError(f"{self.path}: holds schema {_said(data.get('schema'))} of "
+                              f"{_said(data.get('day'))}: undo the renaming, or use the version "
+                              f"that wrote it")
+        owner = data.get("profile")
+        if self._profile and owner not in (None, self._profile):
+            raise ConfigError(f"{self.path}: holds events of profile {_said(owner):.40}, not of "
+                              f"{self._profile}: put them back into their own folder")
+
+
+def _parsed(line: bytes) -> Event:
+    match _from_json(line.decode()):
+        case {"seq": int(seq), "ts": str(ts), "type": str(type), "crc": str(), **data}:
+            return Event(seq, datetime.fromisoformat(ts), type, data)
+    raise ValueError("a field is missing")
+
+
+def _unparsed(line: bytes, head: re.Match) -> Event:
+    seq, ts, type = head.groups()
+    return Event(int(seq), datetime.fromisoformat(ts.decode()), type.decode(),
+                 _Fields(line, head.end()))
+
+
+class _Fields(Mapping):
+    """The fields of a line that is verified but not parsed: texts are found by their names.
+
+    `,"name":"` stands in no text, whose quotes are escaped, and before the first brace it is no
+    part of a field.  For everything else the line is parsed; what then cannot be is a ValueError.
+    """
+
+    __slots__ = ("_line", "_begin", "_end", "_known", "_is_whole")
+
+    def __init__(self, line: bytes, begin: int) -> None:
+        self._line, self._begin, self._known, self._is_whole = line, begin, {}, False
+        self._end = line.find(b"{", begin, -CRC_LENGTH)
+        if self._end < 0:
+            self._end = len(line) - CRC_LENGTH
+
+    def __getitem__(self, name: str) -> object:
+        if name not in self._known and not self._is_whole:
+            key = b',"%s":"' % name.encode()
+            found = self._line.find(key, self._begin, self._end)
+            begin = found + len(key)
+            text = self._line[begin:self._line.find(b'"', begin)]
+            if found < 0 or b"\\" in text:
+                return self._all()[name]
+            self._known[name] = text.decode()
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> dict:
+        if not self._is_whole:
+            try:
+                self._known, self._is_whole = _parsed(self._line).data, True
+            except UNREADABLE as error:
+                raise ValueError(f"its line: {_said(error)}") from None
+        return self._known
 
 
 def _files(folder: str | Path | None, pattern: str) -> list[Path]:
@@ -512,6 +572,8 @@ def _said(foreign: object) -> str:
 UNREADABLE = (ValueError, ArithmeticError, RecursionError)
 CRC_FORM = b',"crc":"%08x"}\n'
 CRC_LENGTH = len(CRC_FORM % 0)
+# How every line begins that we write.
+_HEAD = re.compile(rb'\{"seq":(\d+),"ts":"([^"\\]+)","type":"([^"\\]+)"(?=[,])').match
 
 
 def _encode(event: Event, chain: int) -> tuple[bytes, int]:
