@@ -23,6 +23,8 @@ from perps_bot.words import told as words_of
 STRETCHES_MAX = 600  # of a curve; each keeps two points.  Even, so that they merge in pairs
 TRIPS_MAX = 2_000  # the newest round trips that are kept with their stories
 STEPS_MAX = 60  # of one story
+# What reading an event raises that is not ours.
+FOREIGN = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 
 
 def fold(events: Iterable[Event], folder: object, *takers: Callable[[Event], object]) -> None:
@@ -32,10 +34,14 @@ def fold(events: Iterable[Event], folder: object, *takers: Callable[[Event], obj
         for event in events:
             for take in takers:
                 take(event)
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+    except FOREIGN as error:
         said = f"event {event.seq} ({event.type})" if event else "the first event"
-        raise ConfigError(f"{folder}: {said} cannot be understood ({ascii(str(error)):.60}): use "
-                          f"the version that wrote it") from error
+        raise not_understood(folder, said, error) from error
+
+
+def not_understood(folder: object, said: str, error: Exception) -> ConfigError:
+    return ConfigError(f"{folder}: {said} cannot be understood ({ascii(str(error)):.60}): use the "
+                       f"version that wrote it")
 
 
 class Thinned:
@@ -187,9 +193,9 @@ class History:
     """
 
     def __init__(self, begin: datetime | None = None,
-                 on_trip: Callable[[Trip], None] = lambda trip: None,
-                 on_point: Callable[[datetime, Decimal], None] = lambda at, equity: None) -> None:
-        self._begin, self._on_trip, self._on_point = begin, on_trip, on_point
+                 on_trip: Callable[[Trip], None] | None = None,
+                 on_point: Callable[[datetime, Decimal], None] | None = None) -> None:
+        self._begin, self._on_trip, self._on_point = begin, on_trip or (lambda trip: None), on_point
         self.books = PositionTracker(EventStore())
         self.score = Score(self._finish)
         self.profile = self.broker = ""
@@ -303,7 +309,8 @@ class History:
         day["equity"] = equity
         self.hours[at.hour] = self.hours.get(at.hour, ZERO) + gain
         self._equity = equity
-        self._on_point(at, equity)
+        if self._on_point:
+            self._on_point(at, equity)
 
     def _day(self, at: datetime) -> dict[str, Decimal]:
         day = at.date()

@@ -7,24 +7,21 @@ refused, not skipped.
 """
 
 import fnmatch
-import json
 import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO
 
 from perps_bot.errors import ConfigError
+from perps_bot.lines import CRC_FORM, CRC_LENGTH, UNREADABLE, parsed
 from perps_bot.model import Event
-from perps_bot.store import CRC_FORM, CRC_LENGTH, DAY_FILES, SCHEMA, UNREADABLE
+from perps_bot.store import DAY_FILES, SCHEMA
 
 BLOCK_BYTES = 1 << 16
 # A day's snapshot is the longest line there is; what is longer is not ours.
 LINE_BYTES_MAX = 1 << 25
-_from_json = json.JSONDecoder(parse_float=Decimal, parse_constant=int).decode
 
 
 @dataclass
@@ -168,12 +165,8 @@ def _backwards(file: BinaryIO, end: int, path: Path) -> Iterator[bytes]:
 def _event(line: bytes, chain: int | None, path: Path) -> Event:
     """Read one line; `chain` is the crc of the line before, None for a file's first."""
     try:
-        match _from_json(line.decode()):
-            case {"seq": int(seq), "ts": str(ts), "type": str(type), "crc": str(), **data}:
-                event = Event(seq, datetime.fromisoformat(ts), type, data)
-            case _:
-                raise ValueError("a field is missing")
-        chain = int(str(data.get("chain")), 16) if chain is None else chain
+        event = parsed(line)
+        chain = int(str(event.data.get("chain")), 16) if chain is None else chain
         if line[-CRC_LENGTH:] != CRC_FORM % zlib.crc32(line[:-CRC_LENGTH], chain):
             raise ValueError("a line does not follow the line before")
         if event.at.utcoffset() is None:

@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import socket
 import zlib
 from collections import deque
@@ -27,6 +26,9 @@ from functools import partial
 from pathlib import Path
 
 from perps_bot.errors import ConfigError, StoreDamaged
+from perps_bot.lines import (
+    CRC_FORM, CRC_LENGTH, UNREADABLE, from_json, head_of, parsed, said as _said, unparsed,
+)
 from perps_bot.model import Event
 from perps_bot.secret import redacted
 
@@ -36,7 +38,6 @@ BACKLOG_LINES_MAX = 10_000  # lines that wait in memory for a disk that refuses 
 STRING_LENGTH_MAX = 2_000  # characters of one string in an event, day.opened excepted
 DECIMAL_MAGNITUDE_MAX = 100  # digits before or after the point; a longer number is a bug
 DAY_FILES = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].jsonl"
-WORDS_MAX = 200  # characters that an error about foreign bytes may quote
 STATE_BYTES_MAX = COPY_BYTES = 1 << 20
 LOCK_ATTEMPTS_MAX = 100
 
@@ -326,7 +327,7 @@ def read_state(path: str | Path, size_max: int = STATE_BYTES_MAX) -> dict | None
     try:
         with open(path, "rb", opener=_open) as file:
             text = file.read(size_max + 1) or b""
-        value = _from_json(text.decode()) if len(text) <= size_max else None
+        value = from_json(text.decode()) if len(text) <= size_max else None
         if not isinstance(value, dict):
             raise ValueError(f"no JSON object within {size_max} bytes")
         return value
@@ -478,8 +479,8 @@ class _DayFile:
             raise ConfigError(f"{self.path}: {error}: the events cannot be read") from error
 
     def _accept(self, line: bytes) -> Event:
-        head = None if self._is_parsed else _HEAD(line)
-        event = _parsed(line) if head is None else _unparsed(line, head)
+        head = None if self._is_parsed else head_of(line)
+        event = parsed(line) if head is None else unparsed(line, head)
         seq, data = event.seq, event.data
         # The first line that is read says itself what it follows.
         seq_before, chain = self.last or (seq - 1, int(str(data.get("chain")), 16))
@@ -505,75 +506,8 @@ class _DayFile:
                               f"{self._profile}: put them back into their own folder")
 
 
-def _parsed(line: bytes) -> Event:
-    match _from_json(line.decode()):
-        case {"seq": int(seq), "ts": str(ts), "type": str(type), "crc": str(), **data}:
-            return Event(seq, datetime.fromisoformat(ts), type, data)
-    raise ValueError("a field is missing")
-
-
-def _unparsed(line: bytes, head: re.Match) -> Event:
-    seq, ts, type = head.groups()
-    return Event(int(seq), datetime.fromisoformat(ts.decode()), type.decode(),
-                 _Fields(line, head.end()))
-
-
-class _Fields(Mapping):
-    """The fields of a line that is verified but not parsed: texts are found by their names.
-
-    `,"name":"` stands in no text, whose quotes are escaped, and before the first brace it is no
-    part of a field.  For everything else the line is parsed; what then cannot be is a ValueError.
-    """
-
-    __slots__ = ("_line", "_begin", "_end", "_known", "_is_whole")
-
-    def __init__(self, line: bytes, begin: int) -> None:
-        self._line, self._begin, self._known, self._is_whole = line, begin, {}, False
-        self._end = line.find(b"{", begin, -CRC_LENGTH)
-        if self._end < 0:
-            self._end = len(line) - CRC_LENGTH
-
-    def __getitem__(self, name: str) -> object:
-        if name not in self._known and not self._is_whole:
-            key = b',"%s":"' % name.encode()
-            found = self._line.find(key, self._begin, self._end)
-            begin = found + len(key)
-            text = self._line[begin:self._line.find(b'"', begin)]
-            if found < 0 or b"\\" in text:
-                return self._all()[name]
-            self._known[name] = text.decode()
-        return self._known[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        return len(self._all())
-
-    def _all(self) -> dict:
-        if not self._is_whole:
-            try:
-                self._known, self._is_whole = _parsed(self._line).data, True
-            except UNREADABLE as error:
-                raise ValueError(f"its line: {_said(error)}") from None
-        return self._known
-
-
 def _files(folder: str | Path | None, pattern: str) -> list[Path]:
     return sorted(Path(folder).glob(pattern)) if folder is not None else []
-
-
-def _said(foreign: object) -> str:
-    """What stands in a file, or an error that repeats it: of any length there, not here."""
-    return ascii(str(foreign)[:WORDS_MAX])[1:-1]
-
-
-# What decoding raises on text that is not ours: bad UTF-8 or JSON, 1e99999999999999999999, [[[[
-UNREADABLE = (ValueError, ArithmeticError, RecursionError)
-CRC_FORM = b',"crc":"%08x"}\n'
-CRC_LENGTH = len(CRC_FORM % 0)
-# How every line begins that we write.
-_HEAD = re.compile(rb'\{"seq":(\d+),"ts":"([^"\\]+)","type":"([^"\\]+)"(?=[,])').match
 
 
 def _encode(event: Event, chain: int) -> tuple[bytes, int]:
@@ -608,7 +542,6 @@ def _plain(value: object, length_max: int | None = None) -> object:
 
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
-_from_json = json.JSONDecoder(parse_float=Decimal, parse_constant=int).decode  # int refuses NaN
 
 
 # The disk
