@@ -173,7 +173,10 @@ class _Tape(EventStore):
 
     def play(self, event: Event) -> None:
         self.now = event.at
-        self._dispatch(event)
+        self._dispatch(event, self._recovers)
+
+    def wants(self, type: str) -> bool:
+        return True
 
     def append(self, type: str, required: bool = False, **data: object) -> Event:
         if type in COMPARED:

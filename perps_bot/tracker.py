@@ -64,15 +64,18 @@ class PositionTracker:
         self._at: datetime | None = None  # of the event that is being folded
         self.last_booked_at: datetime | None = None  # venue time of the newest fill or payment
         self.remembers_since: datetime | None = None  # no read needs to reach further back
-        event_store.subscribe(self.apply)
+        # What is told besides comes from here, or is what the loop has just valued us at.
+        event_store.subscribe(self.apply, _FOLDS, ("position.updated", "strategy.signal"))
 
     def update_position(self, symbol: str, qty: Decimal, price: Decimal) -> Position:
         """Add `qty` base units (a sale is negative) at `price`, without a fee."""
         quantity, price = exact("qty", qty), exact("price", price)
         side = Side.BUY if quantity > 0 else Side.SELL
         fill = Fill("", "", symbol, side, abs(quantity), price, ZERO, self._store.now)
-        self._publish(replace(apply_fill(self.get_position(symbol), fill), mark_price=price))
-        return self.get_position(symbol)
+        after = replace(apply_fill(self.get_position(symbol), fill), mark_price=price)
+        self._positions[symbol] = after
+        self._publish(after)
+        return after
 
     def get_position(self, symbol: str) -> Position:
         return self._positions.get(symbol) or Position(symbol)
@@ -178,8 +181,9 @@ class PositionTracker:
         }
 
     def _publish(self, position: Position) -> None:
-        self._store.append("position.updated", symbol=position.symbol,
-                           unrealized_pnl=position.unrealized_pnl, **_columns(position))
+        if self._store.wants("position.updated"):
+            self._store.append("position.updated", symbol=position.symbol,
+                               unrealized_pnl=position.unrealized_pnl, **_columns(position))
 
     def _fold_trade(self, data: Mapping) -> None:
         fill = Fill(
@@ -290,7 +294,7 @@ class OrderTracker:
         self.sequence = 0
         self._finished: dict[str, Order | None] = {}  # None: of an earlier day, by its id only
         self._tag = tag
-        event_store.subscribe(self.apply)
+        event_store.subscribe(self.apply, _ORDER_FOLDS)
 
     def find(self, order_id: str) -> Ticket | None:
         """Return the ticket of an order that is under way or lost."""
@@ -345,12 +349,8 @@ class OrderTracker:
 
     def apply(self, event: Event) -> None:
         """Fold one event into the orders."""
-        if event.type == "order.intended":
-            self._fold_intended(event)
-        elif event.type in ("order.updated", "order.unknown", "order.lost", "trade.executed"):
-            self._fold_state(event)
-        elif event.type == "day.opened" and "orders" in event.data["snapshot"]:
-            self._restore(event, event.data["snapshot"]["orders"])
+        if fold := _ORDER_FOLDS.get(event.type):
+            fold(self, event)
 
     def snapshot(self) -> dict[str, object]:
         tickets = (*self.tickets.values(), *self.lost.values())
@@ -391,10 +391,21 @@ class OrderTracker:
         if len(self._finished) > FINISHED_MAX:
             del self._finished[next(iter(self._finished))]
 
-    def _restore(self, event: Event, data: Mapping) -> None:
+    def _fold_day(self, event: Event) -> None:
+        data = event.data["snapshot"].get("orders")
+        if data is None:
+            return
         tickets = {row["client_order_id"]: Ticket.from_data(row) for row in data["tickets"]}
         self.sequence = data["sequence"]
         self._finished = {i: self._finished.get(i) for i in data["finished"]}
         self.tickets = {i: t for i, t in tickets.items() if not t.is_finished}
         self.lost = {i: t for i, t in tickets.items()
                      if t.is_finished and event.at - t.order.created_at < LOST_FOR}
+
+
+_ORDER_FOLDS = {
+    "order.intended": OrderTracker._fold_intended,
+    **dict.fromkeys(("order.updated", "order.unknown", "order.lost", "trade.executed"),
+                    OrderTracker._fold_state),
+    "day.opened": OrderTracker._fold_day,
+}
