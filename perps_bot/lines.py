@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 
 from perps_bot.model import Event
 
+NAMES_MAX = 1_000  # names of fields that are remembered as they stand in a line
 WORDS_MAX = 200  # characters that an error about foreign bytes may quote
 # What decoding raises on text that is not ours: bad UTF-8 or JSON, 1e99999999999999999999, [[[[
 UNREADABLE = (ValueError, ArithmeticError, RecursionError)
@@ -42,6 +44,11 @@ def unparsed(line: bytes, head: re.Match) -> Event:
                  _Fields(line, head.end()))
 
 
+@lru_cache(maxsize=NAMES_MAX)
+def _key(name: str) -> bytes:
+    return b',"%s":"' % name.encode()
+
+
 class _Fields(Mapping):
     """The fields of a line that is verified but not parsed: texts are found by their names.
 
@@ -58,15 +65,18 @@ class _Fields(Mapping):
             self._end = len(line) - CRC_LENGTH
 
     def __getitem__(self, name: str) -> object:
-        if name not in self._known and not self._is_whole:
-            key = b',"%s":"' % name.encode()
-            found = self._line.find(key, self._begin, self._end)
-            begin = found + len(key)
-            text = self._line[begin:self._line.find(b'"', begin)]
-            if found < 0 or b"\\" in text:
-                return self._all()[name]
-            self._known[name] = text.decode()
-        return self._known[name]
+        known = self._known
+        return known[name] if name in known or self._is_whole else self._find(name)
+
+    def _find(self, name: str) -> object:
+        line, key = self._line, _key(name)
+        found = line.find(key, self._begin, self._end)
+        begin = found + len(key)
+        text = line[begin:line.find(b'"', begin)]
+        if found < 0 or b"\\" in text:
+            return self._all()[name]
+        self._known[name] = told = text.decode()
+        return told
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all())
