@@ -31,6 +31,7 @@ FLOORS = {
         2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
         2  score     outputs  reading  wall
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
+        1  lines
         0  model     errors    broker  secret     event
     """.strip().splitlines())
     for room in rooms
