@@ -32,10 +32,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 PACKAGE = Path(__file__).resolve().parent
 API = "/api/v3/brokerage"
-START_SECONDS_MAX = 30
-STOP_SECONDS_MAX = 5
+START_SECONDS_MAX = 90
+STOP_SECONDS_MAX = 30
 CALL_SECONDS_MAX = 60
-WAIT_SECONDS_MAX = 20
+WAIT_SECONDS_MAX = 90
 POLL_SECONDS = 0.02
 
 

@@ -29,7 +29,7 @@ INTERVAL_SECONDS = 1
 # From the first complete look at the venue: one tick, and two seconds more.
 CONVERGED_SECONDS = INTERVAL_SECONDS + 2
 # A machine that does other things as well: what is late only there is no fault.
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 120
 POLL_SECONDS = 0.1
 REMEMBER_SECONDS = 0.1
 BARS = 10
@@ -134,6 +134,7 @@ class Account(Live):
         """A new process over the same files, perhaps within another program."""
         self.lives += 1
         self.starts = self.judge.journal.kinds.get("bot.started", 0)
+        self.intended = len(self.judge.journal.intents)
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(
                 [*wrapper, *self.command()], cwd=self.folder, stdout=output,
@@ -182,10 +183,18 @@ class Account(Live):
         """What Python says by itself before any code of ours runs is no fault of the bot."""
         self.output.rename(self.folder / f"output-{self.lives}")
 
+    def acts(self):
+        """Wait until it has intended something in this life, for as long as patience lasts."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while len(self.judge.journal.intents) == self.intended and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+            self.judge.look()
+        return self
+
     def holds_something(self):
         """Wait until it does."""
         wait_until(lambda: time.sleep(POLL_SECONDS) or positions(self.truth()), "a position",
-                   2 * PATIENCE_SECONDS)
+                   PATIENCE_SECONDS)
         return self
 
     def finish(self):

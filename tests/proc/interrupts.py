@@ -23,6 +23,7 @@ from unittest.mock import patch
 from exchange.harness import wait_until
 from helpers import the_settings
 from live import BTC
+from pace import Stopwatch
 
 from perps_bot import rest as rest_room
 from perps_bot.client import CoinbasePerpetualsClient
@@ -31,7 +32,7 @@ from perps_bot.bot import assemble, recover
 from perps_bot.rest import Rest, VenueClock
 from perps_bot.store import EventStore
 
-from .account import INTERVAL_SECONDS, account
+from .account import INTERVAL_SECONDS, PATIENCE_SECONDS, account
 from .judge import CANCELS, Broken
 
 ORDERS = 110  # on two pages, and in two cancels
@@ -113,23 +114,24 @@ def resting(one):
 
 def interrupted(one, number=signal.SIGINT):
     """Send the signal; return what came of it."""
-    said, at = one.output.stat().st_size, time.monotonic()
-    one.process.send_signal(number)
-    with open(one.output, "rb") as output:
-        output.seek(said)
-        told, text = wait_for_words(one, output)
-    code = one.process.wait(30)
+    said = one.output.stat().st_size
+    with Stopwatch() as took:
+        one.process.send_signal(number)
+        with open(one.output, "rb") as output:
+            output.seek(said)
+            told, text = wait_for_words(one, output)
+        code = one.process.wait(PATIENCE_SECONDS)
     one.judge.look()
-    cancels = [row["clock"] for row in one.judge.wire.since(at) if row["path"] == CANCELS]
+    cancels = [row["clock"] for row in one.judge.wire.since(took.begun) if row["path"] == CANCELS]
     if left := resting(one):
         raise Broken(f"H2: {len(left)} orders still rest, exit code {code}: {text}")
     if not cancels or code or text and GONE not in text:  # on a full disk nothing can be said
         raise Broken(f"H2: {len(cancels)} cancels, exit code {code}: {text[-2000:]}")
-    if sent := one.judge.entries_since(at + ON_ITS_WAY_SECONDS):
+    if sent := one.judge.entries_since(took.begun + ON_ITS_WAY_SECONDS + took.lost):
         raise Broken(f"I-10: sent after the signal: {sent}")
     looks = [row["clock"] for row in one.sim.rows("request")
              if row["method"] == "GET" and row["clock"] > cancels[-1] and row["status"] == 200]
-    return Interrupted(cancels[0] - at, looks[-1] - at, told - at)
+    return Interrupted(took.until(cancels[0]), took.until(looks[-1]), took.until(told))
 
 
 def wait_for_words(one, output):
