@@ -6,6 +6,7 @@ here is not what they ask.
 """
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ CONVERGED_SECONDS = INTERVAL_SECONDS + 2
 PATIENCE_SECONDS = 120
 POLL_SECONDS = 0.1
 REMEMBER_SECONDS = 0.1
+STILL_SECONDS = 15
 BARS = 10
 STEP = Decimal("0.004")
 STEPS_MAX = 4
@@ -184,17 +186,30 @@ class Account(Live):
         self.output.rename(self.folder / f"output-{self.lives}")
 
     def acts(self):
-        """Wait until it has intended something in this life, for as long as patience lasts."""
-        until = time.monotonic() + PATIENCE_SECONDS
-        while len(self.judge.journal.intents) == self.intended and time.monotonic() < until:
-            time.sleep(POLL_SECONDS)
+        """Wait until it has intended something in this life."""
+        def has_acted():
             self.judge.look()
-        return self
+            return len(self.judge.journal.intents) > self.intended
+
+        return self._wait_for(has_acted, "an intent")
 
     def holds_something(self):
         """Wait until it does."""
-        wait_until(lambda: time.sleep(POLL_SECONDS) or positions(self.truth()), "a position",
-                   PATIENCE_SECONDS)
+        return self._wait_for(lambda: positions(self.truth()), "a position")
+
+    def _wait_for(self, holds, what):
+        """Wait; where the remembered closes were too old for a bot that began slowly, it learns
+        new ones, and only a market that moves gives it something to decide."""
+        dice, still_until = random.Random(self.lives), time.monotonic() + STILL_SECONDS
+
+        def looked():
+            time.sleep(POLL_SECONDS)
+            if (found := holds()) or time.monotonic() < still_until:
+                return found
+            self.leap(dice)
+            return None
+
+        wait_until(looked, what, PATIENCE_SECONDS)
         return self
 
     def finish(self):
