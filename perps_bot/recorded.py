@@ -178,7 +178,7 @@ class _Tape(EventStore):
     def wants(self, type: str) -> bool:
         return True
 
-    def append(self, type: str, required: bool = False, **data: object) -> Event:
+    def append(self, type: str, required=False, noun: object = None, **data: object) -> Event:
         if type in COMPARED:
             raise _Said(type, data)  # before anything can be sent
         self.heard.append(data)

@@ -110,15 +110,15 @@ class EventStore:
         """Whether anybody reads or stores such an event as it happens; else it need not be made."""
         return self._folder is not None or bool(self._tells[type] or self._tells[""])
 
-    def append(self, type: str, required: bool = False, **data: object) -> Event:
-        """Record that `type` happened now, then dispatch it.
+    def append(self, type: str, required=False, noun: object = None, **data: object) -> Event:
+        """Record that `type` happened now, then dispatch it with the `noun` that it tells of.
 
         A line that the disk refuses waits in memory and its event is dispatched all the same.
         With `required` it raises StoreDamaged instead, and the event never happened.
         """
         if self.day is None and self._folder is not None:
             self.open_day(self.now.astimezone(UTC).date(), {})
-        return self._happen(type, data, self.day, required)
+        return self._happen(type, data, self.day, required, noun)
 
     def open_day(self, day: date, snapshot: Mapping[str, object], **data: object) -> Event:
         """Start the file of `day`; `snapshot` is all that recovery needs of the days before."""
@@ -181,8 +181,8 @@ class EventStore:
             os.close(self._fd)
         self._fd = -1
 
-    def _happen(self, type: str, data: dict, day: date | None, required: bool) -> Event:
-        event = Event(self._seq + 1, self.now, type, data)
+    def _happen(self, type: str, data: dict, day: date | None, required: bool, noun=None) -> Event:
+        event = Event(self._seq + 1, self.now, type, data, noun)
         if self._folder is not None:
             self._record(event, day, required)
         self._seq, self.day = event.seq, day
