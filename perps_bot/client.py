@@ -62,6 +62,8 @@ class CoinbasePerpetualsClient:
     symbols  what the operator trades; a product named there by its venue id keeps that name
     """
 
+    revision = None
+
     def __init__(self, rest: Any, feed: Any = None, symbols: Iterable[str] = ()) -> None:
         self.rest, self.feed = rest, feed
         self._symbols = tuple(symbols)

@@ -10,11 +10,9 @@ disk goes through "The disk" at the end, so that the crash rigs can replace it.
 """
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
-import socket
 import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -26,15 +24,16 @@ from functools import partial
 from pathlib import Path
 
 from perps_bot.errors import ConfigError, StoreDamaged
-from perps_bot.model import Event
+from perps_bot.event import (
+    CRC_FORM, CRC_LENGTH, DAY_FILES, SCHEMA, UNREADABLE, Event, decoded, from_json,
+)
+from perps_bot.reading import holder
 from perps_bot.secret import redacted
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SCHEMA = 1
 BACKLOG_LINES_MAX = 10_000  # lines that wait in memory for a disk that refuses them
 STRING_LENGTH_MAX = 2_000  # characters of one string in an event, day.opened excepted
 DECIMAL_MAGNITUDE_MAX = 100  # digits before or after the point; a longer number is a bug
-DAY_FILES = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].jsonl"
 WORDS_MAX = 200  # characters that an error about foreign bytes may quote
 STATE_BYTES_MAX = COPY_BYTES = 1 << 20
 LOCK_ATTEMPTS_MAX = 100
@@ -94,6 +93,11 @@ class EventStore:
     def writable(self) -> bool:
         """Whether the last line went to disk; while it is False, increase nothing."""
         return not self.trouble
+
+    @property
+    def seq(self) -> int:
+        """The number of the last event."""
+        return self._seq
 
     def subscribe(self, apply: Callable[[Event], None], types: Iterable[str] = ("",),
                   recovered: Collection[str] = ()) -> None:
@@ -337,7 +341,7 @@ def read_state(path: str | Path, size_max: int = STATE_BYTES_MAX) -> dict | None
     try:
         with open(path, "rb", opener=_open) as file:
             text = file.read(size_max + 1) or b""
-        value = _from_json(text.decode()) if len(text) <= size_max else None
+        value = from_json(text.decode()) if len(text) <= size_max else None
         if not isinstance(value, dict):
             raise ValueError(f"no JSON object within {size_max} bytes")
         return value
@@ -384,13 +388,7 @@ class InstanceLock:
 
     def holder(self) -> int | None:
         """Return the living holder's pid, 0 where unreadable; None while nobody holds it."""
-        with suppress(FileNotFoundError), open(self._path, "rb", 0, opener=_open) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                text = file.read(32).strip()
-                return int(text) if text.isdigit() else 0
-        return None
+        return holder(self._path)
 
 
 FOLDER_REFUSALS = (
@@ -402,11 +400,14 @@ FOLDER_REFUSALS = (
 )  # fmt: skip
 
 
-def account_lock(name: str) -> socket.socket | None:
+def account_lock(name: str):
     """Hold the name of an account on this host until closed; None where somebody holds it.
 
     An abstract Unix socket: it leaves no file behind, and the kernel frees it at any death.
     """
+    import hashlib
+    import socket
+
     digest = hashlib.sha256(name.encode()).hexdigest()[:32]
     held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
@@ -488,11 +489,8 @@ class _DayFile:
             raise ConfigError(f"{self.path}: {error}: the events cannot be read") from error
 
     def _accept(self, line: bytes) -> Event:
-        match _from_json(line.decode()):
-            case {"seq": int(seq), "ts": str(ts), "type": str(type), "crc": str(), **data}:
-                event = Event(seq, datetime.fromisoformat(ts), type, data)
-            case _:
-                raise ValueError("a field is missing")
+        event = decoded(line)
+        seq, data = event.seq, event.data
         # The first line that is read says itself what it follows.
         seq_before, chain = self.last or (seq - 1, int(str(data.get("chain")), 16))
         crc = zlib.crc32(line[:-CRC_LENGTH], chain)
@@ -519,12 +517,6 @@ def _files(folder: str | Path | None, pattern: str) -> list[Path]:
 def _said(foreign: object) -> str:
     """What stands in a file, or an error that repeats it: of any length there, not here."""
     return ascii(str(foreign)[:WORDS_MAX])[1:-1]
-
-
-# What decoding raises on text that is not ours: bad UTF-8 or JSON, 1e99999999999999999999, [[[[
-UNREADABLE = (ValueError, ArithmeticError, RecursionError)
-CRC_FORM = b',"crc":"%08x"}\n'
-CRC_LENGTH = len(CRC_FORM % 0)
 
 
 def _encode(event: Event, chain: int) -> tuple[bytes, int]:
@@ -559,7 +551,6 @@ def _plain(value: object, length_max: int | None = None) -> object:
 
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
-_from_json = json.JSONDecoder(parse_float=Decimal, parse_constant=int).decode  # int refuses NaN
 
 
 # The disk

@@ -97,9 +97,9 @@ class PositionTracker:
             before = before.valued(fill.price)  # the old mark is from long ago
         after = apply_fill(before, fill)
         self._store.append(
-            "trade.executed", noun=after, fill_id=fill.fill_id, client_order_id=fill.client_order_id,
-            symbol=fill.symbol, side=fill.side, quantity=fill.quantity, price=fill.price,
-            fee=fill.fee, filled_at=fill.at, purpose=purpose, reason=reason,
+            "trade.executed", noun=after, fill_id=fill.fill_id,
+            client_order_id=fill.client_order_id, symbol=fill.symbol, side=fill.side,
+            quantity=fill.quantity, price=fill.price, fee=fill.fee, filled_at=fill.at, purpose=purpose, reason=reason,
             is_liquidation=fill.is_liquidation, mark_price=mark_price,
             realized_pnl=after.realized_pnl - before.realized_pnl,
             position_quantity=after.quantity, entry_price=after.entry_price,

@@ -68,6 +68,8 @@ class ScriptedVenue:
     overcommitted  what was sent although stops and exits then exceeded the position
     """
 
+    revision = None
+
     def __init__(self, *symbols, equity="100000"):
         self._products = [a_product(symbol) for symbol in symbols or (BTC,)]
         self.start, self.observes, self.the_margin = Decimal(equity), "", None
@@ -398,7 +400,7 @@ class VirtualClock:
 
 def the_settings(profile="dev", symbols=(BTC,), environ=None, **changes):
     flags = {"profile": profile, "symbols": list(symbols)}
-    return replace(resolve(flags, environ or {}), **changes)
+    return resolve(flags, environ or {}).replace(**changes)
 
 
 class Rig:
@@ -413,7 +415,7 @@ class Rig:
 
     def start(self, **settings):
         """A new process over the same files."""
-        self.settings = replace(self.settings, **settings)
+        self.settings = self.settings.replace(**settings)
         store = EventStore(self.folder and self.folder / "events")
         self.bot = assemble(self.settings, self.venue, store, "scripted", self.folder)
         self.events = []

@@ -447,7 +447,7 @@ def test_a_round_trip_that_wins_after_its_fees_ends_the_streak(desk):
 
 def seen(desk, price, seconds=1, **mark):
     desk.wait(seconds)
-    marks = {BTC: replace(a_mark(price, at=desk.store.now), **mark),
+    marks = {BTC: a_mark(price, at=desk.store.now)._replace(**mark),
              ETH: a_mark("100", ETH, desk.store.now)}
     account = replace(desk.account(), marks=marks)
     desk.risk.post_trade(account)

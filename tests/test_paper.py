@@ -356,7 +356,7 @@ def test_one_quote_meets_a_resting_order_once():
     desk = Desk().quote("99/101")
     placed = desk.place("BUY 1 @ 98 as GTC")
     desk.quote("97/98 x 9/0.3")
-    desk.market.quotes[BTC] = replace(desk.market.quotes[BTC])  # told again
+    desk.market.quotes[BTC] = Mark(*desk.market.quotes[BTC])  # told again
     desk.see(desk.now + timedelta(seconds=1))
     assert desk.order_of(placed).filled_quantity == Decimal("0.3")
 
