@@ -332,6 +332,34 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
     _json_argument(parser)
 
 
+def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, ("profile", *REPLAY_FLAGS))
+    _config_argument(parser)
+    parser.epilog += (
+        "\neach combination runs twice: over the first part of the bars, and over the rest, from "
+        "the\n  same equity, flat, its averages warmed on the bars before the split without "
+        "trading;\n  the second ranks.  exit code: 0 all done, 2 settings, 3 not all done")
+    parser.add_argument("file", metavar="FILE", help="CSV or .csv.gz of candles")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=V,V",
+                        help="values to try of a setting, by its name in the config file; repeat "
+                             "for a grid")
+    for flag, shown, default, what in (
+        ("--list", "FILE", None, "combinations to try: CSV or JSON, a row each"),
+        ("--split", "N", "0.7", "fraction of the bars that is in sample (default 0.7)"),
+        ("--jobs", "N", None, "processes (default: all processors)"),
+        ("--top", "N", "20", "rows to print (default 20)"),
+        ("--symbol", "SYMBOL", "BTC-PERP", "symbol of the file (default BTC-PERP)"),
+        ("--from", "TIME", None, "first row, ISO 8601, UTC"),
+        ("--to", "TIME", None, "rows before this, ISO 8601, UTC"),
+        ("--out", "FILE", None, "keep each result there; the same command goes on from it"),
+        ("--csv", "FILE", None, "write all rows with all figures"),
+    ):
+        parser.add_argument(flag, metavar=shown, default=default, help=what)
+    parser.add_argument("--funding", metavar="FILE", nargs=1, default=[], help="funding rates")
+    parser.add_argument("--skip-bad-rows", action="store_true", help="count bad rows and go on")
+    _json_argument(parser)
+
+
 def _history_arguments(parser: argparse.ArgumentParser) -> None:
     """Whose events, and which of them."""
     add_flags(parser, ("profile", "dry_run"))
@@ -386,6 +414,9 @@ COMMANDS = {
                         "perps-bot validate e2e", _validate_arguments),
     "replay": Command(commands.replay, "run the same loop over recorded prices",
                       "perps-bot replay btc-1m.csv.gz --symbol BTC-PERP", _replay_arguments),
+    "sweep": Command(commands.sweep, "compare settings on prices they were not chosen by",
+                     "perps-bot sweep btc-1m.csv.gz --set short_ma_period=5,10 --set "
+                     "long_ma_period=20,50 --split 0.7", _sweep_arguments),
     "halt": Command(commands.halt, "open nothing any more, and take back resting entries",
                     "perps-bot halt 'the news' --profile dev", _halt_arguments),
     "close-all": Command(commands.close_all,

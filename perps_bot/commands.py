@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from decimal import Decimal
+from functools import partial
 
 from perps_bot.errors import ConfigError
 from perps_bot.process import answer, complain, draw, say
@@ -271,6 +272,37 @@ def replay(arguments: argparse.Namespace) -> int:
     return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
 
 
+def sweep(arguments: argparse.Namespace) -> int:
+    from perps_bot import tried
+    from perps_bot.outputs import new_file
+
+    page = new_file("--csv", arguments.csv) if arguments.csv else None
+    try:
+        outcome = _swept(arguments)
+    except KeyboardInterrupt:
+        complain(f"interrupted; the same command goes on from {arguments.out}" if arguments.out else
+                 "interrupted, and nothing was kept: --out FILE would have")
+        return NOT_VERIFIED
+    if page:
+        tried.write_csv(page, outcome)
+    text = _json(tried.as_json(outcome)) if arguments.json else "\n".join(
+        tried.lines(outcome, _count("--top", arguments.top)))
+    return _answer(text, NOT_VERIFIED if outcome.failed else DONE)
+
+
+def _swept(arguments: argparse.Namespace):
+    from perps_bot import sweep as room
+    from perps_bot.tried import combinations
+
+    arguments.symbols = [arguments.symbol]
+    settings, jobs = _settings(arguments), arguments.jobs and _count("--jobs", arguments.jobs)
+    points = combinations(arguments.set, arguments.list)
+    job = room.job_of(arguments.file, settings, arguments.split, arguments.funding,
+                      _own_bar(settings), *_span(arguments), arguments.skip_bad_rows)
+    with _progress_shown("of the runs done") as progress:
+        return room.sweep(job, points, None, jobs, arguments.out, progress)
+
+
 def _copied(arguments: argparse.Namespace, did: str, copy) -> int:
     from perps_bot.backup import summary
     from perps_bot.clock import SystemClock
@@ -410,10 +442,13 @@ def _recorded(arguments: argparse.Namespace, settings):
     if not arguments.files:
         raise ConfigError("name a FILE of prices, or --recorded DAY; see perps-bot replay --help")
     begin, end = _span(arguments)
-    # The profile's bar is for a living market; candles bring their own.
-    bar = None if settings.sources["bar"].startswith("profile") else settings.bar
-    return RecordedMarket(arguments.files, settings.symbols, arguments.funding, bar, begin, end,
-                          arguments.skip_bad_rows)
+    return RecordedMarket(arguments.files, settings.symbols, arguments.funding,
+                          _own_bar(settings), begin, end, arguments.skip_bad_rows)
+
+
+def _own_bar(settings) -> int | None:
+    """The profile's bar is for a living market; candles bring their own."""
+    return None if settings.sources["bar"].startswith("profile") else settings.bar
 
 
 def _span(arguments: argparse.Namespace) -> tuple:
@@ -452,18 +487,18 @@ def _terminal():
 
 
 @contextmanager
-def _progress_shown() -> Iterator[Callable[[Decimal], None] | None]:
+def _progress_shown(what: str = "read") -> Iterator[Callable[[Decimal], None] | None]:
     """Yield what shows progress where somebody looks; its line is gone afterwards."""
     is_watched = sys.stderr is not None and sys.stderr.isatty()
     try:
-        yield _progress if is_watched else None
+        yield partial(_progress, what) if is_watched else None
     finally:
         if is_watched:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def _progress(done: Decimal) -> None:
-    print(f"\r{done:.0%} read", end="", file=sys.stderr, flush=True)
+def _progress(what: str, done: Decimal) -> None:
+    print(f"\r{done:.0%} {what}", end="", file=sys.stderr, flush=True)
 
 
 def _json(value: object) -> str:

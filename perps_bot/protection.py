@@ -58,7 +58,7 @@ class Protector:
         self._stop_not_before: dict[str, datetime] = {}
         self._unprotected_since: dict[str, datetime] = {}
         self._taken_back: Counter[str] = Counter()  # how often, since the symbol was flat
-        self.store.subscribe(self.apply)
+        self.store.subscribe(self.apply, _FOLDS)
 
     def is_protected(self, symbol: str) -> bool:
         """Whether open stops cover the whole position."""

@@ -410,6 +410,15 @@ def recorded_settings(words: Mapping[str, str]) -> Settings:
     return Settings(**values, sources=dict.fromkeys(values, "recorded"))
 
 
+def changed(settings: Settings, words: Mapping[str, str], source: str) -> Settings:
+    """`settings` with what `words` say, in the texts of flags; refuses what `resolve` refuses."""
+    values = {name: _parsed(_ROWS[name], word, source) for name, word in words.items()}
+    sources = {**settings.sources, **dict.fromkeys(words, source)}
+    new = replace(settings, **values, sources=sources)
+    _refuse_contradictions(new)
+    return new
+
+
 def _said(row: Setting, word: str) -> object:
     """What `printable` made a word of, as it can be parsed."""
     if row.secret or word == "not set":

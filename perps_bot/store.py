@@ -16,8 +16,8 @@ import logging
 import os
 import socket
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -68,7 +68,7 @@ class EventStore:
     """The events of one profile; without a folder they are numbered and dispatched, no more.
 
     sync      False for a replay, whose events need not survive a power cut: no line is fsynced
-    now       the moment that the next events carry; the loop sets it
+    now       the moment that the next events carry: the last one's at first, then the loop sets it
     profile   whose events these are; a file that says another is refused.  Empty: not asked
     day       the day that is open; None before the first
     trouble   why a line is not safely on disk, in one line; empty while all are
@@ -83,7 +83,8 @@ class EventStore:
         self.trouble, self.poisoned = "", False
         self._folder = self._path = None if folder is None else prepare_folder(folder)
         self._syncs = sync
-        self._subscribers: list[Callable[[Event], None]] = []
+        # By type, "" for all: who is told as it happens, and who at a restart.
+        self._tells, self._recovers = defaultdict(list), defaultdict(list)
         self._seq = self._crc = 0  # of the last event
         self._fd, self._offset = -1, 0  # the open file, and where its last good line ends
         self._owed: deque[Callable[[], None]] = deque()  # what must reach the disk, in order
@@ -99,9 +100,20 @@ class EventStore:
         """The number of the last event."""
         return self._seq
 
-    def subscribe(self, apply: Callable[[Event], None]) -> None:
-        """Have `apply` called with every event, appended or recovered; it must not append."""
-        self._subscribers.append(apply)
+    def subscribe(self, apply: Callable[[Event], None], types: Iterable[str] = ("",),
+                  recovered: Collection[str] = ()) -> None:
+        """Have `apply` called with the events of `types`, "" for all; it must not append.
+
+        recovered  those of them that only a restart needs: they are not told as they happen
+        """
+        for type in types:
+            self._recovers[type].append(apply)
+            if type not in recovered:
+                self._tells[type].append(apply)
+
+    def wants(self, type: str) -> bool:
+        """Whether anybody reads or stores such an event as it happens; else it need not be made."""
+        return self._folder is not None or bool(self._tells[type] or self._tells[""])
 
     def append(self, type: str, required: bool = False, **data: object) -> Event:
         """Record that `type` happened now, then dispatch it.
@@ -133,7 +145,8 @@ class EventStore:
         for path in reversed(_files(self._folder, DAY_FILES)):
             files.append(file := _DayFile(path, profile=self.profile))
             for event in file:
-                self._dispatch(event)
+                self._dispatch(event, self._recovers)
+                self.now = event.at
             if file.last:
                 (self._seq, self._crc), self.day = file.last, date.fromisoformat(path.stem)
                 break
@@ -178,11 +191,11 @@ class EventStore:
         if self._folder is not None:
             self._record(event, day, required)
         self._seq, self.day = event.seq, day
-        self._dispatch(event)
+        self._dispatch(event, self._tells)
         return event
 
-    def _dispatch(self, event: Event) -> None:
-        for apply in self._subscribers:
+    def _dispatch(self, event: Event, readers: Mapping[str, list[Callable]]) -> None:
+        for apply in (*readers[event.type], *readers[""]):
             apply(event)
 
     def _record(self, event: Event, day: date, required: bool) -> None:

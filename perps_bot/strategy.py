@@ -21,6 +21,9 @@ from perps_bot.model import (
 CROSS_AGE_BARS_MAX = 3
 # The reason of a close that a halt does not hold back.
 STOP_CROSSED = "trailing stop crossed"
+# What `apply` folds.
+STRATEGY_EVENTS = ("strategy.signal", "trade.executed", "position.adopted", "reconcile.mismatch",
+                   "day.opened")
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ class PositionTracker:
     def __init__(self, event_store) -> None:
         self._store = event_store
         self._positions: dict[str, Position] = {}
+        self._open: dict[str, Position] = {}
+        self._pnl: Decimal | None = ZERO  # None: to be summed up anew
         self._seen: dict[str, datetime] = {}
         self.start_equity: Decimal | None = None  # the venue's, when the books began
         self.last_equity: Decimal | None = None  # the venue's, as last read
@@ -64,15 +66,18 @@ class PositionTracker:
         self._at: datetime | None = None  # of the event that is being folded
         self.last_booked_at: datetime | None = None  # venue time of the newest fill or payment
         self.remembers_since: datetime | None = None  # no read needs to reach further back
-        event_store.subscribe(self.apply)
+        # What is told besides comes from here, or is what the loop has just valued us at.
+        event_store.subscribe(self.apply, _FOLDS, ("position.updated", "strategy.signal"))
 
     def update_position(self, symbol: str, qty: Decimal, price: Decimal) -> Position:
         """Add `qty` base units (a sale is negative) at `price`, without a fee."""
         quantity, price = exact("qty", qty), exact("price", price)
         side = Side.BUY if quantity > 0 else Side.SELL
         fill = Fill("", "", symbol, side, abs(quantity), price, ZERO, self._store.now)
-        self._publish(replace(apply_fill(self.get_position(symbol), fill), mark_price=price))
-        return self.get_position(symbol)
+        after = replace(apply_fill(self.get_position(symbol), fill), mark_price=price)
+        self._set(after)
+        self._publish(after)
+        return after
 
     def get_position(self, symbol: str) -> Position:
         return self._positions.get(symbol) or Position(symbol)
@@ -120,13 +125,13 @@ class PositionTracker:
 
     def mark(self, symbol: str, price: Decimal) -> None:
         """Value the position in `symbol` at `price`, USD per base unit."""
-        position = self._positions.get(symbol)
-        if position is not None and position.quantity and position.mark_price != price:
-            self._positions[symbol] = position.valued(price)
+        position = self._open.get(symbol)
+        if position is not None and position.mark_price != price:
+            self._set(position.valued(price))
 
     def positions(self) -> Mapping[str, Position]:
-        """Open positions by symbol."""
-        return {s: p for s, p in self._positions.items() if p.quantity}
+        """Open positions by symbol, as they are now: what changes is put into another dict."""
+        return self._open
 
     def knows(self, identity: str) -> bool:
         """Whether a fill or payment with this id was booked."""
@@ -138,11 +143,11 @@ class PositionTracker:
 
     def pnl(self) -> Decimal:
         """USD since the books began: realized + unrealized - fees - funding."""
-        return sum(
-            (p.realized_pnl + p.unrealized_pnl - p.fees - p.funding
-             for p in self._positions.values()),
-            ZERO,
-        )
+        if self._pnl is None:
+            self._pnl = ZERO
+            for p in self._positions.values():
+                self._pnl += p.realized_pnl + p.unrealized_pnl - p.fees - p.funding
+        return self._pnl
 
     def equity(self) -> Decimal:
         return (self.start_equity or ZERO) + self.pnl()
@@ -177,9 +182,18 @@ class PositionTracker:
             "seen": dict(self._seen),
         }
 
+    def _set(self, position: Position) -> None:
+        symbol = position.symbol
+        self._positions[symbol], self._pnl = position, None
+        if position.quantity and symbol in self._open:
+            self._open = {**self._open, symbol: position}
+        else:
+            self._open = {s: p for s, p in self._positions.items() if p.quantity}
+
     def _publish(self, position: Position) -> None:
-        self._store.append("position.updated", symbol=position.symbol,
-                           unrealized_pnl=position.unrealized_pnl, **_columns(position))
+        if self._store.wants("position.updated"):
+            self._store.append("position.updated", symbol=position.symbol,
+                               unrealized_pnl=position.unrealized_pnl, **_columns(position))
 
     def _fold_trade(self, data: Mapping) -> None:
         fill = Fill(
@@ -190,25 +204,25 @@ class PositionTracker:
         before = self.get_position(fill.symbol)
         if not before.quantity:
             before = replace(before, mark_price=fill.price)  # the old mark is from long ago
-        self._positions[fill.symbol] = apply_fill(before, fill)
+        self._set(apply_fill(before, fill))
         self._remember(fill.fill_id, fill.at)
 
     def _fold_funding(self, data: Mapping) -> None:
         position = self.get_position(data["symbol"])
         paid = position.funding + Decimal(data["amount"])
-        self._positions[position.symbol] = replace(position, funding=paid)
+        self._set(replace(position, funding=paid))
         self._remember(data["payment_id"], moment(data["paid_at"]))
 
     def _fold_position(self, data: Mapping) -> None:
         fields = {name: Decimal(data[name]) for name in _COLUMNS}
-        self._positions[data["symbol"]] = Position(data["symbol"], **fields)
+        self._set(Position(data["symbol"], **fields))
 
     def _fold_adoption(self, data: Mapping) -> None:
         ours, entry = self.get_position(data["symbol"]), Decimal(data["entry_price"])
         theirs = replace(ours, quantity=Decimal(data["venue"]), entry_price=entry,
                          mark_price=Decimal(data["mark_price"]) or entry)
         realized = ours.realized_pnl + ours.unrealized_pnl - theirs.unrealized_pnl
-        self._positions[ours.symbol] = replace(theirs, realized_pnl=realized)
+        self._set(replace(theirs, realized_pnl=realized))
 
     def _fold_signal(self, data: Mapping) -> None:
         self.last_equity = Decimal(data["equity"])
@@ -290,7 +304,7 @@ class OrderTracker:
         self.sequence = 0
         self._finished: dict[str, Order | None] = {}  # None: of an earlier day, by its id only
         self._tag = tag
-        event_store.subscribe(self.apply)
+        event_store.subscribe(self.apply, _ORDER_FOLDS)
 
     def find(self, order_id: str) -> Ticket | None:
         """Return the ticket of an order that is under way or lost."""
@@ -345,12 +359,8 @@ class OrderTracker:
 
     def apply(self, event: Event) -> None:
         """Fold one event into the orders."""
-        if event.type == "order.intended":
-            self._fold_intended(event)
-        elif event.type in ("order.updated", "order.unknown", "order.lost", "trade.executed"):
-            self._fold_state(event)
-        elif event.type == "day.opened" and "orders" in event.data["snapshot"]:
-            self._restore(event, event.data["snapshot"]["orders"])
+        if fold := _ORDER_FOLDS.get(event.type):
+            fold(self, event)
 
     def snapshot(self) -> dict[str, object]:
         tickets = (*self.tickets.values(), *self.lost.values())
@@ -391,10 +401,21 @@ class OrderTracker:
         if len(self._finished) > FINISHED_MAX:
             del self._finished[next(iter(self._finished))]
 
-    def _restore(self, event: Event, data: Mapping) -> None:
+    def _fold_day(self, event: Event) -> None:
+        data = event.data["snapshot"].get("orders")
+        if data is None:
+            return
         tickets = {row["client_order_id"]: Ticket.from_data(row) for row in data["tickets"]}
         self.sequence = data["sequence"]
         self._finished = {i: self._finished.get(i) for i in data["finished"]}
         self.tickets = {i: t for i, t in tickets.items() if not t.is_finished}
         self.lost = {i: t for i, t in tickets.items()
                      if t.is_finished and event.at - t.order.created_at < LOST_FOR}
+
+
+_ORDER_FOLDS = {
+    "order.intended": OrderTracker._fold_intended,
+    **dict.fromkeys(("order.updated", "order.unknown", "order.lost", "trade.executed"),
+                    OrderTracker._fold_state),
+    "day.opened": OrderTracker._fold_day,
+}

@@ -143,6 +143,8 @@ class Life:
         self.ledger.cash -= amount
 
     def mark(self, symbol, price):
+        self.books.last_equity = Decimal(1)
+        self.books.mark(symbol, price)
         self.store.append("strategy.signal", symbol=symbol, mark_price=price, equity=Decimal(1))
         self.ledger.marks[symbol] = price
 

@@ -253,6 +253,38 @@ def test_events_are_numbered_and_dispatched_in_order_after_they_were_written(fol
     assert event.data["price"] is price
 
 
+def test_each_reader_is_told_the_types_that_it_asked_for_and_some_only_at_a_restart(folder):
+    told = {}
+    for _ in range(2):
+        store, told = EventStore(folder, now=NOON), {"all": [], "some": []}
+        store.subscribe(lambda event: told["all"].append(event.type))
+        store.subscribe(lambda event: told["some"].append(event.type),
+                        ("alert", "order.lost"), recovered=("alert",))
+        if not store.recover().events:
+            store.append("alert")
+            store.append("order.lost")
+            store.append("funding.paid")
+            assert told["some"] == ["order.lost"]
+    assert told == {"all": ["day.opened", "alert", "order.lost", "funding.paid"],
+                    "some": ["alert", "order.lost"]}
+
+
+def test_an_event_that_nobody_stores_or_reads_is_not_wanted(folder):
+    store = EventStore()
+    store.subscribe(print, ("alert", "order.lost"), recovered=("alert",))
+    assert [store.wants(type) for type in ("alert", "order.lost", "stop.moved")] == [
+        False, True, False]
+    store.subscribe(print)
+    assert store.wants("stop.moved")
+    assert EventStore(folder).wants("stop.moved")
+
+
+def test_after_a_recovery_events_carry_the_last_ones_moment_until_the_loop_says_another(folder):
+    written(folder, "alert")
+    store, *_ = restarted(folder, now=NOON + timedelta(hours=1))
+    assert store.now == NOON
+
+
 def test_without_a_folder_events_are_numbered_and_dispatched_and_no_disk_is_touched(monkeypatch):
     for name in DISK_CALLS:
         monkeypatch.setattr(room, name, failing(errno.EIO))
