@@ -6,7 +6,6 @@ stops away from firing early.  It holds what the venue listed and invents nothin
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from decimal import Decimal
 
 from perps_bot.broker import MarketData
@@ -90,7 +89,7 @@ def quantized(product: Product, intent: OrderIntent, price: Decimal | None) -> O
         quantity = floor_to(intent.quantity, product.quantity_increment)
     else:
         quantity = quantize_quantity(product, intent.quantity, limit or price)
-    return replace(intent, quantity=quantity, limit_price=limit)
+    return intent._replace(quantity=quantity, limit_price=limit)
 
 
 def quantize_quantity(product: Product, quantity: Decimal, price: Decimal) -> Decimal:

@@ -275,7 +275,7 @@ class CoinbasePerpetualsClient:
         if self._owners.get(identity, (order.id,))[0] != order.id:
             raise OutcomeUnknown(f"the answer speaks of an older order, {identity}")
         self._own(identity, order.id, False)
-        return replace(order, status=OrderStatus.OPEN, venue_order_id=identity)
+        return order._replace(status=OrderStatus.OPEN, venue_order_id=identity)
 
     # Reading
 

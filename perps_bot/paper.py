@@ -8,7 +8,6 @@ world moves only when `marks` is asked, and the same marks give the same fills.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import takewhile
@@ -160,7 +159,7 @@ class PaperBroker:
                    or self._not_covered(order, mark) or _misplaced(order.intent, mark.price))
         if refusal:
             raise refusal
-        order = replace(order, status=OrderStatus.OPEN, venue_order_id=f"paper-{order.id}")
+        order = order._replace(status=OrderStatus.OPEN, venue_order_id=f"paper-{order.id}")
         self._live[order.id] = order
         self._changes += 1
         # A recording of candles knows the next price only at the next open.
@@ -370,7 +369,7 @@ class PaperBroker:
     def _meet_quote(self, order: Order, mark: Mark, now: datetime) -> None:
         intent = order.intent
         if _is_stop(order) and (mark.price - intent.stop_price) * intent.side.sign >= 0:
-            order = self._live[order.id] = replace(order, reason=TRIGGERED)
+            order = self._live[order.id] = order._replace(reason=TRIGGERED)
             self._changes += 1
         if order.reason == TRIGGERED or not _rests(order):
             self._execute(order, mark, now)
@@ -404,7 +403,7 @@ class PaperBroker:
         self._book(Fill(f"{order.id}:{filled:f}", order.id, order.symbol, order.side, quantity,
                         price, self._fee(order.symbol, quantity, price), now))
         paid = (order.average_price or ZERO) * order.filled_quantity + price * quantity
-        order = replace(order, filled_quantity=filled, average_price=paid / filled)
+        order = order._replace(filled_quantity=filled, average_price=paid / filled)
         self._live[order.id] = order
         if filled == order.quantity:
             self._end(order.id, OrderStatus.FILLED, now)
@@ -478,7 +477,7 @@ class PaperBroker:
 
     def _end(self, identity: str, status: OrderStatus, now: datetime) -> None:
         self._changes += 1
-        self._ended[identity] = now, replace(self._live.pop(identity), status=status)
+        self._ended[identity] = now, self._live.pop(identity)._replace(status=status)
         if len(self._ended) > HISTORY_MAX:
             del self._ended[next(iter(self._ended))]
 

@@ -150,7 +150,7 @@ class _Venue(PaperBroker):
 
     def margin(self) -> Margin | None:
         found = super().margin()
-        return found if self.available is None else replace(found, available=self.available)
+        return found if self.available is None else found._replace(available=self.available)
 
 
 class _Stage:

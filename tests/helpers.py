@@ -5,7 +5,6 @@ import random
 import re
 import zlib
 from collections import Counter, deque
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -37,6 +36,7 @@ from perps_bot.risk import LiveRiskManager, RiskConfig
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore
 from perps_bot.tracker import PositionTracker
+from words import replace
 
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
 BTC, ETH = "BTC-PERP", "ETH-PERP"

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -28,6 +27,7 @@ from perps_bot.paper import PaperBroker
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore, Recovery, read_events
 from perps_bot.words import fields_line
+from words import replace
 
 ROOT = Path(__file__).resolve().parent.parent
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)

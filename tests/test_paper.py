@@ -1,6 +1,5 @@
 """Specification of `perps_bot.paper`: what the venue would have done."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -25,6 +24,7 @@ from perps_bot.model import (
     TimeInForce,
 )
 from perps_bot.paper import PaperBroker
+from words import replace
 
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
 EVER = datetime(2000, 1, 1, tzinfo=UTC)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import zlib
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +23,7 @@ from perps_bot.errors import ConfigError
 from perps_bot.model import OrderType, TradingState
 from perps_bot.settings import described, recorded_settings
 from perps_bot.store import read_events
+from words import replace
 
 pytestmark = pytest.mark.usefixtures("no_settings_of_the_tester")
 ROOT = Path(__file__).resolve().parent.parent
