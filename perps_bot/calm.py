@@ -14,7 +14,7 @@ from typing import Any
 
 from perps_bot.limits import INFINITY
 from perps_bot.model import (
-    ZERO, Account, Mark, OrderStatus, Purpose, Side, Ticket, TradingState,
+    ZERO, Account, Mark, Order, OrderStatus, Position, Purpose, Side, Ticket, TradingState,
 )
 from perps_bot.risk import MARGIN_RATIO_MIN
 
@@ -76,8 +76,7 @@ def found(bot: Any, account: Account, revision: int | None) -> Calm | None:
 def is_still(bot: Any) -> bool:
     """Whether neither the venue's account nor our events have moved since the last whole look."""
     calm = bot.calm
-    return (calm is not None and calm.seq == bot.store.seq
-            and calm.revision == bot.venue.revision)
+    return calm is not None and (calm.seq, calm.revision) == (bot.store.seq, bot.venue.revision)
 
 
 def passes(bot: Any, marks: Mapping[str, Mark], now: datetime) -> bool:
@@ -85,35 +84,30 @@ def passes(bot: Any, marks: Mapping[str, Mark], now: datetime) -> bool:
 
     What was taken until then stands: a whole look takes no bar twice.
     """
-    calm, fresh, is_holding = bot.calm, [], False
+    calm, seen, fresh = bot.calm, bot._seen, []
     if calm.watches is None or bot.protector.has_exits or calm.until and now >= calm.until:
         return False
     for watch in calm.watches:
         mark = marks.get(watch.symbol)
-        is_holding |= watch.side is not None
-        if mark is bot._seen[watch.symbol]:
+        if mark is seen[watch.symbol]:
             continue
-        if mark is None or not watch.below < mark.price < watch.above:
-            return False
-        if not _follows(bot, watch, mark, now):
+        if mark is None or not _follows(bot, watch, mark, now):
             return False
         fresh.append(mark)
     bot.engine.see(marks)
     bot.books.note_funding(bot.venue, now)
-    if is_holding:
-        bot.tracker.last_equity = bot.venue.equity()
-        loss = bot.tracker.daily_loss()
-        bot.risk.flow.curve.see(loss)
-        if not calm.losses[0] <= loss < calm.losses[1]:
-            return False
+    if bot.tracker.positions() and not _stays_within(bot, calm.losses):
+        return False
     for mark in fresh:
-        bot._seen[mark.symbol] = mark
+        seen[mark.symbol] = mark
     bot.message = None
     return True
 
 
 def _follows(bot: Any, watch: Watch, mark: Mark, now: datetime) -> bool:
-    """Give the strategy a new mark; False where it wants something, or the stop should move."""
+    """Take a new mark; False where something is to be done at it."""
+    if not watch.below < mark.price < watch.above:
+        return False
     symbol, side, strategy = watch.symbol, watch.side, bot.strategy
     if mark.candle is None:
         bot.risk.flow.see((mark,))
@@ -126,6 +120,14 @@ def _follows(bot: Any, watch: Watch, mark: Mark, now: datetime) -> bool:
     position = bot.tracker.get_position(symbol)
     return not strategy.watch(mark, position) or (
         strategy.trailing_stop(position) - watch.trail_at) * side.sign < 0
+
+
+def _stays_within(bot: Any, losses: tuple[Decimal, Decimal]) -> bool:
+    """Read what the prices have made of the account; False at a new high, and near a limit."""
+    bot.tracker.last_equity = bot.venue.equity()
+    loss = bot.tracker.daily_loss()
+    bot.risk.flow.curve.see(loss)
+    return losses[0] <= loss < losses[1]
 
 
 def _is_at_rest(ticket: Ticket) -> bool:
@@ -143,27 +145,36 @@ def _watches(bot: Any, account: Account) -> tuple[Watch, ...] | None:
 
 
 def _watch(bot: Any, symbol: str, account: Account) -> Watch | None:
-    mark, orders = account.marks.get(symbol), bot.engine.outstanding(symbol)
-    position, strategy = bot.tracker.get_position(symbol), bot.strategy
-    side, tells = position.side, bot.store.wants("strategy.signal")
-    # Where the signals are read, each end of a bar and each better price is an event.
-    if (mark is None or bot._seen.get(symbol) is not mark or tells and mark.candle is not None
-            or not strategy.wants_nothing(symbol, side)):
+    mark, position = account.marks.get(symbol), bot.tracker.get_position(symbol)
+    # Where the signals are read, each end of a bar is an event.
+    tells = bot.store.wants("strategy.signal")
+    if mark is None or bot._seen.get(symbol) is not mark or tells and mark.candle is not None:
         return None
-    if side is None:
-        return None if orders else Watch(symbol, None, ZERO, INFINITY, ZERO)
-    if len(orders) != 1 or orders[0].purpose is not Purpose.STOP or (
-            orders[0].remaining != abs(position.quantity)):
+    if not bot.strategy.wants_nothing(symbol, position.side):
         return None
-    stop, trail_to = orders[0].intent.stop_price, strategy.trailing_stop(position)
+    orders = bot.engine.outstanding(symbol)
+    if position.quantity:
+        return _watch_held(bot, account, position, orders, tells)
+    return None if orders else Watch(symbol, None, ZERO, INFINITY, ZERO)
+
+
+def _watch_held(
+    bot: Any, account: Account, position: Position, orders: tuple[Order, ...], tells: bool
+) -> Watch | None:
+    """One stop on exactly the position, and the price between it and what would move it."""
+    symbol, side, margin = position.symbol, position.side, account.margin
+    trail_to, price = bot.strategy.trailing_stop(position), account.marks[symbol].price
+    shape = [(order.purpose, order.remaining) for order in orders]
+    if shape != [(Purpose.STOP, abs(position.quantity))] or None in (trail_to, margin):
+        return None
+    stop = orders[0].intent.stop_price
     trail_at = stop * (1 + bot.engine.config.stop_move_min_pct * side.sign)
-    if trail_to is None or (trail_to - trail_at) * side.sign >= 0 or account.margin is None:
+    if (trail_to - trail_at) * side.sign >= 0:
         return None
-    best = strategy.best(symbol) if tells else INFINITY * side.sign
+    # Each better price is an event, too.
+    best = bot.strategy.best(symbol) if tells else INFINITY * side.sign
     below, above = (stop, best) if side is Side.BUY else (best, stop)
     # What liquidates may grow with the price, by less than the position is worth.
-    margin = account.margin
     room = (margin.available - MARGIN_RATIO_MIN * margin.threshold) / len(account.positions)
     move = room / (3 * abs(position.quantity))
-    return Watch(symbol, side, max(below, mark.price - move), min(above, mark.price + move),
-                 trail_at)
+    return Watch(symbol, side, max(below, price - move), min(above, price + move), trail_at)

@@ -338,8 +338,8 @@ def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
         bot._decided[symbol] = said
         bot.store.append(
             "strategy.signal", symbol=symbol, action=decision.action, reason=decision.reason,
-            **strategy.inputs(mark, position, stop_price), equity=account.equity, daily_loss=account.daily_loss,
-            margin=account.margin and account.margin.figures,
+            **strategy.inputs(mark, position, stop_price), equity=account.equity,
+            daily_loss=account.daily_loss, margin=account.margin and account.margin.figures,
             trading_state=bot.risk.state, limits=vars(bot.risk.config), took_bar=took_bar,
             bars_ended=ends, memory=strategy.memory(symbol),
         )
