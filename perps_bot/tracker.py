@@ -10,7 +10,6 @@ same ones.  It never asks the venue and never decides.  At every moment, to the 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from types import MappingProxyType
 
 from perps_bot.model import (
     ZERO, Event, Fill, FundingPayment, Mark, Order, OrderStatus, Position, Purpose, Side, Ticket,
@@ -56,9 +55,8 @@ class PositionTracker:
     def __init__(self, event_store) -> None:
         self._store = event_store
         self._positions: dict[str, Position] = {}
-        # What `positions` and `pnl` have said, until a position changes.
-        self._open: Mapping[str, Position] | None = None
-        self._pnl: Decimal | None = None
+        self._open: dict[str, Position] = {}
+        self._pnl: Decimal | None = ZERO  # None: to be summed up anew
         self._seen: dict[str, datetime] = {}
         self.start_equity: Decimal | None = None  # the venue's, when the books began
         self.last_equity: Decimal | None = None  # the venue's, as last read
@@ -76,7 +74,7 @@ class PositionTracker:
         side = Side.BUY if quantity > 0 else Side.SELL
         fill = Fill("", "", symbol, side, abs(quantity), price, ZERO, self._store.now)
         after = apply_fill(self.get_position(symbol), fill).valued(price)
-        self._hold(after)
+        self._set(after)
         self._publish(after)
         return after
 
@@ -99,9 +97,9 @@ class PositionTracker:
         self._store.append(
             "trade.executed", noun=after, fill_id=fill.fill_id,
             client_order_id=fill.client_order_id, symbol=fill.symbol, side=fill.side,
-            quantity=fill.quantity, price=fill.price, fee=fill.fee, filled_at=fill.at, purpose=purpose, reason=reason,
-            is_liquidation=fill.is_liquidation, mark_price=mark_price,
-            realized_pnl=after.realized_pnl - before.realized_pnl,
+            quantity=fill.quantity, price=fill.price, fee=fill.fee, filled_at=fill.at,
+            purpose=purpose, reason=reason, is_liquidation=fill.is_liquidation,
+            mark_price=mark_price, realized_pnl=after.realized_pnl - before.realized_pnl,
             position_quantity=after.quantity, entry_price=after.entry_price,
         )
         self._publish(after)
@@ -128,15 +126,12 @@ class PositionTracker:
 
     def mark(self, symbol: str, price: Decimal) -> None:
         """Value the position in `symbol` at `price`, USD per base unit."""
-        position = self._positions.get(symbol)
-        if position is not None and position.quantity and position.mark_price != price:
-            self._hold(position.valued(price))
+        position = self._open.get(symbol)
+        if position is not None and position.mark_price != price:
+            self._set(position.valued(price))
 
     def positions(self) -> Mapping[str, Position]:
-        """Open positions by symbol, as they are now."""
-        if self._open is None:
-            held = {s: p for s, p in self._positions.items() if p.quantity}
-            self._open = MappingProxyType(held)
+        """Open positions by symbol, as they are now: what changes is put into another dict."""
         return self._open
 
     def knows(self, identity: str) -> bool:
@@ -150,8 +145,9 @@ class PositionTracker:
     def pnl(self) -> Decimal:
         """USD since the books began: realized + unrealized - fees - funding."""
         if self._pnl is None:
-            self._pnl = sum((p.realized_pnl + p.unrealized_pnl - p.fees - p.funding
-                             for p in self._positions.values()), ZERO)
+            self._pnl = ZERO
+            for p in self._positions.values():
+                self._pnl += p.realized_pnl + p.unrealized_pnl - p.fees - p.funding
         return self._pnl
 
     def equity(self) -> Decimal:
@@ -189,9 +185,13 @@ class PositionTracker:
             "seen": dict(self._seen),
         }
 
-    def _hold(self, position: Position) -> None:
-        self._positions[position.symbol] = position
-        self._open = self._pnl = None
+    def _set(self, position: Position) -> None:
+        symbol = position.symbol
+        self._positions[symbol], self._pnl = position, None
+        if position.quantity and symbol in self._open:
+            self._open = {**self._open, symbol: position}
+        else:
+            self._open = {s: p for s, p in self._positions.items() if p.quantity}
 
     def _after(self, trade: Mapping) -> Position:
         """The position after a `trade.executed` that was read back."""
@@ -207,17 +207,17 @@ class PositionTracker:
 
     def _fold_trade(self, event: Event) -> None:
         data = event.data
-        self._hold(event.noun or self._after(data))
+        self._set(event.noun or self._after(data))
         self._remember(data["fill_id"], moment(data["filled_at"]))
 
     def _fold_funding(self, event: Event) -> None:
         data = event.data
         position = self.get_position(data["symbol"])
-        self._hold(position._replace(funding=position.funding + Decimal(data["amount"])))
+        self._set(position._replace(funding=position.funding + Decimal(data["amount"])))
         self._remember(data["payment_id"], moment(data["paid_at"]))
 
     def _fold_position(self, event: Event) -> None:
-        self._hold(_position(event.data["symbol"], event.data))
+        self._set(_position(event.data["symbol"], event.data))
 
     def _fold_adoption(self, event: Event) -> None:
         data = event.data
@@ -225,7 +225,7 @@ class PositionTracker:
         theirs = ours._replace(quantity=Decimal(data["venue"]), entry_price=entry,
                                mark_price=Decimal(data["mark_price"]) or entry)
         realized = ours.realized_pnl + ours.unrealized_pnl - theirs.unrealized_pnl
-        self._hold(theirs._replace(realized_pnl=realized))
+        self._set(theirs._replace(realized_pnl=realized))
 
     def _fold_signal(self, event: Event) -> None:
         self.last_equity = Decimal(event.data["equity"])
@@ -243,7 +243,7 @@ class PositionTracker:
         if books:
             self.start_equity = maybe_decimal(books["start_equity"])
             for symbol, fields in books["positions"].items():
-                self._hold(_position(symbol, fields))
+                self._set(_position(symbol, fields))
             self.last_booked_at = maybe_moment(books["last_booked_at"])
             self._seen = {identity: moment(at) for identity, at in books["seen"].items()}
             self._forget()
