@@ -1,39 +1,40 @@
 """Alerts: what must a person know now, and was it told?
 
 An alert is a state: it stands for as long as what it tells of, health.json lists it meanwhile,
-and its coming and going are events.  Where an address is set it is posted there too, by a thread
-of its own: the loop puts a job on a bounded queue and later takes back what became of it, so no
-tick ever waits.  Nothing is decided here, and no address is ever shown.
+and its coming and going are events.  Where an address is set, `courier` posts it there too, and
+later says what became of it, so no tick ever waits.  Nothing is decided here.
 """
 
-import json
-import queue
-import threading
-from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+<<<<<<< HEAD
 from urllib.parse import quote, urlsplit
+=======
+>>>>>>> main
 
 from perps_bot.model import Event, Order, OrderStatus, Purpose, TradingState, moment
 from perps_bot.process import one_line
 from perps_bot.risk import EXPIRY_DAYS
+<<<<<<< HEAD
 from perps_bot.secret import Secret, conceal
 from perps_bot.transport import Answer, Lane, Origin, Request, Until
+=======
+from perps_bot.secret import Secret
+>>>>>>> main
 
 # The same code is posted at most this often; the heartbeat is sent after each such good time.
 TELL_EVERY = BEAT_EVERY = timedelta(minutes=1)
 TEXT_LENGTH_MAX = 1500  # what every receiver takes whole
-# Jobs that wait for the thread; one post, how often it is tried, and the pauses between.
-WAITING_MAX = 16
-POST_SECONDS_MAX, PAUSES_SECONDS = 5, (1, 5)
 FLUSH_SECONDS_MAX = 0.9  # at the end of a run, with what the ending itself costs below 1
 # How old the products may be before somebody should ask whether one was delisted.
 PRODUCTS_AGE_MAX = timedelta(minutes=1)
+<<<<<<< HEAD
 HEADERS = {"User-Agent": "perps-bot", "Accept-Encoding": "identity"}
 ENCODED = "!#$%&'()*+,/:;=?@[]~"  # what stands in an address as it is
+=======
+>>>>>>> main
 
 Key = tuple[str, str]  # code, and what it is about
 
@@ -110,8 +111,8 @@ class Alerts:
     def __init__(self, profile: str = "", webhook: Secret | None = None,
                  heartbeat: Secret | None = None) -> None:
         self._profile = profile
-        self._webhook = webhook and Courier("alerts", webhook)
-        self._heartbeat = heartbeat and Courier("heartbeat", heartbeat)
+        self._webhook = webhook and _courier("alerts", webhook)
+        self._heartbeat = heartbeat and _courier("heartbeat", heartbeat)
         self._standing: dict[Key, Alert] = {}
         self._recorded: dict[Key, Alert] = {}
         self._shown: set[Key] = set()  # by the last `look`
@@ -198,7 +199,7 @@ class Alerts:
     def flush(self) -> None:
         """Let the thread post what waits, for a moment; nothing is posted any more after it."""
         if self._webhook:
-            self._webhook.close(Until(FLUSH_SECONDS_MAX))
+            self._webhook.close(FLUSH_SECONDS_MAX)
 
     def _see_hold(self, event: Event) -> None:
         kind, state, reason = (event.data[name] for name in ("kind", "state", "reason"))
@@ -260,9 +261,11 @@ def _can_record(bot: Any) -> bool:
     return bot._observes is not None and bot.store.day is not None
 
 
-class Courier:
-    """One address, the thread that posts there, and what waits for it.
+def _courier(name: str, url: Secret):
+    # Half of what a bot without an address would load belongs to this room.
+    from perps_bot.courier import Courier
 
+<<<<<<< HEAD
     counts  how many posts were taken there, were not, and found the queue full
     trouble why the last one was not taken; empty when it was
     """
@@ -349,3 +352,6 @@ def _trouble(answer: Answer) -> str:
         return "" if 200 <= answer.status < 300 else f"HTTP {answer.status}"
     # Only the kind of error: its words could tell the host.
     return f"not delivered: {answer.trouble.partition(':')[0]}"
+=======
+    return Courier(name, url)
+>>>>>>> main
