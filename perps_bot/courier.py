@@ -10,17 +10,16 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from urllib.parse import urlsplit
-
-import requests
+from urllib.parse import quote, urlsplit
 
 from perps_bot.secret import Secret, conceal
-from perps_bot.transport import Answer, Lane, Origin, Until
+from perps_bot.transport import Answer, Lane, Origin, Request, Until
 
 # Jobs that wait for the thread; one post, how often it is tried, and the pauses between.
 WAITING_MAX = 16
 POST_SECONDS_MAX, PAUSES_SECONDS = 5, (1, 5)
 HEADERS = {"User-Agent": "perps-bot", "Accept-Encoding": "identity"}
+ENCODED = "!#$%&'()*+,/:;=?@[]~"  # what stands in an address as it is
 
 
 class Courier:
@@ -99,10 +98,10 @@ def _lane(url: Secret) -> Lane:
 
 
 def _asked(lane: Lane, url: Secret, body: Mapping | None) -> Answer:
-    made = requests.Request("GET" if body is None else "POST", url.reveal(), HEADERS).prepare()
-    if body is not None:
-        made.headers["Content-Type"] = "application/json"
-        made.prepare_body(json.dumps(body), None)
+    parts = urlsplit(url.reveal())
+    target = quote(f"{parts.path or '/'}?{parts.query}".removesuffix("?"), ENCODED)
+    made = Request("GET", target, HEADERS) if body is None else Request(
+        "POST", target, HEADERS | {"Content-Type": "application/json"}, json.dumps(body).encode())
     answer = lane.ask(made, Until(POST_SECONDS_MAX))
     lane.close()  # the next one comes much later, when this connection would be stale
     return answer
