@@ -323,9 +323,10 @@ def order(bench):
     """From a frame's arrival to the order's first byte, beside the parts that nobody can avoid.
 
     In-process means: wall time of the feed's thread until the quote stands in its slot, and of the
-    tick until the order has left, less the tick's reads of the venue, which every increase makes
-    anew and which depend on how far away that is; they are told by themselves.  The parts are
-    timed in the same run, each once after each entry, as warm as the entry left the machine.
+    tick until the order has left, less the tick's reads of the account, which every increase makes
+    anew and which depend on how far away the venue is; they are told by themselves.  The parts are
+    timed in the same run, each once after each entry, as warm as the entry left the machine.  Of
+    both the least counts, as others may hold up the machine.
     """
     with bench.scratch() as folder:
         found = ticks.order_path(Path(folder))

@@ -191,21 +191,26 @@ class _Stopwatch:
 
     def watch(self):
         """Begin with the bot that was started."""
-        rig, market = self.rig, self.rig.feed._market
-        get, take = rig.rest.get, market._take
-
-        def timed_get(*arguments, **more):
-            begun = perf_counter()
-            try:
-                return get(*arguments, **more)
-            finally:
-                self._reading += perf_counter() - begun
+        client, market = self.rig.client, self.rig.feed._market
+        for name in ("equity", "positions", "orders", "fills"):
+            setattr(client, name, self._as_read(getattr(client, name)))
+        take = market._take
 
         def timed_take(events, message):
             take(events, message)
             self.found.frames.append(perf_counter() - self._arrived)
 
-        rig.rest.get, market._take, rig.tick = timed_get, timed_take, self._timed_tick
+        market._take, self.rig.tick = timed_take, self._timed_tick
+
+    def _as_read(self, ask):
+        def timed(*arguments):
+            begun = perf_counter()
+            try:
+                return ask(*arguments)
+            finally:
+                self._reading += perf_counter() - begun
+
+        return timed
 
     def _timed_tick(self, seconds=5):
         before, self._reading, self._began = len(self.found.ticks), 0, perf_counter()
