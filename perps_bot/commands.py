@@ -8,6 +8,7 @@ Rooms that a command does not need are imported only when it runs.
 import argparse
 import json
 import os
+import signal
 import sys
 from decimal import Decimal
 from functools import partial
@@ -284,6 +285,9 @@ def sweep(arguments: argparse.Namespace) -> int:
     from perps_bot.outputs import new_file
 
     page = new_file("--csv", arguments.csv) if arguments.csv else None
+    for number in (signal.SIGTERM, signal.SIGHUP):  # they end it as Ctrl-C does; nohup may ignore
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         outcome = _swept(arguments)
     except KeyboardInterrupt:

@@ -19,12 +19,13 @@ CRC_FORM = b',"crc":"%08x"}\n'
 CRC_LENGTH = len(CRC_FORM % 0)
 
 
-class Event(namedtuple("Event", "seq at type data")):
+class Event(namedtuple("Event", "seq at type data noun", defaults=(None,))):
     """One line of the events: what happened, in order.
 
     seq   counts from 1 and never repeats
     at    the moment that the loop acted on, venue time
     data  Decimals in memory, their text once read back: readers pass them through Decimal()
+    noun  the order, or the position, that came of it; None once read back: then data tells it
     """
 
     __slots__ = ()

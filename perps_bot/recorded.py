@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -178,7 +178,7 @@ class _Tape(EventStore):
     def wants(self, type: str) -> bool:
         return True
 
-    def append(self, type: str, required: bool = False, **data: object) -> Event:
+    def append(self, type: str, required=False, noun: object = None, **data: object) -> Event:
         if type in COMPARED:
             raise _Said(type, data)  # before anything can be sent
         self.heard.append(data)
@@ -253,9 +253,10 @@ class _Today:
         bot.strategy.watch(mark, position)
         stop = bot.protector.stop_price(symbol) or bot.strategy.trailing_stop(position)
         decision = bot.strategy.decide(mark, position, stop)
+        inputs = bot.strategy.inputs(mark, position, stop)
         sides = {Action.BUY: Side.BUY, Action.SELL: Side.SELL}
         self._wants[symbol] = sides.get(decision.action), decision.reason
-        now = {"action": decision.action, "reason": decision.reason, **decision.inputs,
+        now = {"action": decision.action, "reason": decision.reason, **inputs,
                "memory": bot.strategy.memory(symbol), "trading_state": bot.risk.state}
         if self._moved_at != event.at:
             now |= self._loss(mark, data)
@@ -440,8 +441,8 @@ def _margin(figures: list[str] | None) -> Margin | None:
 
 def _restored(kind: type, data: Mapping) -> object:
     """The frozen value whose fields were written by name; one that is new has its default."""
-    return kind(**{each.name: READ_AS[each.type](data[each.name]) for each in fields(kind)
-                   if each.name in data})
+    return kind(**{name: READ_AS[type](data[name]) for name, type in kind.__annotations__.items()
+                   if name in data})
 
 
 READ_AS = {

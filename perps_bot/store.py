@@ -27,6 +27,7 @@ from perps_bot.errors import ConfigError, StoreDamaged
 from perps_bot.event import (
     CRC_FORM, CRC_LENGTH, DAY_FILES, SCHEMA, UNREADABLE, Event, decoded, from_json,
 )
+from perps_bot.lines import head_of, said as _said, unparsed
 from perps_bot.reading import holder
 from perps_bot.secret import redacted
 
@@ -34,7 +35,6 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BACKLOG_LINES_MAX = 10_000  # lines that wait in memory for a disk that refuses them
 STRING_LENGTH_MAX = 2_000  # characters of one string in an event, day.opened excepted
 DECIMAL_MAGNITUDE_MAX = 100  # digits before or after the point; a longer number is a bug
-WORDS_MAX = 200  # characters that an error about foreign bytes may quote
 STATE_BYTES_MAX = COPY_BYTES = 1 << 20
 LOCK_ATTEMPTS_MAX = 100
 
@@ -68,6 +68,7 @@ class EventStore:
 
     sync      False for a replay, whose events need not survive a power cut: no line is fsynced
     now       the moment that the next events carry: the last one's at first, then the loop sets it
+    seq       the number of the last event
     profile   whose events these are; a file that says another is refused.  Empty: not asked
     day       the day that is open; None before the first
     trouble   why a line is not safely on disk, in one line; empty while all are
@@ -84,7 +85,7 @@ class EventStore:
         self._syncs = sync
         # By type, "" for all: who is told as it happens, and who at a restart.
         self._tells, self._recovers = defaultdict(list), defaultdict(list)
-        self._seq = self._crc = 0  # of the last event
+        self.seq = self._crc = 0  # of the last event
         self._fd, self._offset = -1, 0  # the open file, and where its last good line ends
         self._owed: deque[Callable[[], None]] = deque()  # what must reach the disk, in order
         self._sealed = False  # a line was lost, so none may follow it
@@ -109,15 +110,15 @@ class EventStore:
         """Whether anybody reads or stores such an event as it happens; else it need not be made."""
         return self._folder is not None or bool(self._tells[type] or self._tells[""])
 
-    def append(self, type: str, required: bool = False, **data: object) -> Event:
-        """Record that `type` happened now, then dispatch it.
+    def append(self, type: str, required=False, noun: object = None, **data: object) -> Event:
+        """Record that `type` happened now, then dispatch it with the `noun` that it tells of.
 
         A line that the disk refuses waits in memory and its event is dispatched all the same.
         With `required` it raises StoreDamaged instead, and the event never happened.
         """
         if self.day is None and self._folder is not None:
             self.open_day(self.now.astimezone(UTC).date(), {})
-        return self._happen(type, data, self.day, required)
+        return self._happen(type, data, self.day, required, noun)
 
     def open_day(self, day: date, snapshot: Mapping[str, object], **data: object) -> Event:
         """Start the file of `day`; `snapshot` is all that recovery needs of the days before."""
@@ -133,7 +134,7 @@ class EventStore:
 
         While the disk refuses the repair every line waits: closing works, opening does not.
         """
-        if self._seq:
+        if self.seq:
             raise ValueError("recover comes once, before the first append")
         files: list[_DayFile] = []  # back to the newest whose opening is intact
         for path in reversed(_files(self._folder, DAY_FILES)):
@@ -142,12 +143,12 @@ class EventStore:
                 self._dispatch(event, self._recovers)
                 self.now = event.at
             if file.last:
-                (self._seq, self._crc), self.day = file.last, date.fromisoformat(path.stem)
+                (self.seq, self._crc), self.day = file.last, date.fromisoformat(path.stem)
                 break
         damage = [file.damage for file in files if file.damage]
         # Said again if the last process died before it could record what it had repaired.
-        damage += map(str, _files(self._folder, f"quarantine/*.jsonl.{self._seq}-*"))
-        self._owed += [partial(self._repair, file, self._seq) for file in files]
+        damage += map(str, _files(self._folder, f"quarantine/*.jsonl.{self.seq}-*"))
+        self._owed += [partial(self._repair, file, self.seq) for file in files]
         if self.day:
             self._owed.append(partial(self._turn_to, self.day, file.offset))
         self._settle()
@@ -180,11 +181,11 @@ class EventStore:
             os.close(self._fd)
         self._fd = -1
 
-    def _happen(self, type: str, data: dict, day: date | None, required: bool) -> Event:
-        event = Event(self._seq + 1, self.now, type, data)
+    def _happen(self, type: str, data: dict, day: date | None, required: bool, noun=None) -> Event:
+        event = Event(self.seq + 1, self.now, type, data, noun)
         if self._folder is not None:
             self._record(event, day, required)
-        self._seq, self.day = event.seq, day
+        self.seq, self.day = event.seq, day
         self._dispatch(event, self._tells)
         return event
 
@@ -272,18 +273,19 @@ class EventStore:
 
 def read_events(
     folder: str | Path | None, day: date | None = None, since: date | None = None,
-    until: date | None = None,
+    until: date | None = None, is_parsed: bool = True,
 ) -> Iterator[Event]:
     """Read one day's events, or all in order, verifying the chain; nothing is changed.
 
     since, until  the first and the last day of those that are read; None for all
+    is_parsed     False: every line is verified, but its fields are read as they are asked for
     A torn last line ends it silently, for a writer may be at work; damage raises StoreDamaged.
     """
     last = None
     for path in _files(folder, f"{day}.jsonl" if day else DAY_FILES):
         if since and path.stem < str(since) or until and path.stem > str(until):
             continue
-        file = _DayFile(path, last)
+        file = _DayFile(path, last, is_parsed=is_parsed)
         yield from file
         last = file.last
         if file.damage:
@@ -462,8 +464,9 @@ class _DayFile:
     damage  what else is wrong with the line after it; empty if nothing
     """
 
-    def __init__(self, path: Path, last: tuple[int, int] | None = None, profile: str = ""):
-        self.path, self.last, self._profile = path, last, profile
+    def __init__(self, path: Path, last: tuple[int, int] | None = None, profile: str = "",
+                 is_parsed: bool = True):
+        self.path, self.last, self._profile, self._is_parsed = path, last, profile, is_parsed
         self.offset = self.events = self.torn = 0
         self.damage = ""
 
@@ -484,34 +487,35 @@ class _DayFile:
             raise ConfigError(f"{self.path}: {error}: the events cannot be read") from error
 
     def _accept(self, line: bytes) -> Event:
-        event = decoded(line)
+        head = None if self._is_parsed else head_of(line)
+        event = decoded(line) if head is None else unparsed(line, head)
         seq, data = event.seq, event.data
         # The first line that is read says itself what it follows.
         seq_before, chain = self.last or (seq - 1, int(str(data.get("chain")), 16))
         crc = zlib.crc32(line[:-CRC_LENGTH], chain)
         if line[-CRC_LENGTH:] != CRC_FORM % crc or seq != seq_before + 1:
             raise ValueError("does not follow the line before")
-        if not self.events and (data.get("schema"), data.get("day")) != (SCHEMA, self.path.stem):
-            raise ConfigError(f"{self.path}: holds schema {_said(data.get('schema'))} of "
-                              f"{_said(data.get('day'))}: undo the renaming, or use the version "
-                              f"that wrote it")
-        owner = data.get("profile") if not self.events else None
-        if self._profile and owner not in (None, self._profile):
-            raise ConfigError(f"{self.path}: holds events of profile {_said(owner):.40}, not of "
-                              f"{self._profile}: put them back into their own folder")
+        if not self.events:
+            self._refuse_foreign(data)
         self.last = seq, crc
         self.offset += len(line)
         self.events += 1
         return event
 
+    def _refuse_foreign(self, data: Mapping) -> None:
+        """What the first line of a day's file must say."""
+        if (data.get("schema"), data.get("day")) != (SCHEMA, self.path.stem):
+            raise ConfigError(f"{self.path}: holds schema {_said(data.get('schema'))} of "
+                              f"{_said(data.get('day'))}: undo the renaming, or use the version "
+                              f"that wrote it")
+        owner = data.get("profile")
+        if self._profile and owner not in (None, self._profile):
+            raise ConfigError(f"{self.path}: holds events of profile {_said(owner):.40}, not of "
+                              f"{self._profile}: put them back into their own folder")
+
 
 def _files(folder: str | Path | None, pattern: str) -> list[Path]:
     return sorted(Path(folder).glob(pattern)) if folder is not None else []
-
-
-def _said(foreign: object) -> str:
-    """What stands in a file, or an error that repeats it: of any length there, not here."""
-    return ascii(str(foreign)[:WORDS_MAX])[1:-1]
 
 
 def _encode(event: Event, chain: int) -> tuple[bytes, int]:

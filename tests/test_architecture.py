@@ -27,10 +27,11 @@ FLOORS = {
         5  watch     ledger   sight
         4  loop     bot       figures   tried
         3  execution protection reconcile clock shutdown alerts terminal journal control service
-        3  confirmed diary    courier
+        3  confirmed calm     diary   courier
         2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
         2  score     outputs  reading  wall
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
+        1  lines
         0  model     errors    broker  secret     event
     """.strip().splitlines())
     for room in rooms
@@ -316,7 +317,7 @@ def test_the_mean_complexity_is_low():
 
 def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
-    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6200
+    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6480
     assert sum(lines[room] for room in EDGE) <= 2450
     assert sum(lines.values()) <= 18_900
 

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -26,6 +25,7 @@ from perps_bot.mailbox import Answer, Mailbox, Request, answer_to, put, request_
 from perps_bot.model import Margin, Position, TradingState
 from perps_bot.ops import Surfaces, close_all_positions
 from perps_bot.store import EventStore
+from words import replace
 
 ID = "0123456789abcdef" * 2
 HALT = {"reason": "by the test", "reduce_only": False}
