@@ -13,6 +13,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from statistics import median
 from time import perf_counter, sleep
 
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "bench"
 PROGRAM = ROOT / "bin" / "perps-bot"
 BARE = "import json, decimal, argparse"
+START_COMMANDS = (("--version",), ("status",), ("status", "--json"), ("health",))
 RUN_SECONDS_MAX = 900
 # How a size is made: bars of the replay, events of the history, ticks of the long run.
 SIZES = {"smoke": (2_000, 20_000, 400), "quick": (50_000, 100_000, 20_000),
@@ -225,39 +227,46 @@ def recovery(bench):
 
 
 def start(bench):
-    """From the shell to the answer, beside a bare Python that imports three modules."""
+    """From the shell to the answer, beside a bare Python that imports three modules.
+
+    Judged by processor time, the shell's included: others may use the machine.  The first tick,
+    after which the two commands have something to read, is seconds of the clock; the quickest
+    counts, for the same reason.
+    """
     with bench.scratch() as folder:
-        bare = [sys.executable, "-P", "-c", BARE]
-        commands = {
-            # name                 arguments                   goal      of what
-            "start_version":      (("--version",),             "<= 1.6", "ratio"),
-            "start_status":       (("status",),                "<= 1.6", "ratio"),
-            "start_health":       (("health",),                "<= 1.6", "ratio"),
-            "start_first_tick":   (("--profile", "dev", "--dev-fast"), "<= 0.5", "seconds"),
-        }
-        for name, (arguments, goal, judged) in commands.items():
-            if wrong := _refused(folder, arguments):
+        bare, rounds = [sys.executable, "-P", "-c", BARE], START_ROUNDS_EACH * bench.rounds
+        tick = [PROGRAM, "--profile", "dev", "--dev-fast"]
+        if wrong := _refused(folder, tick):
+            raise NotRun(wrong)
+        yield Figure("start_first_tick", min(_took(tick, folder)[1] for _ in range(rounds)), "s",
+                     goal="<= 0.5", note=f"wall, the quickest of {rounds}")
+        for arguments in START_COMMANDS:
+            name = "_".join(("start", *(each.strip("-") for each in arguments)))
+            if wrong := _refused(folder, [PROGRAM, *arguments]):
                 yield not_run(name, wrong)
                 continue
             ours, plain = map(median, zip(*(
-                (_timed([PROGRAM, *arguments], folder), _timed(bare, folder))
-                for _ in range(START_ROUNDS_EACH * bench.rounds))))
-            yield Figure(name, ours, "s", plain, ours / plain if judged == "ratio" else None, goal,
-                         "wall; beside python -c 'import json, decimal, argparse'")
+                (_took([PROGRAM, *arguments], folder)[0], _took(bare, folder)[0])
+                for _ in range(rounds))))
+            yield Figure(name, ours * 1000, "ms", plain * 1000, ours / plain, "<= 1.6",
+                         f"processor time; beside python -c '{BARE}'")
 
 
-def _refused(folder, arguments):
+def _refused(folder, argv):
     """Why a command cannot be measured, or nothing; the first run also warms the page cache."""
-    done = _ran([PROGRAM, *arguments], folder)
+    done = _ran(argv, folder)
     if done.returncode not in (0, 1):
         return (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     return ""
 
 
-def _timed(argv, folder):
-    begun = perf_counter()
+def _took(argv, folder):
+    """Seconds of processor time, of the process and all that it started, and of the clock."""
+    begun, before = perf_counter(), getrusage(RUSAGE_CHILDREN)
     _ran(argv, folder)
-    return perf_counter() - begun
+    after = getrusage(RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+            perf_counter() - begun)
 
 
 def _ran(argv, folder):
