@@ -142,14 +142,18 @@ class EquityCurve:
     def __init__(self) -> None:
         self.peak: Decimal | None = None
         self._deepest = ZERO  # the drawdown so far
+        self._lowest = ZERO  # since the peak
         self._days: dict[date, Decimal] = {}
 
     def observe(self, at: datetime, equity: Decimal) -> None:
         """Take the next point; `at` is in UTC and not before the last one."""
         self._days[at.date()] = equity
-        self.peak = equity if self.peak is None else max(self.peak, equity)
-        if self.peak > 0:
-            self._deepest = max(self._deepest, (self.peak - equity) / self.peak)
+        if self.peak is None or equity > self.peak:
+            self.peak = self._lowest = equity
+        elif equity < self._lowest:
+            self._lowest = equity
+            if self.peak > 0:
+                self._deepest = max(self._deepest, (self.peak - equity) / self.peak)
 
     @property
     def max_drawdown_pct(self) -> Decimal | None:
