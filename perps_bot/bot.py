@@ -179,7 +179,7 @@ def assemble(
 
 def configured(kind: type, settings: Settings):
     """Return the config class `kind` with every field that is a setting taken from there."""
-    names = {each.name for each in fields(kind)} & {each.name for each in fields(settings)}
+    names = {each.name for each in fields(kind)} & settings.said.keys()
     return kind(**{name: getattr(settings, name) for name in names})
 
 

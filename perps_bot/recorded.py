@@ -71,9 +71,9 @@ class Outcome:
     difference: Difference | None = None
 
 
-def find_day(said: str, folder: Path | None) -> Path:
+def find_day(said: str, folder: str | Path | None) -> Path:
     """The file of a day such as 2026-11-23 in `folder`; without one, `said` is the day's file."""
-    path = Path(said) if folder is None else folder / f"{said}.jsonl"
+    path = Path(said) if folder is None else Path(folder, f"{said}.jsonl")
     try:
         date.fromisoformat(path.stem)
     except ValueError:
@@ -178,7 +178,7 @@ class _Tape(EventStore):
     def wants(self, type: str) -> bool:
         return True
 
-    def append(self, type: str, required: bool = False, **data: object) -> Event:
+    def append(self, type: str, required=False, noun: object = None, **data: object) -> Event:
         if type in COMPARED:
             raise _Said(type, data)  # before anything can be sent
         self.heard.append(data)

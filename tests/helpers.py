@@ -400,7 +400,7 @@ class VirtualClock:
 
 def the_settings(profile="dev", symbols=(BTC,), environ=None, **changes):
     flags = {"profile": profile, "symbols": list(symbols)}
-    return replace(resolve(flags, environ or {}), **changes)
+    return resolve(flags, environ or {}).replace(**changes)
 
 
 class Rig:
@@ -415,7 +415,7 @@ class Rig:
 
     def start(self, **settings):
         """A new process over the same files."""
-        self.settings = replace(self.settings, **settings)
+        self.settings = self.settings.replace(**settings)
         store = EventStore(self.folder and self.folder / "events")
         self.bot = assemble(self.settings, self.venue, store, "scripted", self.folder)
         self.events = []

@@ -51,7 +51,7 @@ class Owned(Rig):
     """A bot that can be asked, and what the owner sees of it."""
 
     def start(self, **settings):
-        self.settings = replace(self.settings, **settings)
+        self.settings = self.settings.replace(**settings)
         self.place = self.folder / "control"
         store = EventStore(self.folder / "events")
         self.bot = assemble(self.settings, self.venue, store, "scripted", self.folder)
