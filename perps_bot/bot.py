@@ -67,7 +67,6 @@ class Bot:
     _observes: str | None = None  # None: not connected; else why nothing can be sent, or ""
     _products_at: datetime | None = None
     _products_due: datetime = EPOCH
-    _hour_ends: datetime = EPOCH + HOUR
     _doubts: str = ""  # why the products could not be read anew
     _refused: dict[str, str] = field(default_factory=dict)  # by symbol, since its last decision
     _next_bar: dict[str, datetime] = field(default_factory=dict)
@@ -112,10 +111,10 @@ class Bot:
 
     def know_products(self, now: datetime) -> None:
         """They were read: again when they are old, and at once after the hour."""
-        if not self._hour_ends - HOUR <= now < self._hour_ends:
-            self._hour_ends = now.replace(minute=0, second=0, microsecond=0) + HOUR
-        self._products_at = now
-        self._products_due = min(now + PRODUCTS_AGE_MAX, self._hour_ends)
+        self._products_at, due = now, now + PRODUCTS_AGE_MAX
+        if due.hour != now.hour:
+            due = now.replace(minute=0, second=0, microsecond=0) + HOUR
+        self._products_due = due
 
     def work(self, symbols: Iterable[str]) -> list[VenueUnavailable]:
         """Exits and stops, each one step further; return the failures, which hold up no other."""

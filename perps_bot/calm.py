@@ -74,7 +74,8 @@ def found(bot: Any, account: Account, revision: int | None) -> Calm | None:
 def is_still(bot: Any) -> bool:
     """Whether neither the venue's account nor our events have moved since the last whole look."""
     calm = bot.calm
-    return calm is not None and (calm.seq, calm.revision) == (bot.store.seq, bot.venue.revision)
+    return (calm is not None and calm.seq == bot.store.seq
+            and calm.revision == bot.venue.revision)
 
 
 def passes(bot: Any, marks: Mapping[str, Mark], now: datetime) -> bool:
@@ -110,8 +111,8 @@ def _follows(bot: Any, watch: Watch, mark: Mark, now: datetime) -> bool:
     if mark.candle is None:
         bot.risk.flow.see((mark,))
     else:
-        strategy.observe(symbol, mark.price, now)
-        if not strategy.wants_nothing(symbol, side):
+        has_turned = strategy.observe(symbol, mark.price, now)
+        if has_turned and not strategy.wants_nothing(symbol, side):
             return False
     if side is None:
         return True
