@@ -112,7 +112,9 @@ class PaperBroker:
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
         if self._live or self._positions:
-            marks = self.market.marks({**dict.fromkeys(symbols), **self._symbols()}, now)
+            if self._bounded_at != self._changes:
+                self._find_bounds()
+            marks = self.market.marks({**dict.fromkeys(symbols), **self._bounds}, now)
             for missed in self._missed(now):
                 self._charge_funding(missed.at)
                 self._meet(missed, missed.at)
@@ -131,7 +133,10 @@ class PaperBroker:
         return self._changes
 
     def equity(self) -> Decimal:
-        return self._balance + sum((p.unrealized_pnl for p in self._positions.values()), ZERO)
+        equity = self._balance
+        for position in self._positions.values():
+            equity += position.unrealized_pnl
+        return equity
 
     def margin(self) -> Margin | None:
         initial = self._initial()
