@@ -11,7 +11,8 @@ from datetime import datetime
 from decimal import Decimal
 
 SCHEMA = 1
-DAY_FILES = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].jsonl"
+DAY_FILES = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].jsonl"  # as a shell says it
+DAY_FILE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl"  # and as `re` does, for who starts often
 # What decoding raises on text that is not ours: bad UTF-8 or JSON, 1e99999999999999999999, [[[[
 UNREADABLE = (ValueError, ArithmeticError, RecursionError)
 CRC_FORM = b',"crc":"%08x"}\n'

@@ -27,6 +27,7 @@ from perps_bot.errors import ConfigError, StoreDamaged
 from perps_bot.event import (
     CRC_FORM, CRC_LENGTH, DAY_FILES, SCHEMA, UNREADABLE, Event, decoded, from_json,
 )
+from perps_bot.lines import head_of, said as _said, unparsed
 from perps_bot.reading import holder
 from perps_bot.secret import redacted
 
@@ -34,7 +35,6 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BACKLOG_LINES_MAX = 10_000  # lines that wait in memory for a disk that refuses them
 STRING_LENGTH_MAX = 2_000  # characters of one string in an event, day.opened excepted
 DECIMAL_MAGNITUDE_MAX = 100  # digits before or after the point; a longer number is a bug
-WORDS_MAX = 200  # characters that an error about foreign bytes may quote
 STATE_BYTES_MAX = COPY_BYTES = 1 << 20
 LOCK_ATTEMPTS_MAX = 100
 
@@ -273,18 +273,19 @@ class EventStore:
 
 def read_events(
     folder: str | Path | None, day: date | None = None, since: date | None = None,
-    until: date | None = None,
+    until: date | None = None, is_parsed: bool = True,
 ) -> Iterator[Event]:
     """Read one day's events, or all in order, verifying the chain; nothing is changed.
 
     since, until  the first and the last day of those that are read; None for all
+    is_parsed     False: every line is verified, but its fields are read as they are asked for
     A torn last line ends it silently, for a writer may be at work; damage raises StoreDamaged.
     """
     last = None
     for path in _files(folder, f"{day}.jsonl" if day else DAY_FILES):
         if since and path.stem < str(since) or until and path.stem > str(until):
             continue
-        file = _DayFile(path, last)
+        file = _DayFile(path, last, is_parsed=is_parsed)
         yield from file
         last = file.last
         if file.damage:
@@ -463,8 +464,9 @@ class _DayFile:
     damage  what else is wrong with the line after it; empty if nothing
     """
 
-    def __init__(self, path: Path, last: tuple[int, int] | None = None, profile: str = ""):
-        self.path, self.last, self._profile = path, last, profile
+    def __init__(self, path: Path, last: tuple[int, int] | None = None, profile: str = "",
+                 is_parsed: bool = True):
+        self.path, self.last, self._profile, self._is_parsed = path, last, profile, is_parsed
         self.offset = self.events = self.torn = 0
         self.damage = ""
 
@@ -485,34 +487,35 @@ class _DayFile:
             raise ConfigError(f"{self.path}: {error}: the events cannot be read") from error
 
     def _accept(self, line: bytes) -> Event:
-        event = decoded(line)
+        head = None if self._is_parsed else head_of(line)
+        event = decoded(line) if head is None else unparsed(line, head)
         seq, data = event.seq, event.data
         # The first line that is read says itself what it follows.
         seq_before, chain = self.last or (seq - 1, int(str(data.get("chain")), 16))
         crc = zlib.crc32(line[:-CRC_LENGTH], chain)
         if line[-CRC_LENGTH:] != CRC_FORM % crc or seq != seq_before + 1:
             raise ValueError("does not follow the line before")
-        if not self.events and (data.get("schema"), data.get("day")) != (SCHEMA, self.path.stem):
-            raise ConfigError(f"{self.path}: holds schema {_said(data.get('schema'))} of "
-                              f"{_said(data.get('day'))}: undo the renaming, or use the version "
-                              f"that wrote it")
-        owner = data.get("profile") if not self.events else None
-        if self._profile and owner not in (None, self._profile):
-            raise ConfigError(f"{self.path}: holds events of profile {_said(owner):.40}, not of "
-                              f"{self._profile}: put them back into their own folder")
+        if not self.events:
+            self._refuse_foreign(data)
         self.last = seq, crc
         self.offset += len(line)
         self.events += 1
         return event
 
+    def _refuse_foreign(self, data: Mapping) -> None:
+        """What the first line of a day's file must say."""
+        if (data.get("schema"), data.get("day")) != (SCHEMA, self.path.stem):
+            raise ConfigError(f"{self.path}: holds schema {_said(data.get('schema'))} of "
+                              f"{_said(data.get('day'))}: undo the renaming, or use the version "
+                              f"that wrote it")
+        owner = data.get("profile")
+        if self._profile and owner not in (None, self._profile):
+            raise ConfigError(f"{self.path}: holds events of profile {_said(owner):.40}, not of "
+                              f"{self._profile}: put them back into their own folder")
+
 
 def _files(folder: str | Path | None, pattern: str) -> list[Path]:
     return sorted(Path(folder).glob(pattern)) if folder is not None else []
-
-
-def _said(foreign: object) -> str:
-    """What stands in a file, or an error that repeats it: of any length there, not here."""
-    return ascii(str(foreign)[:WORDS_MAX])[1:-1]
 
 
 def _encode(event: Event, chain: int) -> tuple[bytes, int]:

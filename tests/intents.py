@@ -302,7 +302,9 @@ class _Books:
         entry.came_of_it = dice.random() < 0.7
         filled = entry.quantity if entry.came_of_it else 0
         if filled:
-            self.trade(symbol, entry.side, filled, entry.limit or self.mids[symbol], 0)
+            # What an entry costs is part of its round trip, which may outlast the day.
+            self.trade(symbol, entry.side, filled, entry.limit or self.mids[symbol], 0,
+                       fee=dice.choice([0, 1]))
         self.tell("order.updated", client_order_id=entry.order.id, symbol=symbol,
                   purpose=Purpose.ENTRY, answer="", asked=True,
                   filled_quantity=Decimal(filled) / 1000,
@@ -321,12 +323,12 @@ class _Books:
                   quantity=Decimal(abs(held)) / 1000, client_order_id="exit")
         self.trade(symbol, side, abs(held), self.mids[symbol], self.dice.choice([-1, -1, 0, 1]))
 
-    def trade(self, symbol, side, quantity, price, earned):
+    def trade(self, symbol, side, quantity, price, earned, fee=0):
         self.traded[symbol] += quantity * price
         self.held[symbol] += side.sign * quantity
-        self.trips[symbol] += earned
+        self.trips[symbol] += earned - fee
         self.tell("trade.executed", symbol=symbol, quantity=Decimal(quantity) / 1000,
-                  price=Decimal(price) / 100, realized_pnl=Decimal(earned), fee=Decimal(0),
+                  price=Decimal(price) / 100, realized_pnl=Decimal(earned), fee=Decimal(fee),
                   position_quantity=Decimal(self.held[symbol]) / 1000)
         if not self.held[symbol]:
             self.streak = self.streak + 1 if self.trips[symbol] < 0 else 0

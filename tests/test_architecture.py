@@ -27,10 +27,11 @@ FLOORS = {
         5  watch     ledger   sight
         4  loop     bot       figures   tried
         3  execution protection reconcile clock shutdown alerts terminal journal control service
-        3  confirmed calm    diary
+        3  confirmed calm     diary   courier
         2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
         2  score     outputs  reading  wall
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
+        1  lines
         0  model     errors    broker  secret     event
     """.strip().splitlines())
     for room in rooms
@@ -40,7 +41,7 @@ ROOMS = [room for room in SOURCES if not room.startswith("__")]
 # What cannot move money.
 BESIDE = {"market", "paper", "process", "alerts", "service", "mailbox", "confirmed", "terminal",
           "words", "journal", "usage", "metrics", "figures", "score", "outputs",
-          "reading", "wall", "diary", "event", "tried"}
+          "reading", "wall", "diary", "event", "tried", "courier"}
 CORE = [room for room in ROOMS if FLOORS.get(room, 0) <= 4 and room not in BESIDE]
 
 # What speaks with Coinbase: measured apart, so that neither half can grow behind the other.
@@ -49,6 +50,7 @@ EDGE = ("wire", "keys", "secret", "transport", "rest", "client", "feed")
 SAME_FLOOR = {
     ("broker", "model"),  # the protocols are written in the nouns
     ("model", "event"),  # the one noun that is read where nothing trades
+    ("alerts", "courier"),  # what is told, and how it gets out
     ("store", "reading"),  # who holds the lock
     ("watch", "sight"),  # what is there, and how it is shown
     ("protection", "execution"),  # stops and exits, and the orders they are made of

@@ -49,10 +49,12 @@ class QuietMarket(SyntheticMarket):
 class ADesk:
     """A bot over a synthetic market, with its surfaces, in a folder."""
 
+    market_of = QuietMarket
+
     def __init__(self, folder, **flags):
         self.folder, self.told, self.now = folder, [], NOON
         self.settings = resolve(flags, {})
-        self.market = QuietMarket(self.settings.seed)
+        self.market = self.market_of(self.settings.seed)
         store = EventStore(folder / "events", NOON)
         self.bot = assemble(self.settings, PaperBroker(self.market), store, "paper-synthetic",
                             folder)
