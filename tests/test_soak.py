@@ -9,7 +9,9 @@ import threading
 from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import (
+    BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace,
+)
 
 import pytest
 from live import LiveRig
