@@ -11,13 +11,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from perps_bot.calm import Calm
 from perps_bot.catalog import ProductCatalog
 from perps_bot.errors import ConfigError, VenueUnavailable
 from perps_bot.execution import ExecutionConfig, ExecutionEngine
 from perps_bot.model import Event, Mark, TradingState
 from perps_bot.paper import PaperBroker
 from perps_bot.protection import Protector
-from perps_bot.reconcile import BOOK_EVENTS, Reconciler
+from perps_bot.reconcile import BOOK_EVENTS, Reconciler, obstacles
 from perps_bot.risk import LiveRiskManager, Remedy, RiskConfig, remedy
 from perps_bot.service import Service
 from perps_bot.settings import Settings
@@ -58,7 +59,6 @@ class Bot:
     is_started: bool = False
     is_over: bool = False
     trouble: str = ""
-    message: str = ""
     last_decisions: dict[str, str] = field(default_factory=dict)
     _observes: str | None = None  # None: not connected; else why nothing can be sent, or ""
     _products_at: datetime | None = None
@@ -67,6 +67,21 @@ class Bot:
     _next_bar: dict[str, datetime] = field(default_factory=dict)
     _decided: dict[str, tuple] = field(default_factory=dict)
     _seen: dict[str, Mark] = field(default_factory=dict)
+    _listing: object = None  # of the products, as they are known
+    _message: str | None = ""
+    calm: Calm | None = None  # what the last whole look has left; None: the next tick looks
+
+    @property
+    def message(self) -> str:
+        """What stands in the way, for people; put together when somebody asks."""
+        if self._message is None:
+            said = (text for symbol in self.symbols for text in obstacles(self, symbol))
+            self._message = "; ".join(said)
+        return self._message
+
+    @message.setter
+    def message(self, text: str | None) -> None:
+        self._message = text
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -151,7 +166,7 @@ def assemble(
 
 def configured(kind: type, settings: Settings):
     """Return the config class `kind` with every field that is a setting taken from there."""
-    names = {each.name for each in fields(kind)} & {each.name for each in fields(settings)}
+    names = {each.name for each in fields(kind)} & settings.said.keys()
     return kind(**{name: getattr(settings, name) for name in names})
 
 

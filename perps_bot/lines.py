@@ -1,27 +1,20 @@
-"""Lines: what does one line of the events say?
+"""Lines: what does a line of the events say of one thing?
 
-One JSON object, whose crc goes on from the line before; who reads it checks that first.  This
-room is pure: text in, events out.  What is not ours raises, and is never mended here.
+For who reads a million of them and asks each for little: the line is verified as ever, and parsed
+no further than what is asked for.  What is not ours raises, and is never mended here.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from decimal import Decimal
 from functools import lru_cache
 
-from perps_bot.model import Event
+from perps_bot.event import CRC_LENGTH, UNREADABLE, Event, decoded
 
 NAMES_MAX = 1_000  # names of fields that are remembered as they stand in a line
 WORDS_MAX = 200  # characters that an error about foreign bytes may quote
-# What decoding raises on text that is not ours: bad UTF-8 or JSON, 1e99999999999999999999, [[[[
-UNREADABLE = (ValueError, ArithmeticError, RecursionError)
-CRC_FORM = b',"crc":"%08x"}\n'
-CRC_LENGTH = len(CRC_FORM % 0)
 # How every line begins that we write.
 head_of = re.compile(rb'\{"seq":(\d+),"ts":"([^"\\]+)","type":"([^"\\]+)"(?=,)').match
-from_json = json.JSONDecoder(parse_float=Decimal, parse_constant=int).decode  # int refuses NaN
 
 
 def said(foreign: object) -> str:
@@ -29,16 +22,9 @@ def said(foreign: object) -> str:
     return ascii(str(foreign)[:WORDS_MAX])[1:-1]
 
 
-def parsed(line: bytes) -> Event:
-    """The event of a line that the caller verifies; what is not ours raises UNREADABLE."""
-    match from_json(line.decode()):
-        case {"seq": int(seq), "ts": str(ts), "type": str(type), "crc": str(), **data}:
-            return Event(seq, datetime.fromisoformat(ts), type, data)
-    raise ValueError("a field is missing")
-
-
 def unparsed(line: bytes, head: re.Match) -> Event:
-    """The same; its fields are looked for as they are asked for, which may raise ValueError."""
+    """The event of a line that the caller verifies; its fields are looked for as they are asked
+    for, which may raise ValueError."""
     seq, ts, type = head.groups()
     return Event(int(seq), datetime.fromisoformat(ts.decode()), type.decode(),
                  _Fields(line, head.end()))
@@ -87,7 +73,7 @@ class _Fields(Mapping):
     def _all(self) -> dict:
         if not self._is_whole:
             try:
-                self._known, self._is_whole = parsed(self._line).data, True
+                self._known, self._is_whole = decoded(self._line).data, True
             except UNREADABLE as error:
                 raise ValueError(f"its line: {said(error)}") from None
         return self._known

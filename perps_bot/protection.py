@@ -70,6 +70,10 @@ class Protector:
         """Where our stop rests, USD per base unit; None while there is none."""
         return next((o.intent.stop_price for o in self._resting_stops(symbol)), None)
 
+    @property
+    def has_exits(self) -> bool:
+        return bool(self._exits)
+
     def is_exiting(self, symbol: str) -> bool:
         return symbol in self._exits
 

@@ -62,6 +62,11 @@ class Reconciler:
         return {symbol: why for symbol, why in self._restricted.items()
                 if self.engine.tracker.get_position(symbol).quantity}
 
+    @property
+    def agrees(self) -> bool:
+        """Whether the last comparison has left nothing open."""
+        return not (self.untraded or self._differs or self._unexplained)
+
     def begin(self, now: datetime) -> None:
         """At a start: adopt what the operator said, leave alone what nothing explains."""
         for symbol, position in self._differing():

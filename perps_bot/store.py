@@ -10,11 +10,9 @@ disk goes through "The disk" at the end, so that the crash rigs can replace it.
 """
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
-import socket
 import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -26,18 +24,17 @@ from functools import partial
 from pathlib import Path
 
 from perps_bot.errors import ConfigError, StoreDamaged
-from perps_bot.lines import (
-    CRC_FORM, CRC_LENGTH, UNREADABLE, from_json, head_of, parsed, said as _said, unparsed,
+from perps_bot.event import (
+    CRC_FORM, CRC_LENGTH, DAY_FILES, SCHEMA, UNREADABLE, Event, decoded, from_json,
 )
-from perps_bot.model import Event
+from perps_bot.lines import head_of, said as _said, unparsed
+from perps_bot.reading import holder
 from perps_bot.secret import redacted
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SCHEMA = 1
 BACKLOG_LINES_MAX = 10_000  # lines that wait in memory for a disk that refuses them
 STRING_LENGTH_MAX = 2_000  # characters of one string in an event, day.opened excepted
 DECIMAL_MAGNITUDE_MAX = 100  # digits before or after the point; a longer number is a bug
-DAY_FILES = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].jsonl"
 STATE_BYTES_MAX = COPY_BYTES = 1 << 20
 LOCK_ATTEMPTS_MAX = 100
 
@@ -96,6 +93,11 @@ class EventStore:
     def writable(self) -> bool:
         """Whether the last line went to disk; while it is False, increase nothing."""
         return not self.trouble
+
+    @property
+    def seq(self) -> int:
+        """The number of the last event."""
+        return self._seq
 
     def subscribe(self, apply: Callable[[Event], None], types: Iterable[str] = ("",),
                   recovered: Collection[str] = ()) -> None:
@@ -387,13 +389,7 @@ class InstanceLock:
 
     def holder(self) -> int | None:
         """Return the living holder's pid, 0 where unreadable; None while nobody holds it."""
-        with suppress(FileNotFoundError), open(self._path, "rb", 0, opener=_open) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                text = file.read(32).strip()
-                return int(text) if text.isdigit() else 0
-        return None
+        return holder(self._path)
 
 
 FOLDER_REFUSALS = (
@@ -405,11 +401,14 @@ FOLDER_REFUSALS = (
 )  # fmt: skip
 
 
-def account_lock(name: str) -> socket.socket | None:
+def account_lock(name: str):
     """Hold the name of an account on this host until closed; None where somebody holds it.
 
     An abstract Unix socket: it leaves no file behind, and the kernel frees it at any death.
     """
+    import hashlib
+    import socket
+
     digest = hashlib.sha256(name.encode()).hexdigest()[:32]
     held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
@@ -493,7 +492,7 @@ class _DayFile:
 
     def _accept(self, line: bytes) -> Event:
         head = None if self._is_parsed else head_of(line)
-        event = parsed(line) if head is None else unparsed(line, head)
+        event = decoded(line) if head is None else unparsed(line, head)
         seq, data = event.seq, event.data
         # The first line that is read says itself what it follows.
         seq_before, chain = self.last or (seq - 1, int(str(data.get("chain")), 16))

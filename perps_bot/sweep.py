@@ -14,7 +14,9 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed,
+)
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
@@ -122,20 +124,25 @@ def sweep(
     Raises ConfigError where nothing can be run, or a result cannot be kept.
     """
     wanted, left_out = settled(job.base, combinations)
-    failed = []
+    failed, futures = [], {}
     with _results(out, job) as (kept, keep):
         todo = [words for words in wanted if key(words) not in kept]
         others, done = len(kept) + len(todo) - len(wanted), len(wanted) - len(todo)
         own = _processes(min(jobs or processors(), len(todo)))
-        with nullcontext(executor) if executor or not todo else own as pool:
-            for done, (words, row, why) in enumerate(_finished(pool, job, todo), done + 1):
-                if row is None:
-                    failed.append((words, why))
-                else:
-                    keep(row)
-                    kept[key(words)] = row
-                if progress is not None:
-                    progress(Decimal(done) / len(wanted))
+        try:
+            with nullcontext(executor) if executor or not todo else own as pool:
+                _submit(pool, job, todo, futures)
+                for done, future in enumerate(as_completed(futures), done + 1):
+                    if failure := future.exception():
+                        failed.append((futures[future], _why(failure)))
+                    else:
+                        keep(future.result())
+                        kept[key(futures[future])] = future.result()
+                    if progress is not None:
+                        progress(Decimal(done) / len(wanted))
+        finally:
+            for future in futures:  # in an executor of others; our own has ended
+                future.cancel()
     _held.cache_clear()  # where the workers were threads of this process
     rows = [kept[key(words)] for words in wanted if key(words) in kept]
     return Outcome(ranked(rows, PARTS[0]), left_out, failed, others)
@@ -182,25 +189,16 @@ def _plain(value: object) -> object:
 # The workers
 
 
-def _finished(pool: Executor, job: Job, todo: list[dict]) -> Iterator[tuple]:
-    """Yield (combination, its row or None, why there is none) as they come."""
-    futures = {}
+def _submit(pool: Executor, job: Job, todo: list[dict], futures: dict[Future, dict]) -> None:
     try:
         with _uninterrupted():
             for words in todo:
                 futures[pool.submit(run_one, job, words)] = words
     except (BrokenExecutor, OSError) as failure:
         raise ConfigError(f"workers cannot be started: {failure}: give fewer --jobs") from failure
-    try:
-        for future in as_completed(futures):
-            failure = future.exception()
-            yield futures[future], None if failure else future.result(), _why(failure)
-    finally:
-        for future in futures:
-            future.cancel()
 
 
-def _why(failure: BaseException | None) -> str:
+def _why(failure: BaseException) -> str:
     if isinstance(failure, BrokenExecutor):
         return "a worker was ended from outside, or had no memory: give fewer --jobs"
     return f"{type(failure).__name__}: {failure}"
@@ -210,7 +208,8 @@ def _why(failure: BaseException | None) -> str:
 def _processes(count: int) -> Iterator[Executor]:
     """Workers of our own.  They are spawned: a fork would copy locks that threads here hold."""
     others, is_done = {*multiprocessing.active_children()}, False
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin_worker)
+    with _uninterrupted():
+        pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin_worker)
     try:
         yield pool
         is_done = True
@@ -224,7 +223,7 @@ def _processes(count: int) -> Iterator[Executor]:
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Keep Ctrl-C for afterwards; processes and threads that are started meanwhile never see it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 from bad_server import BadServer, answer, close_after, drip, forever, hang, reset, says
 from helpers import Rig
+from pace import Stopwatch
 
 from perps_bot import alerts as room
 from perps_bot.alerts import WAITING_MAX, Alerts, Courier, causes, post
@@ -293,7 +294,8 @@ def test_the_end_by_a_bug_is_an_alert_that_asks_nothing_of_the_bot():
 
 @pytest.fixture
 def hurried(monkeypatch):
-    monkeypatch.setattr(room, "POST_SECONDS_MAX", 0.3)
+    """Next to no pauses; what is to succeed may take its time."""
+    monkeypatch.setattr(room, "POST_SECONDS_MAX", 30)
     monkeypatch.setattr(room, "PAUSES_SECONDS", (0.01, 0.01))
 
 
@@ -315,11 +317,14 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n"
     (reset,                               None),
 ], ids=["ok", "no content", "500", "404", "307", "hung", "dripping", "slow", "endless", "cut off",
         "reset"])
-def test_a_post_ends_in_time_and_says_what_became_of_it_C3_C4_C6(behaviour, trouble, hurried):
+def test_a_post_ends_in_time_and_says_what_became_of_it_C3_C4_C6(
+        behaviour, trouble, hurried, monkeypatch):
+    if "within" in (trouble or ""):
+        monkeypatch.setattr(room, "POST_SECONDS_MAX", 0.3)
     with BadServer(behaviour) as server:
-        begun = time.monotonic()
-        found = post(secret(server), {"text": "x"})
-        assert time.monotonic() - begun < 5
+        with Stopwatch() as took:
+            found = post(secret(server), {"text": "x"})
+        assert took.seconds < 5
         assert found == trouble if trouble is not None else found.startswith("not delivered: ")
         assert [r.target for r in server.requests] == ["/swordfish/of/the/owner"]
     assert "127.0.0.1" not in found and "swordfish" not in found
@@ -328,8 +333,8 @@ def test_a_post_ends_in_time_and_says_what_became_of_it_C3_C4_C6(behaviour, trou
 def test_nobody_there_is_said_without_saying_where_C2(hurried):
     assert post(Secret("http://127.0.0.1:1/swordfish"), {}) == (
         "not delivered: ConnectionRefusedError")
-    found = post(Secret("https://hooks.example.invalid/swordfish"), {})
-    assert found in ("not delivered: OSError", "not delivered: no answer within 0.3 seconds")
+    assert post(Secret("https://hooks.example.invalid/swordfish"), {}) == (
+        "not delivered: OSError")
 
 
 def test_nothing_of_the_environment_changes_where_a_post_goes_C11(monkeypatch, hurried):
@@ -530,9 +535,9 @@ def test_a_receiver_that_hangs_delays_the_end_by_less_than_a_second(waiting):
         alerts._webhook.put("0", {"text": "x"})
         eventually(lambda: server.requests)
         assert all(alerts._webhook.put(str(n), {"text": "x"}) for n in range(1, waiting))
-        begun = time.monotonic()
-        alerts.flush()
-        assert time.monotonic() - begun < 2  # 0.9, on a machine that may be busy
+        with Stopwatch() as took:
+            alerts.flush()
+        assert took.seconds < 2  # 0.9, on a machine that may be busy
 
 
 def test_without_an_address_there_is_no_thread_and_nothing_to_end():

@@ -152,7 +152,7 @@ PLANTS = (
     Plant("a limit may lie far beyond the mark", "risk",
           "(away > limits.price_collar_pct * mark.price,",
           "(away > 2 * limits.price_collar_pct * mark.price,", "intents"),
-    Plant("a losing streak begins anew at midnight", "flow",
+    Plant("a round trip that outlasts the day forgets what it has earned", "flow",
           '"trips": dict(self._trips),', '"trips": {},', "intents"),
     Plant("what was traded today is not remembered", "flow",
           "return self._traded.get(symbol, ZERO)", "return ZERO", "intents"),
