@@ -13,7 +13,8 @@ import pytest
 from bench import inputs, jobs, peers
 from bench.__main__ import main
 from bench.growth import long_run
-from bench.suite import BENCHES, Bench, Figure, NotRun, line, run_benches
+from bench.suite import BENCHES, ROOT, Bench, Figure, NotRun, line, run_benches
+from bench.where import rooms
 
 from perps_bot.store import EventStore
 
@@ -152,3 +153,13 @@ def test_a_peer_that_cannot_be_had_is_named_and_the_rest_goes_on(small, monkeypa
 
 def unreachable(argv, seconds):
     raise peers.Unavailable("the registry is not reachable")
+
+
+def test_the_time_goes_to_rooms_and_what_they_call_outside_counts_as_theirs():
+    store_py, loop_py = (str(ROOT / "perps_bot" / name) for name in ("store.py", "loop.py"))
+    write, tick, sleep = (store_py, 1, "write"), (loop_py, 9, "tick"), ("~", 0, "<sleep>")
+    stats = {write: (3, 3, 0.5, 0.5, {tick: (3, 3, 0.5, 0.5)}), tick: (1, 1, 0.25, 1.0, {}),
+             sleep: (2, 2, 0.25, 0.25, {tick: (2, 2, 0.2, 0.2), ("x.py", 1, "f"): (1, 1, 0.05, 0)})}
+    assert list(rooms(stats)) == [
+        ("store", pytest.approx(0.5), 3), ("loop", pytest.approx(0.45), 1),
+        ("the rest", pytest.approx(0.05), 0)]

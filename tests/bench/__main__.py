@@ -8,12 +8,25 @@ from pathlib import Path
 
 from bench.month import MONTHS, month
 from bench.suite import BENCHES, CACHE, SIZES, Bench, as_json, not_run, run_benches
+from bench.where import where
 
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     logging.getLogger("perps_bot").addHandler(logging.NullHandler())
+    if argv[:1] == ["where"]:
+        return where_command(argv[1:])
     return month_command(argv[1:]) if argv[:1] == ["month"] else suite_command(argv)
+
+
+def where_command(argv):
+    parser = argparse.ArgumentParser(
+        prog="bin/bench where", description="Tell which room the time of a replay and of a report "
+        "goes to.")
+    parser.parse_args(argv)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    where(CACHE, _say)
+    return 0
 
 
 def month_command(argv):
@@ -31,7 +44,8 @@ def month_command(argv):
 def suite_command(argv):
     parser = argparse.ArgumentParser(
         prog="bin/bench", description="Measure, each figure beside a plain-Python reference of "
-        "the same run.  'bin/bench month' plays a recorded month instead.")
+        "the same run.  'bin/bench month' plays a recorded month instead, 'bin/bench where' tells "
+        "which room the time goes to.")
     parser.add_argument("--only", action="append", default=[], choices=BENCHES, metavar="NAME",
                         help=f"only this one; repeat: {' '.join(BENCHES)}")
     parser.add_argument("--size", choices=SIZES, default="quick",
