@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -370,8 +370,9 @@ def begun(prices):
         until(lambda: Path("results").exists() and len(kept()) > 0 or sweeping.poll() is not None)
         yield sweeping
     finally:
-        sweeping.kill()
-        sweeping.communicate()
+        with suppress(ProcessLookupError):
+            os.killpg(sweeping.pid, signal.SIGKILL)
+        sweeping.communicate(timeout=PATIENCE_SECONDS)
 
 
 def kept():
