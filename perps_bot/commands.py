@@ -10,17 +10,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
 from decimal import Decimal
 from functools import partial
 
 from perps_bot.errors import ConfigError
 from perps_bot.process import answer, complain, draw, say
-from perps_bot.wiring import (
-    alone_in, alone_on, bot_of, broker_kind, clock_of, inquirer, market_of, venue_of,
-)
 
 WITH_RECORDED = ("recorded", "profile", "dry_run", "config", "json")
 EVENTS_KEPT_MAX = 10_000
@@ -32,10 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
     from perps_bot.clock import StopRequest
     from perps_bot.bot import recover
     from perps_bot.loop import run as run_bot
-    from perps_bot.ops import Surfaces, cycle_lines, log_to, start_lines, warn
+    from perps_bot.diary import log_to
+    from perps_bot.ops import Surfaces, cycle_lines, start_lines, warn
     from perps_bot.service import Service
     from perps_bot.settings import data_folder, refuse_foreign_variables
     from perps_bot.store import prepare_folder
+    from perps_bot.wiring import alone_in, alone_on, bot_of, broker_kind, clock_of, venue_of
 
     settings, signals = _settings(arguments), StopRequest()
     if broker_kind(settings) == "coinbase":
@@ -70,9 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
     from perps_bot import checklist
     from perps_bot.clock import SystemClock
     from perps_bot.settings import data_folder
+    from perps_bot.wiring import broker_kind, inquirer, market_of
 
     settings = _settings(arguments)
     kind, sends = broker_kind(settings), arguments.send_test_alert
@@ -82,7 +81,7 @@ def check(arguments: argparse.Namespace) -> int:
     else:
         client, trouble = inquirer(settings)
         checks = list(checklist.check_venue(checklist.Inquiry(
-            settings, client, data_folder(settings), os.environ, trouble, sends)))
+            settings, client, Path(data_folder(settings)), os.environ, trouble, sends)))
     is_well = all(row.ok is not False for row in checks)
     text = (_json(checklist.check_values(settings, kind, checks)) if arguments.json else
             checklist.check_text(settings, kind, checks, _terminal()))
@@ -113,6 +112,7 @@ def symbol(arguments: argparse.Namespace) -> int:
 def validate(arguments: argparse.Namespace) -> int:
     """One line for each step; the first that fails is the last."""
     from perps_bot import validate as room
+    from perps_bot.wiring import clock_of, inquirer, venue_of
 
     settings, what = _settings(arguments), arguments.what
     if not settings.run_sandbox_validations:
@@ -122,7 +122,7 @@ def validate(arguments: argparse.Namespace) -> int:
         steps = room.sandbox_steps(what, settings)
     else:
         venue, trouble = inquirer(settings) if settings.use_real_adapter else (
-            venue_of(replace(settings, force_mock=True)), "")
+            venue_of(settings.replace(force_mock=True)), "")
         if trouble:
             raise ConfigError(trouble)
         steps = room.validate(what, settings, venue, clock_of(venue))
@@ -145,6 +145,8 @@ def resume(arguments: argparse.Namespace) -> int:
 
 def close_all(arguments: argparse.Namespace) -> int:
     """Ask a person, unless told not to; nobody else is taken for one."""
+    from perps_bot.wiring import broker_kind
+
     settings, said = _settings(arguments), vars(arguments).get("symbols", [])
     if not arguments.yes:
         if sys.stdin is None or not sys.stdin.isatty():
@@ -160,12 +162,13 @@ def close_all(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     from perps_bot import watch
-    from perps_bot.clock import SystemClock
+    from perps_bot.sight import look
+    from perps_bot.wall import now
 
-    folder, clock = _profile_folder(arguments), SystemClock()
+    folder = _profile_folder(arguments)
     if arguments.watch:
-        return _watched(folder, clock, arguments.json)
-    sight = watch.look(folder, clock.now())
+        return _watched(folder, arguments.json)
+    sight = look(folder, now())
     code = watch.status_code(sight)
     if arguments.json:
         return _answer(_json(watch.as_json(sight)), code)
@@ -173,47 +176,49 @@ def status(arguments: argparse.Namespace) -> int:
     return code if draw("\n".join(lines)) else NOT_VERIFIED
 
 
-def _watched(folder, clock, is_json: bool) -> int:
+def _watched(folder: str, is_json: bool) -> int:
     """Redraw until q, or a signal, which ends it in good order."""
     from perps_bot import watch
     from perps_bot.clock import StopRequest
+    from perps_bot.sight import look
     from perps_bot.terminal import Screen, can_redraw
+    from perps_bot.wall import now
 
     if is_json or not can_redraw(sys.stdin, sys.stdout, os.environ):
         raise ConfigError("--watch needs a terminal that can be redrawn, and no --json: leave out "
                           "--watch, or connect with ssh -t")
     signals = StopRequest()
     signals.install()
-    watch.look(folder, clock.now())  # refuses while the screen is still as it was
+    look(folder, now())  # refuses while the screen is still as it was
     with Screen(sys.stdin, sys.stdout) as screen:
         watch.redraw(screen, lambda: watch.status_lines(
-            watch.look(folder, clock.now()), _terminal()),
+            look(folder, now()), _terminal()),
             lambda: signals.wait(Decimal(0)) is not None)
     return DONE
 
 
 def health(arguments: argparse.Namespace) -> int:
-    from perps_bot import watch
-    from perps_bot.clock import SystemClock
+    from perps_bot.sight import look, seconds_given
+    from perps_bot.wall import now
 
-    sight = watch.look(_profile_folder(arguments), SystemClock().now())
+    sight = look(_profile_folder(arguments), now())
     if sight.health is None:
         raise ConfigError("; ".join(sight.troubles))
-    code, why = sight.verdict(watch.seconds_given("--max-age", arguments.max_age))
+    code, why = sight.verdict(seconds_given("--max-age", arguments.max_age))
     text = _json({"ok": code == DONE, "why": why, "age_seconds": sight.age_seconds,
                   "health": sight.health}) if arguments.json else f"{sight.name}: {why}"
     return _answer(text, code and NO)
 
 
 def why(arguments: argparse.Namespace) -> int:
-    from perps_bot import watch
-    from perps_bot.clock import SystemClock
     from perps_bot.ledger import why as look_back
     from perps_bot.ledger import why_lines
+    from perps_bot.sight import in_the_way, look
+    from perps_bot.wall import now
 
     ticks, folder = _count("--ticks", arguments.ticks), _events_folder(arguments)
     ledger = look_back(folder, arguments.name, ticks)
-    ledger.now = watch.in_the_way(watch.look(folder.parent, SystemClock().now()), folder)
+    ledger.now = in_the_way(look(os.path.dirname(folder), now()), folder)
     if arguments.json:
         return _answer(_json(ledger.as_json()))
     lines = why_lines(ledger, _terminal())
@@ -254,6 +259,8 @@ def restore(arguments: argparse.Namespace) -> int:
 def replay(arguments: argparse.Namespace) -> int:
     if arguments.recorded is not None:
         return _replay_recorded(arguments)
+    from dataclasses import asdict
+
     from perps_bot.clock import SystemClock
     from perps_bot.ops import output_paths
     from perps_bot.replay import replay as rehearse
@@ -264,7 +271,7 @@ def replay(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     outputs, market = list(output_paths(arguments)), _recorded(arguments, settings)
     clock = SystemClock()
-    with _progress_shown() as progress:
+    with _Progress() as progress:
         result = rehearse(market, settings, *outputs, progress)
     speed = (result.bars / clock.elapsed()).quantize(Decimal("0.1"))
     if arguments.json:
@@ -303,21 +310,25 @@ def _swept(arguments: argparse.Namespace):
     points = combinations(arguments.set, arguments.list)
     job = room.job_of(arguments.file, settings, arguments.split, arguments.funding,
                       _own_bar(settings), *_span(arguments), arguments.skip_bad_rows)
-    with _progress_shown("of the runs done") as progress:
+    with _Progress("of the runs done") as progress:
         return room.sweep(job, points, None, jobs, arguments.out, progress)
 
 
 def _copied(arguments: argparse.Namespace, did: str, copy) -> int:
+    from pathlib import Path
+
     from perps_bot.backup import summary
     from perps_bot.clock import SystemClock
     from perps_bot.settings import data_folder
 
     settings = _settings(arguments)
-    done = copy(data_folder(settings), settings.profile, SystemClock().now())
+    done = copy(Path(data_folder(settings)), settings.profile, SystemClock().now())
     return _answer(_json(done.row()) if arguments.json else summary(done, did))
 
 
 def init(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
     from perps_bot.init import begin
 
     flags = {"profile": arguments.profile} if "profile" in arguments else {}
@@ -376,7 +387,7 @@ def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
 def report(arguments: argparse.Namespace) -> int:
     from perps_bot import report as room
 
-    with _progress_shown() as progress:
+    with _Progress() as progress:
         source, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
         said = room.report(arguments, source, reading)
     if not arguments.json and not said["written"]:
@@ -391,7 +402,7 @@ def report(arguments: argparse.Namespace) -> int:
 def export(arguments: argparse.Namespace) -> int:
     from perps_bot import report as room
 
-    with _progress_shown() as progress:
+    with _Progress() as progress:
         _, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
         lines = room.export(arguments, reading)
     for note in reading.notes:
@@ -415,8 +426,9 @@ def _profile_folder(arguments: argparse.Namespace):
 
 def _events_folder(arguments: argparse.Namespace):
     """The events that a run with these settings would go on with."""
-    from perps_bot.journal import refuse_without
+    from perps_bot.reading import refuse_without
     from perps_bot.settings import data_folder, events_folder
+    from perps_bot.wiring import broker_kind
 
     settings = _settings(arguments)
     folder = events_folder(data_folder(settings), settings.profile, broker_kind(settings))
@@ -434,6 +446,8 @@ def _count(flag: str, text: str) -> int:
 
 def _opened(arguments: argparse.Namespace) -> tuple:
     """The settings, their market without a key, and its time."""
+    from perps_bot.wiring import clock_of, market_of
+
     settings = _settings(arguments)
     market = market_of(settings)
     market.connect()
@@ -468,10 +482,13 @@ def _span(arguments: argparse.Namespace) -> tuple:
 
 def _place(arguments: argparse.Namespace) -> tuple:
     """The profile's folder, whether paper was asked for, and the profile."""
+    from pathlib import Path
+
     from perps_bot.settings import data_folder
+    from perps_bot.wiring import broker_kind
 
     settings = _settings(arguments)
-    return data_folder(settings), broker_kind(settings) != "coinbase", settings.profile
+    return Path(data_folder(settings)), broker_kind(settings) != "coinbase", settings.profile
 
 
 def _answer(text: str, code: int = DONE) -> int:
@@ -490,14 +507,18 @@ def _terminal():
     return terminal_of(sys.stdout, os.environ)
 
 
-@contextmanager
-def _progress_shown(what: str = "read") -> Iterator[Callable[[Decimal], None] | None]:
-    """Yield what shows progress where somebody looks; its line is gone afterwards."""
-    is_watched = sys.stderr is not None and sys.stderr.isatty()
-    try:
-        yield partial(_progress, what) if is_watched else None
-    finally:
-        if is_watched:
+class _Progress:
+    """Hands out what shows progress where somebody looks; its line is gone afterwards."""
+
+    def __init__(self, what: str = "read") -> None:
+        self._what = what
+
+    def __enter__(self):
+        self._is_watched = sys.stderr is not None and sys.stderr.isatty()
+        return partial(_progress, self._what) if self._is_watched else None
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_watched:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 

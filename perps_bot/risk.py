@@ -15,7 +15,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from perps_bot.errors import ConfigError
-from perps_bot.flow import Flow
+from perps_bot.flow import FLOW_EVENTS, Flow
 from perps_bot.limits import (
     INFINITY, SPREAD_TICKS, RiskConfig, age_seconds, crossed, depth, notional_of_others, reach,
     seconds_of, turnover_with, worst_notional, worst_price,
@@ -41,6 +41,8 @@ REDUCTIONS = (
     (Decimal("1.1"),             ZERO),
     (Decimal("1.25"),            Decimal("0.5")),
 )  # fmt: skip
+# Before so little of a limit is left, nobody asks it.
+A_LITTLE = Decimal("0.001")
 # The holds that a replay lifts at the next midnight.
 RISK_KINDS = (
     "daily_loss", "drawdown", "losses", "entries", "rejects", "refusal", "liquidation",
@@ -191,7 +193,7 @@ class LiveRiskManager:
         self._refused: dict[str, tuple[str, datetime]] = {}
         self._cleared_at = ""  # when a day's loss was last cleared, as ISO 8601 writes it
         if event_store is not None:
-            event_store.subscribe(self.apply)
+            event_store.subscribe(self.apply, {*FLOW_EVENTS, *_FOLDS}, ("strategy.signal",))
 
     @property
     def state(self) -> TradingState:
@@ -250,6 +252,18 @@ class LiveRiskManager:
                       margin=account.margin and account.margin.figures)
         return list(found.values())
 
+    def calm_losses(self, account: Account) -> tuple[Decimal, Decimal] | None:
+        """The losses of today, USD, between which no limit on losses turns; None: there are none.
+
+        The lower one is a new high, from which a drawdown is measured; the other leaves some room.
+        """
+        limits, curve, base = self.config, self._flow.curve, account.day_start_equity
+        high, deepest = curve.loss_at(Decimal(1)), curve.loss_at(1 - limits.max_drawdown_pct)
+        if high is None or base <= 0:
+            return None
+        most = min(deepest, base * limits.max_daily_loss_pct)
+        return high, most - abs(most) * A_LITTLE
+
     def activate_kill_switch(self, reason: str) -> None:
         """Halt until `perps-bot resume`: no increase of exposure, whatever happens."""
         self.hold("kill_switch", TradingState.HALTED, reason)
@@ -300,14 +314,9 @@ class LiveRiskManager:
 
     def apply(self, event: Event) -> None:
         """Fold one event into the trading state."""
-        data = event.data
         self._flow.apply(event)
-        if event.type == "state.changed":
-            self._fold_change(event.at, data)
-        elif event.type == "order.updated":
-            self._fold_answer(event.at, data)
-        elif event.type == "day.opened" and "risk" in data["snapshot"]:
-            self._restore(data["snapshot"]["risk"])
+        if fold := _FOLDS.get(event.type):
+            fold(self, event.at, event.data)
 
     def snapshot(self) -> dict[str, object]:
         holds = {kind: {"state": h.state, "reason": h.reason, "at": h.at}
@@ -438,6 +447,10 @@ class LiveRiskManager:
             if self._taken_back[symbol] >= TAKEN_BACK_MAX:
                 self._refused[symbol] = "entries taken back", at
 
+    def _fold_day(self, _: datetime, data: Mapping) -> None:
+        if "risk" in data["snapshot"]:
+            self._restore(data["snapshot"]["risk"])
+
     def _restore(self, data: Mapping) -> None:
         self._rejects_in_a_row = data["rejects_in_a_row"]
         self._holds = {
@@ -448,6 +461,13 @@ class LiveRiskManager:
         self._cleared_at = data.get("cleared_at", "")
         refused = data.get("refused", {}).items()
         self._refused = {symbol: (why, moment(at)) for symbol, (why, at) in refused}
+
+
+_FOLDS = {
+    "state.changed": LiveRiskManager._fold_change,
+    "order.updated": LiveRiskManager._fold_answer,
+    "day.opened": LiveRiskManager._fold_day,
+}
 
 
 def _order_rows(

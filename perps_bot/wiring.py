@@ -8,9 +8,9 @@ are imported only where they are used, so that `--help` starts at once.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from perps_bot.errors import ConfigError, InUse
+from perps_bot.settings import events_folder
 
 
 def broker_kind(settings) -> str:
@@ -74,7 +74,7 @@ def clock_of(venue, signals=None):
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: os.PathLike) -> Iterator[None]:
     """Be the only writer of `folder` for a while."""
     from perps_bot.store import InstanceLock
 
@@ -107,12 +107,11 @@ def alone_on(venue) -> Iterator[None]:
         yield
 
 
-def bot_of(settings, venue, folder: Path):
+def bot_of(settings, venue, folder: os.PathLike):
     """The parts, put together over the profile's events."""
     from perps_bot.control import Control
     from perps_bot.bot import assemble
     from perps_bot.mailbox import Mailbox
-    from perps_bot.settings import events_folder
     from perps_bot.store import EventStore
 
     kind = broker_kind(settings)

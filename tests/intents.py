@@ -10,7 +10,7 @@ prices, losses and waits are drawn at the edges: the last that passes, one step 
 import random
 import sys
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -24,6 +24,7 @@ from perps_bot.model import (  # noqa: E402
     Account, Event, Margin, Mark, Order, OrderIntent, OrderStatus, OrderType, Position, Product,
     Purpose, Side,
 )
+from words import replace  # noqa: E402
 
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
 BTC, ETH, SOL = SYMBOLS = "BTC-PERP", "ETH-PERP", "SOL-PERP"
@@ -301,7 +302,9 @@ class _Books:
         entry.came_of_it = dice.random() < 0.7
         filled = entry.quantity if entry.came_of_it else 0
         if filled:
-            self.trade(symbol, entry.side, filled, entry.limit or self.mids[symbol], 0)
+            # What an entry costs is part of its round trip, which may outlast the day.
+            self.trade(symbol, entry.side, filled, entry.limit or self.mids[symbol], 0,
+                       fee=dice.choice([0, 1]))
         self.tell("order.updated", client_order_id=entry.order.id, symbol=symbol,
                   purpose=Purpose.ENTRY, answer="", asked=True,
                   filled_quantity=Decimal(filled) / 1000,
@@ -320,12 +323,12 @@ class _Books:
                   quantity=Decimal(abs(held)) / 1000, client_order_id="exit")
         self.trade(symbol, side, abs(held), self.mids[symbol], self.dice.choice([-1, -1, 0, 1]))
 
-    def trade(self, symbol, side, quantity, price, earned):
+    def trade(self, symbol, side, quantity, price, earned, fee=0):
         self.traded[symbol] += quantity * price
         self.held[symbol] += side.sign * quantity
-        self.trips[symbol] += earned
+        self.trips[symbol] += earned - fee
         self.tell("trade.executed", symbol=symbol, quantity=Decimal(quantity) / 1000,
-                  price=Decimal(price) / 100, realized_pnl=Decimal(earned), fee=Decimal(0),
+                  price=Decimal(price) / 100, realized_pnl=Decimal(earned), fee=Decimal(fee),
                   position_quantity=Decimal(self.held[symbol]) / 1000)
         if not self.held[symbol]:
             self.streak = self.streak + 1 if self.trips[symbol] < 0 else 0

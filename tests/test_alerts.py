@@ -1,4 +1,4 @@
-"""The specification of `perps_bot/alerts.py`: what stands, and what becomes of a post.
+"""The specification of `alerts.py` and `courier.py`: what stands, and what becomes of a post.
 
 The receivers are real servers on loopback: one that takes alerts, and ones that hang, drip,
 refuse and redirect.
@@ -18,9 +18,11 @@ from types import SimpleNamespace
 import pytest
 from bad_server import BadServer, answer, close_after, drip, forever, hang, reset, says
 from helpers import Rig
+from pace import Stopwatch
 
-from perps_bot import alerts as room
-from perps_bot.alerts import WAITING_MAX, Alerts, Courier, causes, post
+from perps_bot import courier as room
+from perps_bot.alerts import TEXT_LENGTH_MAX, Alerts, causes
+from perps_bot.courier import WAITING_MAX, Courier, post
 from perps_bot.errors import VenueUnavailable
 from perps_bot.model import Event, OrderStatus, Purpose, TradingState
 from perps_bot.ops import settings_hash
@@ -28,7 +30,6 @@ from perps_bot.risk import Hold
 from perps_bot.secret import Secret, redacted
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore, read_events
-from perps_bot.transport import Until
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 60
@@ -293,7 +294,8 @@ def test_the_end_by_a_bug_is_an_alert_that_asks_nothing_of_the_bot():
 
 @pytest.fixture
 def hurried(monkeypatch):
-    monkeypatch.setattr(room, "POST_SECONDS_MAX", 0.3)
+    """Next to no pauses; what is to succeed may take its time."""
+    monkeypatch.setattr(room, "POST_SECONDS_MAX", 30)
     monkeypatch.setattr(room, "PAUSES_SECONDS", (0.01, 0.01))
 
 
@@ -315,11 +317,14 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n"
     (reset,                               None),
 ], ids=["ok", "no content", "500", "404", "307", "hung", "dripping", "slow", "endless", "cut off",
         "reset"])
-def test_a_post_ends_in_time_and_says_what_became_of_it_C3_C4_C6(behaviour, trouble, hurried):
+def test_a_post_ends_in_time_and_says_what_became_of_it_C3_C4_C6(
+        behaviour, trouble, hurried, monkeypatch):
+    if "within" in (trouble or ""):
+        monkeypatch.setattr(room, "POST_SECONDS_MAX", 0.3)
     with BadServer(behaviour) as server:
-        begun = time.monotonic()
-        found = post(secret(server), {"text": "x"})
-        assert time.monotonic() - begun < 5
+        with Stopwatch() as took:
+            found = post(secret(server), {"text": "x"})
+        assert took.seconds < 5
         assert found == trouble if trouble is not None else found.startswith("not delivered: ")
         assert [r.target for r in server.requests] == ["/swordfish/of/the/owner"]
     assert "127.0.0.1" not in found and "swordfish" not in found
@@ -328,8 +333,8 @@ def test_a_post_ends_in_time_and_says_what_became_of_it_C3_C4_C6(behaviour, trou
 def test_nobody_there_is_said_without_saying_where_C2(hurried):
     assert post(Secret("http://127.0.0.1:1/swordfish"), {}) == (
         "not delivered: ConnectionRefusedError")
-    found = post(Secret("https://hooks.example.invalid/swordfish"), {})
-    assert found in ("not delivered: OSError", "not delivered: no answer within 0.3 seconds")
+    assert post(Secret("https://hooks.example.invalid/swordfish"), {}) == (
+        "not delivered: OSError")
 
 
 def test_nothing_of_the_environment_changes_where_a_post_goes_C11(monkeypatch, hurried):
@@ -360,7 +365,7 @@ def test_a_text_is_one_line_of_bounded_length_without_secrets_I1_J5():
         alerts = Alerts("prod", secret(server))
         alerts.look(a_bot(disk=said), NOON)
         (text,) = eventually(lambda: texts(server))
-    assert text.isprintable() and len(text) <= room.TEXT_LENGTH_MAX
+    assert text.isprintable() and len(text) <= TEXT_LENGTH_MAX
     assert "[secret]" in text and "horse" not in text
 
 
@@ -518,7 +523,7 @@ def test_what_waits_at_the_end_is_posted_once():
         courier = Courier("test", secret(server))
         courier.put("ONE", {"text": "one"})
         courier.put("TWO", {"text": "two"})
-        courier.close(Until(PATIENCE_SECONDS))
+        courier.close(PATIENCE_SECONDS)
         assert [row[:2] for row in courier.results()] == [("ONE", "HTTP 500"), ("TWO", "")]
         assert texts(server) == ["one", "two"]
 
@@ -530,9 +535,9 @@ def test_a_receiver_that_hangs_delays_the_end_by_less_than_a_second(waiting):
         alerts._webhook.put("0", {"text": "x"})
         eventually(lambda: server.requests)
         assert all(alerts._webhook.put(str(n), {"text": "x"}) for n in range(1, waiting))
-        begun = time.monotonic()
-        alerts.flush()
-        assert time.monotonic() - begun < 2  # 0.9, on a machine that may be busy
+        with Stopwatch() as took:
+            alerts.flush()
+        assert took.seconds < 2  # 0.9, on a machine that may be busy
 
 
 def test_without_an_address_there_is_no_thread_and_nothing_to_end():
@@ -570,7 +575,7 @@ def test_a_bot_that_is_well_is_heard_and_one_that_fails_is_not_L6(rig, monkeypat
         rig.bot.risk.activate_kill_switch("enough")
         for _ in range(30):
             rig.tick(5)
-        alerts._heartbeat.close(Until(PATIENCE_SECONDS))
+        alerts._heartbeat.close(PATIENCE_SECONDS)
     (request,) = server.requests
     assert (request.method, request.target, request.body) == (
         "GET", "/swordfish/of/the/owner", b"")

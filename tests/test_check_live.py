@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 from exchange.harness import Simulator
 
-from perps_bot.alerts import post
+from perps_bot.courier import post
 from perps_bot.model import Position
 from perps_bot.secret import Secret
 from perps_bot.settings import FOREIGN_VARIABLES
@@ -374,8 +374,7 @@ def test_an_alert_that_nobody_takes_does_not_tell_the_address():
 @pytest.mark.parametrize("seconds, ok, advised", [(0, True, False), (5, True, True),
                                                   (30, False, True), (-30, False, True)])
 def test_a_clock_that_is_off_is_said_and_far_off_refused(seconds, ok, advised, tmp_path):
-    now = datetime.now(UTC) + timedelta(seconds=seconds)
-    with Simulator({"now": now.isoformat()}, clock="manual", folder=tmp_path) as simulator:
+    with Simulator({"ahead_seconds": seconds}, folder=tmp_path) as simulator:
         simulator.call("candles_from", product_id=BTC, rows=hours([82_000] * 330))
         _, rows = AnOwner(tmp_path, simulator).checks()
     assert rows["clock"][0] is ok

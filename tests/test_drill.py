@@ -13,7 +13,6 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -33,6 +32,7 @@ from perps_bot.risk import LiveRiskManager
 from perps_bot.secret import Secret
 from perps_bot.store import EventStore
 from perps_bot.terminal import Terminal
+from words import replace
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = [scene.name for scene in drill.SCENES]
@@ -197,7 +197,7 @@ def test_a_drill_that_is_interrupted_ends_at_once_with_all_its_processes(tmp_pat
 
 def test_nobody_is_alarmed_by_a_drill(tmp_path, monkeypatch):
     called = tmp_path / "called"
-    monkeypatch.setattr("perps_bot.alerts.post", lambda *_: called.write_text("!"))
+    monkeypatch.setattr("perps_bot.courier.post", lambda *_: called.write_text("!"))
     settings = {"alert_webhook_url": Secret("https://x.invalid/"),
                 "heartbeat_url": Secret("https://x.invalid/")}
     told = played([LOSS, FEED], tmp_path / "drill", monkeypatch, **settings)

@@ -18,7 +18,7 @@ rest_package = pytest.importorskip("coinbase.rest", reason=REASON)
 websocket_package = pytest.importorskip("coinbase.websocket", reason=REASON)
 
 BTC = "BIP-20DEC30-CDE"
-TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = 60
 FILLED, OPEN, CANCELLED = "FILLED", "OPEN", "CANCELLED"
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"),
               pytest.mark.xdist_group("one exchange serves all")]

@@ -24,7 +24,7 @@ from exchange.server import Server
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 BTC, ETH = "BIP-20DEC30-CDE", "ETP-20DEC30-CDE"
-DEADLINE_SECONDS = 10
+DEADLINE_SECONDS = 60
 QUIET_SECONDS = 0.2  # how long nothing must come before it counts as silence
 KEYS = {kind: Keys(kind) for kind in ("es256", "ed25519")}
 

@@ -22,7 +22,7 @@ from live import BTC, ETH, IDS, SOL, TICKS, XRP
 
 REPO = Path(__file__).resolve().parents[1]
 BARS = 40
-END_SECONDS_MAX = 30
+END_SECONDS_MAX = 90
 FIRST = "enter_on_start = true\n"
 PRICES = {BTC: "60000", ETH: "2400", SOL: "110", XRP: "1.2"}
 

@@ -24,6 +24,7 @@ from bad_server import (
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from pace import Stopwatch
 
 from perps_bot import rest as rest_room
 from perps_bot import transport
@@ -72,6 +73,12 @@ def hurried(monkeypatch):
         monkeypatch.setattr(rest_room, name, seconds)
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """The deadlines as they are, and next to no back-off: for what is to succeed in the end."""
+    monkeypatch.setattr(rest_room, "BACK_OFF_SECONDS", 0.01)
+
+
 def asked(rest, how):
     """Do one of the three things that can be asked."""
     return {"get": lambda: rest.get("/orders/historical/batch"),
@@ -81,15 +88,15 @@ def asked(rest, how):
 
 def outcome(rest, how):
     """Return what came of it, as the name of the error or "good", and what was said."""
-    begun = time.monotonic()
-    try:
-        asked(rest, how)
-        said = "good", ""
-    except (OrderRejected, OutcomeUnknown, VenueUnavailable) as error:
-        said = type(error).__name__, str(error)
+    with Stopwatch() as took:
+        try:
+            asked(rest, how)
+            said = "good", ""
+        except (OrderRejected, OutcomeUnknown, VenueUnavailable) as error:
+            said = type(error).__name__, str(error)
     limit = {"get": rest_room.READ_SECONDS_MAX, "send": rest_room.ORDER_SECONDS_MAX,
              "cancel": rest_room.CANCEL_SECONDS_MAX}[how]
-    assert time.monotonic() - begun < limit + SLACK_SECONDS
+    assert took.seconds < limit + SLACK_SECONDS
     return said
 
 
@@ -97,7 +104,7 @@ def signed_at(request):
     return request.headers["authorization"].rpartition("|")[2][:16]
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -291,17 +298,15 @@ def test_a_page_for_people_is_never_shown(make, status, result):
 def test_retry_after_is_heeded_up_to_a_bound_C8(make, monkeypatch, asks_for, waits):
     monkeypatch.setattr(rest_room, "RETRY_AFTER_SECONDS_MAX", 0.2)
     monkeypatch.setattr(rest_room, "BACK_OFF_SECONDS", 0.01)
-    with BadServer(says({}, 429, f"Retry-After: {asks_for}"), GOOD) as server:
-        rest, begun = make(server), time.monotonic()
-        rest.get("/products")
-    assert waits * 0.5 <= time.monotonic() - begun < waits + 0.15
+    with BadServer(says({}, 429, f"Retry-After: {asks_for}"), GOOD) as server, Stopwatch() as took:
+        make(server).get("/products")
+    assert waits * 0.5 <= took.real and took.seconds < waits + 0.7  # not one second, nor 99999
 
 
 def test_a_wait_that_cannot_help_is_not_begun_C8(make, hurried):
-    with BadServer(says({"error": "busy"}, 429, "Retry-After: 3")) as server:
-        begun = time.monotonic()
+    with BadServer(says({"error": "busy"}, 429, "Retry-After: 3")) as server, Stopwatch() as took:
         said, words = outcome(make(server), "get")
-    assert time.monotonic() - begun < 0.5
+    assert took.seconds < 0.5  # which is the whole deadline
     assert said == "VenueUnavailable" and "busy" in words
     assert len(server.requests) == 1
 
@@ -358,11 +363,13 @@ def test_the_clock_is_measured_by_each_form_of_the_venues_answer(make, body):
 def test_the_middle_of_the_round_trip_counts(make):
     slow = drip(says({"iso": "2026-11-23T12:00:00Z"}), 0.005)
     with BadServer(time=slow) as server:
-        begun = time.monotonic()
-        offset = make(server, clock=Machine().clock()).measure_clock()
-        took = time.monotonic() - begun
-    assert took > 0.3
-    assert took / 2 - 0.1 < float(offset) <= took / 2
+        with Stopwatch() as took:
+            rest = make(server, clock=Machine().clock())
+            asked_at = time.monotonic()
+            offset = float(rest.measure_clock())
+            most = (time.monotonic() - asked_at) / 2
+    assert took.real > 0.3
+    assert most - 0.1 - (took.real - took.seconds) < offset <= most
 
 
 @pytest.mark.parametrize("body", [
@@ -418,14 +425,13 @@ def test_a_failed_look_at_the_clock_is_not_repeated_at_once_and_costs_no_read(ma
 
 def test_an_order_never_waits_for_the_clock(make):
     with BadServer(GOOD, time=hang) as server:
-        rest, begun = make(server), time.monotonic()
+        rest = make(server)
         asked(rest, "send")
         asked(rest, "cancel")
-        assert time.monotonic() - begun < 1
         assert server.time_requests == []
 
 
-def test_a_401_has_the_clock_measured_before_the_second_token_C7(make, hurried):
+def test_a_401_has_the_clock_measured_before_the_second_token_C7(make, at_once):
     machine = Machine()
     clock = machine.clock()
     clock.set(NOON)
@@ -578,7 +584,7 @@ def test_a_connection_that_is_of_no_more_use_is_closed_at_once(make):
     with BadServer(pour) as server:
         rest = make(server)
         assert "a body above" in outcome(rest, "send")[1]
-        assert gone.wait(5)
+        assert gone.wait(60)
         assert rest._trading._worker.is_alive()
 
 
@@ -650,10 +656,10 @@ def test_a_name_that_cannot_be_resolved_means_that_nothing_was_sent_C1(
     monkeypatch.setattr(transport, "RESOLVE_SECONDS_MAX", 0.2)
     resolver.mood = mood
     with BadServer(GOOD) as server:
-        rest, begun = make(server), time.monotonic()
-        said, why = outcome(rest, "send")
+        with Stopwatch() as took:
+            said, why = outcome(make(server), "send")
         assert said == "VenueUnavailable" and "no address" in why
-        assert time.monotonic() - begun < 0.7
+        assert took.seconds < 1.5  # far from the order's deadline
         assert server.connections == 0
 
 
@@ -669,12 +675,14 @@ def test_the_last_good_address_outlives_the_resolver_C1(make, monkeypatch, resol
             assert outcome(rest, "send") == ("good", "")
             until(lambda: not rest._trading._worker._connection.is_connected)
         assert server.connections > 3
-        hanging = [each for each in threading.enumerate() if each.name == "rest-resolver"]
+        hanging = [each for each in threading.enumerate() if each.name == "rest-resolver"
+                   and each not in OTHERS]
         assert len(hanging) == (mood == "hangs")
         # Only the first connection waits for a resolver that hangs.
-        begun = time.monotonic()
-        outcome(rest, "send")
-        assert time.monotonic() - begun < 0.15
+        monkeypatch.setattr(transport, "RESOLVE_SECONDS_MAX", 2)
+        with Stopwatch() as took:
+            outcome(rest, "send")
+        assert took.seconds < 1
 
 
 def test_a_cancel_finds_its_way_by_what_the_other_connection_learned_C1(
@@ -707,7 +715,7 @@ def test_an_order_that_was_given_up_unsent_never_leaves_later_C1_C2(make, monkey
         assert outcome(rest, "send")[0] == "VenueUnavailable"
         (abandoned,) = rest._trading._abandoned
         resolver.awake.set()
-        abandoned.join(10)
+        abandoned.join(60)
         assert not abandoned.is_alive()
         assert server.requests == []
     with pytest.raises(OSError, match="given up"):
@@ -723,10 +731,10 @@ def test_only_so_many_hanging_requests_are_left_behind_C1(make, hurried, monkeyp
         rest = make(server)
         for _ in range(transport.WORKERS_MAX):
             assert "no answer" in outcome(rest, "send")[1]
-        begun = time.monotonic()
-        for _ in range(20):
-            assert "still hang" in outcome(rest, "send")[1]
-        assert time.monotonic() - begun < 3
+        with Stopwatch() as took:
+            for _ in range(20):
+                assert "still hang" in outcome(rest, "send")[1]
+        assert took.seconds < 1.5  # and not the deadline, twenty times
         assert len(workers()) <= transport.WORKERS_MAX + 1
         # The cancels' lane is not a victim of it.
         assert "no answer" in outcome(rest, "cancel")[1]
@@ -761,22 +769,23 @@ def test_a_dead_address_leaves_time_for_the_next_and_comes_last_from_then_on_C13
     monkeypatch.setattr(transport, "CONNECT_SECONDS_MAX", 1)
     with BadServer(close_after(GOOD)) as server:
         resolves_to(monkeypatch, black_hole, (server.address, server.port))
-        rest, begun = make(server), time.monotonic()
-        assert outcome(rest, "send") == ("good", "")
-        assert 0.4 < time.monotonic() - begun < 0.9
+        rest = make(server)
+        with Stopwatch() as took:
+            assert outcome(rest, "send") == ("good", "")
+        assert took.real > 0.4 and took.seconds < 0.9
         until(lambda: not rest._trading._worker._connection.is_connected)
-        begun = time.monotonic()
-        assert outcome(rest, "send") == ("good", "")
-        assert time.monotonic() - begun < 0.2
+        with Stopwatch() as took:
+            assert outcome(rest, "send") == ("good", "")
+        assert took.seconds < 0.4
 
 
 def test_many_dead_addresses_share_one_deadline_C13(make, monkeypatch, black_hole):
     monkeypatch.setattr(transport, "CONNECT_SECONDS_MAX", 0.4)
     resolves_to(monkeypatch, *[black_hole] * 50)
-    begun = time.monotonic()
-    said, _ = outcome(make("http://127.0.0.1:1"), "send")
+    with Stopwatch() as took:
+        said, _ = outcome(make("http://127.0.0.1:1"), "send")
     assert said == "VenueUnavailable"
-    assert 0.3 < time.monotonic() - begun < 0.9
+    assert took.real > 0.3 and took.seconds < 0.9
 
 
 # Signals
@@ -788,10 +797,9 @@ def test_a_signal_ends_a_read_at_once(make):
         rest = make(server, interrupted=lambda: bool(signals))
         rest.measure_clock()
         threading.Timer(0.2, signals.append, [2]).start()
-        begun = time.monotonic()
-        with pytest.raises(VenueUnavailable, match="interrupted by a signal"):
+        with Stopwatch() as took, pytest.raises(VenueUnavailable, match="interrupted by a signal"):
             rest.get("/products")
-        assert time.monotonic() - begun < 0.7
+        assert took.seconds < 1
         with pytest.raises(VenueUnavailable, match="interrupted by a signal"):
             rest.get("/products")
         assert len(server.requests) == 1
@@ -802,19 +810,18 @@ def test_a_signal_ends_the_wait_between_two_attempts(make):
     with BadServer(says({}, 503, "Retry-After: 4")) as server:
         rest = make(server, interrupted=lambda: bool(signals))
         threading.Timer(0.2, signals.append, [2]).start()
-        begun = time.monotonic()
-        with pytest.raises(VenueUnavailable, match="interrupted by a signal"):
+        with Stopwatch() as took, pytest.raises(VenueUnavailable, match="interrupted by a signal"):
             rest.get("/products")
-        assert time.monotonic() - begun < 0.7
+        assert took.seconds < 1
 
 
 def test_an_order_in_flight_gets_a_grace_after_a_signal(make, monkeypatch):
     monkeypatch.setattr(rest_room, "ORDER_GRACE_SECONDS", 0.4)
     with BadServer(hang) as server:
-        rest, begun = make(server, interrupted=lambda: True), time.monotonic()
-        with pytest.raises(OutcomeUnknown, match="interrupted by a signal"):
+        rest = make(server, interrupted=lambda: True)
+        with Stopwatch() as took, pytest.raises(OutcomeUnknown, match="interrupted by a signal"):
             rest.send("/orders", ORDER)
-        assert 0.35 < time.monotonic() - begun < 0.9
+        assert took.real > 0.35 and took.seconds < 1
 
 
 def test_an_order_that_opens_is_not_begun_once_a_signal_waits_and_any_other_is(make):
@@ -847,12 +854,13 @@ def test_nor_is_one_begun_where_the_signal_comes_before_its_first_byte(make, com
         assert rest.send("/orders", ORDER) == {"ok": "1"}
 
 
-def test_an_answer_within_the_grace_counts(make):
+def test_an_answer_within_the_grace_counts(make, monkeypatch):
+    monkeypatch.setattr(rest_room, "ORDER_GRACE_SECONDS", 30)
     with BadServer(drip(GOOD, 0.003)) as server:
         assert make(server, interrupted=lambda: True).send("/orders", ORDER) == {"ok": "1"}
 
 
-def test_a_cancel_heeds_no_signal(make, hurried):
+def test_a_cancel_heeds_no_signal(make, at_once):
     with BadServer(says({}, 503), drip(GOOD, 0.001)) as server:
         assert outcome(make(server, interrupted=lambda: True), "cancel") == ("good", "")
 
@@ -872,9 +880,9 @@ def test_what_is_raised_into_the_wait_leaves_a_usable_connection_behind(make):
         rest = make(server, interrupted=interrupted)
         with pytest.raises(Stop):
             rest.send("/orders", ORDER)
-        begun = time.monotonic()
-        assert outcome(rest, "send") == ("good", "")
-        assert time.monotonic() - begun < 2
+        with Stopwatch() as took:
+            assert outcome(rest, "send") == ("good", "")
+        assert took.seconds < 2
 
 
 def test_a_bug_in_the_thread_is_a_bug_here(make, monkeypatch):
@@ -909,15 +917,15 @@ def test_requests_keep_to_their_budget_and_cancels_have_their_own_C8(make, monke
     with BadServer(GOOD) as server:
         rest = make(server)
         rest.measure_clock()
-        begun = time.monotonic()
-        for _ in range(4):
-            rest.get("/products")
-        assert time.monotonic() - begun < 0.5
-        for _ in range(5):  # however full the others' budget is
-            rest.cancel({"order_ids": []})
-        assert time.monotonic() - begun < 0.6
-        rest.send("/orders", ORDER)
-        assert 0.9 < time.monotonic() - begun < 1.6
+        with Stopwatch() as took:
+            for _ in range(4):
+                rest.get("/products")
+            assert took.seconds < 0.5
+            for _ in range(5):  # however full the others' budget is
+                rest.cancel({"order_ids": []})
+            assert took.seconds < 0.8
+            rest.send("/orders", ORDER)
+        assert took.real > 0.9 and took.seconds < 1.6
 
 
 def test_what_follows_a_cancel_does_not_wait_for_what_came_before_it_C8(make, monkeypatch):
@@ -925,20 +933,20 @@ def test_what_follows_a_cancel_does_not_wait_for_what_came_before_it_C8(make, mo
     monkeypatch.setattr(rest_room, "AFTER_CANCEL_SECONDS", 0.5)
     with BadServer(GOOD) as server:
         rest = make(server)
-        begun = time.monotonic()
-        rest.measure_clock()
-        for _ in range(2):
-            rest.get("/products")
-        rest.cancel({"order_ids": []})
-        rest.get("/orders/historical/batch")
-        rest.get("/orders/historical/fills")
-        rest.send("/orders", ORDER)  # the stop that takes the place of the old one
-        assert time.monotonic() - begun < 0.5
-        rest.get("/products")  # this budget is bounded too
-        assert 0.9 < time.monotonic() - begun < 1.6
-        begun = time.monotonic()
-        rest.get("/products")  # and long after a cancel the others' budget counts again
-        assert time.monotonic() - begun < 0.5
+        with Stopwatch() as took:
+            rest.measure_clock()
+            for _ in range(2):
+                rest.get("/products")
+            rest.cancel({"order_ids": []})
+            rest.get("/orders/historical/batch")
+            rest.get("/orders/historical/fills")
+            rest.send("/orders", ORDER)  # the stop that takes the place of the old one
+            assert took.seconds < 0.6
+            rest.get("/products")  # this budget is bounded too
+        assert took.real > 0.9 and took.seconds < 1.6
+        with Stopwatch() as took:
+            rest.get("/products")  # and long after a cancel the others' budget counts again
+        assert took.seconds < 0.5
 
 
 def test_the_wait_for_the_budget_is_bounded_and_sends_nothing(make, monkeypatch):
@@ -1049,7 +1057,7 @@ def test_a_server_with_the_right_certificate_is_heard_C12(make, authority, versi
     pytest.param({"version": ssl.TLSVersion.TLSv1_1}, "", id="TLS 1.1"),
 ])
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-def test_a_server_that_is_not_proved_hears_nothing_C12(make, hurried, authority, wrong, why):
+def test_a_server_that_is_not_proved_hears_nothing_C12(make, at_once, authority, wrong, why):
     with BadServer(GOOD, tls=authority.server(**wrong)) as server:
         rest = make(server, ca_file=authority.file)
         for how in ("send", "get"):
@@ -1082,7 +1090,7 @@ def test_a_handshake_that_never_ends_is_given_up_unsent_C3(make, hurried):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         rest = make(f"https://127.0.0.1:{mute.getsockname()[1]}")
         assert outcome(rest, "send")[0] == "VenueUnavailable"
-        until(lambda: not any(each.is_alive() for each in rest._trading._abandoned), 1)
+        until(lambda: not any(each.is_alive() for each in rest._trading._abandoned))
 
 
 @pytest.mark.parametrize("url", [

@@ -1,4 +1,4 @@
-"""The specification of `perps_bot/watch.py`, and of `status`, `health`, `why` and `tail`."""
+"""The specification of `sight.py` and `watch.py`, and of `status`, `health`, `why` and `tail`."""
 
 import hashlib
 import json
@@ -12,19 +12,22 @@ import subprocess
 import sys
 import termios
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_ops import BTC, ADesk
+from test_ops import BTC, NOON, ADesk, QuietMarket
 
 from perps_bot.cli import main
 from perps_bot.errors import ConfigError
+from perps_bot.model import Candle
+from perps_bot.sight import ago, look, peek
 from perps_bot.store import InstanceLock
 from perps_bot.terminal import Terminal
-from perps_bot.watch import ago, look, peek, status_code, status_lines
+from perps_bot.watch import status_code, status_lines
 from perps_bot.words import plain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,8 +58,23 @@ def said(capsys):
     return run
 
 
+class StillMarket(QuietMarket):
+    """One price, with more on offer than a test buys, at whatever second the tests run."""
+
+    def marks(self, symbols, now):
+        return {symbol: replace(mark, at=now, bid_size=mark.price, ask_size=mark.price)
+                for symbol, mark in super().marks(symbols, NOON).items()}
+
+    def candles(self, symbol, seconds, count, now):
+        price = self.marks([symbol], now)[symbol].price
+        return [Candle(candle.opened_at, price, price, price, price)
+                for candle in super().candles(symbol, seconds, count, now)]
+
+
 class Place(ADesk):
     """A bot's files, in the folder where the commands look; its lock is held as long as it runs."""
+
+    market_of = StillMarket
 
     def __init__(self, **flags):
         super().__init__(Path("data/perps_bot/dev"), **flags)
@@ -337,7 +355,7 @@ def test_a_folder_of_another_user_is_refused_with_the_way_out(place, said, monke
     def refused(*_):
         raise PermissionError(13, "Permission denied")
 
-    for owner, name in ((Path, "is_dir"), (os, "listdir"), (os, "open")):
+    for owner, name in ((os, "stat"), (os, "listdir"), (os, "open")):
         with monkeypatch.context() as another:
             another.setattr(owner, name, refused)
             for line in READING:
@@ -411,15 +429,43 @@ def test_feeds_and_failing_posts_are_shown(place):
     assert "webhook fails  HTTP 500" in text
 
 
-def test_health_and_status_load_nothing_that_trades():
-    heavy = ["requests", "websocket", "jwt", "perps_bot.loop", "perps_bot.client", "perps_bot.ops",
-             "perps_bot.risk", "perps_bot.market"]
-    program = ("import sys; from perps_bot.cli import main; main(sys.argv[1:]); "
-               f"print([name for name in {heavy} if name in sys.modules])")
-    for line in ("health", "status", "tail", "why BTC-PERP"):
-        run = subprocess.run([sys.executable, "-c", program, *line.split()], text=True, check=True,
-                             capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        assert run.stdout.splitlines()[-1] == "[]"
+# What a monitor asks every minute beside a bot that trades: each room it loads stands here, and
+# what is dear in the standard library stays out.
+ALWAYS = "__init__ cli commands errors process secret"
+LOOKS = f"{ALWAYS} event reading settings sight wall words"
+DEAR = ("requests urllib3 ssl socket websocket jwt inspect dataclasses typing pathlib logging "
+        "threading queue signal ctypes traceback hashlib tomllib shutil fnmatch ipaddress").split()
+
+
+@pytest.mark.parametrize("line, rooms", [
+    ("--version", ALWAYS),
+    ("health", LOOKS),
+    ("health --json --max-age 60", LOOKS),
+    ("status", f"{LOOKS} journal terminal watch"),
+    ("status --json", f"{LOOKS} journal terminal watch"),
+])
+def test_who_only_looks_loads_these_rooms_and_nothing_dear(place, line, rooms):
+    program = (
+        "import sys; before = set(sys.modules); from perps_bot.cli import main; "
+        f"main({line.split()!r}); new = set(sys.modules) - before; "
+        f"print(*sorted(name.partition('.')[2] or '__init__' for name in new if name.startswith("
+        f"'perps_bot')), '|', *sorted(new & {set(DEAR)!r}))")
+    # -S: what a tester's own site loads is not there before us.
+    run = subprocess.run([sys.executable, "-S", "-c", program], text=True, capture_output=True,
+                         check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    loaded, dear = run.stdout.splitlines()[-1].split("|")
+    assert loaded.split() == sorted(rooms.split())
+    assert dear.split() == []
+
+
+@pytest.mark.parametrize("line", ["tail", "why BTC-PERP"])
+def test_who_tells_the_events_loads_nothing_that_trades(place, line):
+    heavy = {"requests", "websocket", "jwt", "perps_bot.model", "perps_bot.store", "perps_bot.bot"}
+    program = (f"import sys; from perps_bot.cli import main; main({line.split()!r}); "
+               f"print(*({heavy!r} & set(sys.modules)))")
+    run = subprocess.run([sys.executable, "-c", program], text=True, check=True,
+                         capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert run.stdout.splitlines()[-1] == ""
 
 
 # A real bot
@@ -443,6 +489,7 @@ def living(tmp_path_factory):
         return SimpleNamespace(code=process.returncode, out=out, err=err)
 
     bot = start("--interval", "1", "--bar", "1", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: run("health").code == 0, bot)
     yield SimpleNamespace(folder=folder, start=start, run=run, bot=bot)
     bot.kill()
     bot.communicate()
@@ -469,7 +516,6 @@ def seen(owner, words):
 
 @pytest.mark.parametrize("ending", ["q", signal.SIGINT, signal.SIGTERM])
 def test_a_living_bot_is_watched_and_the_terminal_given_back(living, ending):
-    until(lambda: living.run("health").code == 0, living.bot)
     owner, program = pty.openpty()
     termios.tcsetwinsize(program, (80, 100))
     before = termios.tcgetattr(program)

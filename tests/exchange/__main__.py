@@ -9,7 +9,7 @@ import json
 import secrets
 import signal
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from .core import Exchange
@@ -22,7 +22,8 @@ def main(arguments=None):
         signal.signal(number, leave)
     scenario = json.loads(Path(options.scenario).read_text("utf-8")) if options.scenario else {}
     if options.clock == "real":
-        scenario.setdefault("now", datetime.now(UTC).isoformat())
+        ahead = timedelta(seconds=scenario.pop("ahead_seconds", 0))
+        scenario.setdefault("now", (datetime.now(UTC) + ahead).isoformat())
     control = secrets.token_hex(16)
     server = Server(Exchange(scenario), scenario, options.log, options.clock, options.tls,
                     options.port, control).start()

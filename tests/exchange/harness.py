@@ -30,12 +30,13 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-PACKAGE = Path(__file__).resolve().parent
+from .nursery import Exchange
+
 API = "/api/v3/brokerage"
-START_SECONDS_MAX = 30
-STOP_SECONDS_MAX = 5
+START_SECONDS_MAX = 90
+STOP_SECONDS_MAX = 30
 CALL_SECONDS_MAX = 60
-WAIT_SECONDS_MAX = 20
+WAIT_SECONDS_MAX = 90
 POLL_SECONDS = 0.02
 
 
@@ -95,13 +96,11 @@ class Simulator:
     def start(self):
         scenario = self.folder / "scenario.json"
         scenario.write_text(json.dumps(self._scenario), "utf-8")
-        command = [sys.executable, "-m", PACKAGE.name, "--until-eof", "--clock", self._clock,
-                   "--port", str(self._port), "--scenario", scenario, "--log", self.log_file]
-        command += ["--tls", *self._tls] if self._tls else []
+        arguments = ["--until-eof", "--clock", self._clock, "--port", self._port,
+                     "--scenario", scenario.resolve(), "--log", self.log_file.resolve()]
+        arguments += ["--tls", *self._tls] if self._tls else []
         with open(self._errors, "ab") as errors:
-            self.process = subprocess.Popen(
-                [str(part) for part in command], cwd=PACKAGE.parent, stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=errors)
+            self.process = Exchange([str(part) for part in arguments], errors)
         readable, _, _ = select.select([self.process.stdout], [], [], START_SECONDS_MAX)
         line = self.process.stdout.readline() if readable else b""
         if not line:

@@ -49,8 +49,12 @@ class Server:
         self.faults = Faults()
         self.log = WireLog(log_file, lambda: exchange.now)
         self._tls = tls_context(*tls, scenario.get("tls_version")) if tls else None
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
-        self.port = self._listener.getsockname()[1]
+        # A second socket, at which nobody listens, keeps the port through an outage.
+        self._kept = socket.socket()
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._kept.bind(("127.0.0.1", port))
+        self.port = self._kept.getsockname()[1]
+        self._listener = self._listening()
         names = ["127.0.0.1", "localhost", *scenario.get("hosts", ())]
         self._hosts = [*names, *(f"{name}:{self.port}" for name in names)]
         self._connections, self._threads, self._count = set(), [], 0
@@ -65,6 +69,7 @@ class Server:
         """Close everything and wait for the threads."""
         self.stopping.set()
         self._refuse()
+        self._kept.close()
         for connection in list(self._connections):
             connection.close()
         deadline = time.monotonic() + STOP_SECONDS_MAX
@@ -117,8 +122,11 @@ class Server:
                 if not connection.steers:
                     connection.reset()
         elif self._listener is None:
-            self._listener = socket.create_server(("127.0.0.1", self.port), backlog=BACKLOG)
+            self._listener = self._listening()
             self._thread(self._accept, self._listener)
+
+    def _listening(self):
+        return socket.create_server(("127.0.0.1", self.port), backlog=BACKLOG, reuse_port=True)
 
     def _refuse(self):
         if self._listener is not None:

@@ -6,6 +6,7 @@ here is not what they ask.
 """
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -29,9 +30,10 @@ INTERVAL_SECONDS = 1
 # From the first complete look at the venue: one tick, and two seconds more.
 CONVERGED_SECONDS = INTERVAL_SECONDS + 2
 # A machine that does other things as well: what is late only there is no fault.
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 120
 POLL_SECONDS = 0.1
 REMEMBER_SECONDS = 0.1
+STILL_SECONDS = 15
 BARS = 10
 STEP = Decimal("0.004")
 STEPS_MAX = 4
@@ -134,6 +136,7 @@ class Account(Live):
         """A new process over the same files, perhaps within another program."""
         self.lives += 1
         self.starts = self.judge.journal.kinds.get("bot.started", 0)
+        self.intended = len(self.judge.journal.intents)
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(
                 [*wrapper, *self.command()], cwd=self.folder, stdout=output,
@@ -182,10 +185,31 @@ class Account(Live):
         """What Python says by itself before any code of ours runs is no fault of the bot."""
         self.output.rename(self.folder / f"output-{self.lives}")
 
+    def acts(self):
+        """Wait until it has intended something in this life."""
+        def has_acted():
+            self.judge.look()
+            return len(self.judge.journal.intents) > self.intended
+
+        return self._wait_for(has_acted, "an intent")
+
     def holds_something(self):
         """Wait until it does."""
-        wait_until(lambda: time.sleep(POLL_SECONDS) or positions(self.truth()), "a position",
-                   2 * PATIENCE_SECONDS)
+        return self._wait_for(lambda: positions(self.truth()), "a position")
+
+    def _wait_for(self, holds, what):
+        """Wait; where the remembered closes were too old for a bot that began slowly, it learns
+        new ones, and only a market that moves gives it something to decide."""
+        dice, still_until = random.Random(self.lives), time.monotonic() + STILL_SECONDS
+
+        def looked():
+            time.sleep(POLL_SECONDS)
+            if (found := holds()) or time.monotonic() < still_until:
+                return found
+            self.leap(dice)
+            return None
+
+        wait_until(looked, what, PATIENCE_SECONDS)
         return self
 
     def finish(self):

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 
 import bad_server
 from bad_server import BadServer
+from pace import Stopwatch
 
 from perps_bot import rest as rest_room
 from perps_bot.errors import OrderRejected, OutcomeUnknown, VenueUnavailable
@@ -100,15 +101,15 @@ def late(case):
     limit, ask = ASKS[how]
     with a_server(server) as url:
         rest = Rest(url, Signer(), VenueClock(), jitter=random.Random(1))
-        begun, what = time.monotonic(), ""
+        what = ""
         try:
-            ask(rest)
+            with Stopwatch() as took:
+                ask(rest)
             what = f"{server}: {how} came to something"
         except (OrderRejected, OutcomeUnknown, VenueUnavailable):
-            took = time.monotonic() - begun
             most = getattr(rest_room, limit) + SLACK_SECONDS
-            if took > most:
-                what = f"{server}: {how} took {took:.2f} s, more than {most}"
+            if took.seconds > most:
+                what = f"{server}: {how} took {took.seconds:.2f} s, more than {most}"
         finally:
             rest.close()
     return what

@@ -17,21 +17,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from threading import Lock
 from types import SimpleNamespace
-from unittest.mock import patch
 
 from exchange.harness import wait_until
 from helpers import the_settings
 from live import BTC
+from pace import Stopwatch
 
-from perps_bot import rest as rest_room
 from perps_bot.client import CoinbasePerpetualsClient
 from perps_bot.keys import load_credentials
 from perps_bot.bot import assemble, recover
-from perps_bot.rest import Rest, VenueClock
+from perps_bot.rest import Rest, VenueClock, _Budget
 from perps_bot.store import EventStore
 
-from .account import INTERVAL_SECONDS, account
+from .account import INTERVAL_SECONDS, PATIENCE_SECONDS, account
 from .judge import CANCELS, Broken
 
 ORDERS = 110  # on two pages, and in two cancels
@@ -41,6 +41,7 @@ GONE = "stopped: every entry confirmed gone"
 ON_ITS_WAY_SECONDS = 0.1
 POLL_SECONDS = 0.002
 NAME_SERVER_PORT = 53
+PLACING = Lock()
 LIMITS = {name: Decimal(1_000_000) for name in (
     "max_open_orders", "max_entries_per_hour", "max_orders_per_minute", "max_messages_per_second",
     "max_orders_per_minute_per_symbol", "max_position", "max_daily_turnover")}
@@ -76,14 +77,21 @@ def rest_orders(one, count=ORDERS):
 
     They are placed by the bot's own engine, within this process and without its rate budget.
     """
+    with PLACING:  # all at once they would miss their deadlines
+        _rest_orders(one, count)
+    if (there := len(resting(one))) != count:
+        raise Broken(f"{there} orders rest, not {count}")
+
+
+def _rest_orders(one, count):
     keys = one.sim.keys
     signer = load_credentials(
         SimpleNamespace(api_key=keys.name, api_secret=keys.secret, api_key_file=None), {})
     settings = the_settings("prod", symbols=(BTC,), max_exposure_pct=Decimal(1),
                             max_position_pct_per_symbol=Decimal(1),
                             duplicate_window_seconds=Decimal("0.001"), **LIMITS)
-    with patch.object(rest_room, "REQUESTS_PER_SECOND_MAX", 100_000):
-        rest = Rest(one.sim.url, signer, VenueClock())
+    rest = Rest(one.sim.url, signer, VenueClock())
+    rest._budget = _Budget(1_000_000)
     store = EventStore(one.data / "events", profile="prod")
     try:
         client = CoinbasePerpetualsClient(rest, None, (BTC,))
@@ -102,8 +110,6 @@ def rest_orders(one, count=ORDERS):
     finally:
         store.close()
         rest.close()
-    if (there := len(resting(one))) != count:
-        raise Broken(f"{there} orders rest, not {count}")
 
 
 def resting(one):
@@ -113,23 +119,24 @@ def resting(one):
 
 def interrupted(one, number=signal.SIGINT):
     """Send the signal; return what came of it."""
-    said, at = one.output.stat().st_size, time.monotonic()
-    one.process.send_signal(number)
-    with open(one.output, "rb") as output:
-        output.seek(said)
-        told, text = wait_for_words(one, output)
-    code = one.process.wait(30)
+    said = one.output.stat().st_size
+    with Stopwatch() as took:
+        one.process.send_signal(number)
+        with open(one.output, "rb") as output:
+            output.seek(said)
+            told, text = wait_for_words(one, output)
+        code = one.process.wait(PATIENCE_SECONDS)
     one.judge.look()
-    cancels = [row["clock"] for row in one.judge.wire.since(at) if row["path"] == CANCELS]
+    cancels = [row["clock"] for row in one.judge.wire.since(took.begun) if row["path"] == CANCELS]
     if left := resting(one):
         raise Broken(f"H2: {len(left)} orders still rest, exit code {code}: {text}")
     if not cancels or code or text and GONE not in text:  # on a full disk nothing can be said
         raise Broken(f"H2: {len(cancels)} cancels, exit code {code}: {text[-2000:]}")
-    if sent := one.judge.entries_since(at + ON_ITS_WAY_SECONDS):
+    if sent := one.judge.entries_since(took.begun + ON_ITS_WAY_SECONDS + took.lost):
         raise Broken(f"I-10: sent after the signal: {sent}")
     looks = [row["clock"] for row in one.sim.rows("request")
              if row["method"] == "GET" and row["clock"] > cancels[-1] and row["status"] == 200]
-    return Interrupted(cancels[0] - at, looks[-1] - at, told - at)
+    return Interrupted(took.until(cancels[0]), took.until(looks[-1]), took.until(told))
 
 
 def wait_for_words(one, output):

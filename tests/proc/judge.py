@@ -22,7 +22,7 @@ SIZES = {BTC: Decimal("0.01"), ETH: Decimal("0.1"), SOL: Decimal(5), XRP: Decima
 SYMBOL_OF = {product_id: symbol for symbol, product_id in IDS.items()}
 # How long an order that never arrived is looked for, and what a loaded machine adds to it: so
 # long it counts as live, and an exit as one that will close what no stop covers meanwhile.
-ABSENT_SECONDS_MAX = {"entry": 60 + 30, "exit": 10 + 30, "stop": 10 + 30}
+ABSENT_SECONDS_MAX = {"entry": 60 + 90, "exit": 10 + 90, "stop": 10 + 90}
 # Nobody but the bot acts here, so its books may never have to give way to the venue's.
 NEVER = ("reconcile.mismatch", "position.adopted")
 HOLDS_OF_PEOPLE = ("signal", "operator")

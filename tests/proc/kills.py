@@ -13,15 +13,18 @@ import time
 from dataclasses import dataclass, field
 from functools import cache
 
-from .account import account
+from .account import PATIENCE_SECONDS, POLL_SECONDS, account
 from .judge import positions
 
 # How often it dies at a random instant before it has recovered from the death before, and how
 # often at a random one of the places below.
 IN_RECOVERY, AT_A_PLACE = 0.2, 0.25
 RECOVERY_SECONDS, LIFE_SECONDS, LEAP_SECONDS = 2.5, 2.5, 0.6
-# A request that never comes, or a call that is made less often, ends in a death all the same.
+# A request that never comes, or a call that is made less often, ends in a death all the same: so
+# long after the bot has begun its work, for how soon it begins is the machine's affair.
 PLACE_SECONDS_MAX = 12
+# An account's first lives end only after the bot has acted, however long that takes it.
+ACTIVE_LIVES = 1
 # What neither the market nor the load of the machine may keep from happening is tried again.
 TRIES_MAX = 3
 ORDER, CLOSE, CANCEL = "POST /orders$", "POST /orders/close_position$", "POST /orders/batch_cancel$"
@@ -83,6 +86,8 @@ def kill_again_and_again(kills, seed, order_type="market", deadline=float("inf")
                 one.kill()
             else:
                 lives.took.append(one.begin().converge())
+                if lives.kills < ACTIVE_LIVES:
+                    one.acts()
                 live_for(one, dice.uniform(0, LIFE_SECONDS), dice)
                 one.kill()
             lives.kills += 1
@@ -142,9 +147,12 @@ def die_at(one, place):
     """Start it, and have it die there; whether it did, before its time was over."""
     how, *details = place
     TRAPS[how](one, *details)
-    until = time.monotonic() + PLACE_SECONDS_MAX
+    until = time.monotonic() + PATIENCE_SECONDS
     while one.process.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
+        time.sleep(POLL_SECONDS)
+        one.judge.look()
+        if one.judge.journal.kinds.get("bot.started", 0) > one.starts:
+            until = min(until, time.monotonic() + PLACE_SECONDS_MAX)
     struck = one.process.poll() is not None
     one.kill()
     one.sim.network("clear")

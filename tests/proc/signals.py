@@ -10,6 +10,8 @@ import signal
 import time
 from dataclasses import dataclass, field
 
+from pace import Stopwatch
+
 from .account import PATIENCE_SECONDS, account
 from .judge import Broken
 from .kills import live_for, turned
@@ -58,19 +60,20 @@ def signal_again_and_again(times, seed, order_type="market", deadline=float("inf
 
 def strike(one, number, dice, found):
     """Send it and judge what follows; whether the bot was at work already."""
-    at = time.monotonic()
-    one.process.send_signal(number)
-    if number == signal.SIGUSR1 and holds_soon(one):
-        live_for(one, AFTERWARDS_SECONDS, dice)
-        at, number = time.monotonic() - AFTERWARDS_SECONDS, signal.SIGTERM
+    with Stopwatch() as took:
+        at = took.begun
         one.process.send_signal(number)
-    code = one.process.wait(PATIENCE_SECONDS)
+        if number == signal.SIGUSR1 and holds_soon(one):
+            live_for(one, AFTERWARDS_SECONDS, dice)
+            at, number = time.monotonic() - AFTERWARDS_SECONDS, signal.SIGTERM
+            one.process.send_signal(number)
+        code = one.process.wait(PATIENCE_SECONDS)
     found.codes.append(code)
     found.seconds.append(time.monotonic() - at)
     one.judge.look()
     truth = one.truth()
     one.judge.books(truth)
-    if sent := one.judge.entries_since(at + ON_ITS_WAY_SECONDS):
+    if sent := one.judge.entries_since(at + ON_ITS_WAY_SECONDS + took.lost):
         raise Broken(f"I-10: sent after {number.name}: {sent}")
     at_work = one.judge.journal.kinds.get("bot.started", 0) > one.starts
     if not at_work:

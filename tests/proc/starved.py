@@ -7,7 +7,8 @@ goes on from where it was once there is room again.  The kernel takes and gives 
 import random
 import resource
 import signal
-import time
+
+from pace import Stopwatch
 
 from .account import account
 from .interrupts import SURROUNDINGS
@@ -46,9 +47,10 @@ def starve(surroundings, seed=0):
     with account() as one, start(one):
         one.begin().holds_something().converge()
         strike(one)
-        at = time.monotonic()
-        live_for(one, STARVED_SECONDS, dice)
-        if not is_well and (sent := one.judge.entries_since(at + ON_ITS_WAY_SECONDS)):
+        with Stopwatch() as took:
+            live_for(one, STARVED_SECONDS, dice)
+        on_its_way = ON_ITS_WAY_SECONDS + took.lost
+        if not is_well and (sent := one.judge.entries_since(took.begun + on_its_way)):
             raise Broken(f"A10: opened on a full disk: {sent}")
         if one.process.poll() is not None:
             raise Broken(f"it ended with {one.process.returncode}: {one.said()[-3000:]}")
