@@ -140,7 +140,8 @@ def read_all_limit(folder):
 # Imported before the clock starts.
 NEEDED = ("perps_bot.loop", "perps_bot.market", "perps_bot.replay", "perps_bot.settings")
 JOBS = {job.__name__: job for job in
-        (stream_limit, replay, sweep, write_events, recover, recover_limit, read_all, read_all_limit)}
+        (stream_limit, replay, sweep, write_events, recover, recover_limit, read_all,
+         read_all_limit)}
 
 
 def memory_mib(name="VmHWM", pid="self"):
