@@ -67,8 +67,7 @@ def died_after(folder, name, lines):
     return datetime.fromisoformat(json.loads(lines[-1])["ts"])
 
 
-@pytest.mark.parametrize("order_type", ["market", "limit"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("order_type, seed", [("market", 1), ("limit", 2)])
 def test_dying_after_any_line_and_again_in_recovery_changes_nothing(
     tmp_path, quick, order_type, seed
 ):
