@@ -11,18 +11,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from perps_bot.calm import Calm
 from perps_bot.catalog import ProductCatalog
 from perps_bot.errors import ConfigError, VenueUnavailable
 from perps_bot.execution import ExecutionConfig, ExecutionEngine
 from perps_bot.model import Event, Mark, TradingState
 from perps_bot.paper import PaperBroker
 from perps_bot.protection import Protector
-from perps_bot.reconcile import Reconciler
+from perps_bot.reconcile import BOOK_EVENTS, Reconciler, obstacles
 from perps_bot.risk import LiveRiskManager, Remedy, RiskConfig, remedy
 from perps_bot.service import Service
 from perps_bot.settings import Settings
 from perps_bot.store import EPOCH, EventStore, Recovery
-from perps_bot.strategy import BaselinePerpsStrategy, StrategyConfig
+from perps_bot.strategy import STRATEGY_EVENTS, BaselinePerpsStrategy, StrategyConfig
 from perps_bot.tracker import PositionTracker
 
 
@@ -58,7 +59,6 @@ class Bot:
     is_started: bool = False
     is_over: bool = False
     trouble: str = ""
-    message: str = ""
     last_decisions: dict[str, str] = field(default_factory=dict)
     _observes: str | None = None  # None: not connected; else why nothing can be sent, or ""
     _products_at: datetime | None = None
@@ -67,7 +67,21 @@ class Bot:
     _next_bar: dict[str, datetime] = field(default_factory=dict)
     _decided: dict[str, tuple] = field(default_factory=dict)
     _seen: dict[str, Mark] = field(default_factory=dict)
-    _last_event_at: datetime | None = None
+    _listing: object = None  # of the products, as they are known
+    _message: str | None = ""
+    calm: Calm | None = None  # what the last whole look has left; None: the next tick looks
+
+    @property
+    def message(self) -> str:
+        """What stands in the way, for people; put together when somebody asks."""
+        if self._message is None:
+            said = (text for symbol in self.symbols for text in obstacles(self, symbol))
+            self._message = "; ".join(said)
+        return self._message
+
+    @message.setter
+    def message(self, text: str | None) -> None:
+        self._message = text
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -87,8 +101,7 @@ class Bot:
         return timedelta(seconds=int(self.settings.bar))
 
     def apply(self, event: Event) -> None:
-        self._last_event_at = event.at
-        if event.data.get("code") and remedy(event.data["code"]) is Remedy.REFRESH:
+        if event.data["code"] and remedy(event.data["code"]) is Remedy.REFRESH:
             self._products_at = EPOCH  # sizes or steps are not what they were
 
     def work(self, symbols: Iterable[str]) -> list[VenueUnavailable]:
@@ -145,25 +158,25 @@ def assemble(
     books = Reconciler(store, engine, settings.symbols, settings.adopt)
     bot = Bot(settings, venue, store, catalog, tracker, risk, strategy, engine, protector, books,
               broker_name, folder)
-    for part in (strategy, books, bot):
-        store.subscribe(part.apply)
+    store.subscribe(strategy.apply, STRATEGY_EVENTS, recovered=("strategy.signal",))
+    store.subscribe(books.apply, BOOK_EVENTS)
+    store.subscribe(bot.apply, ("order.updated",))
     return bot
 
 
 def configured(kind: type, settings: Settings):
     """Return the config class `kind` with every field that is a setting taken from there."""
-    names = {each.name for each in fields(kind)} & {each.name for each in fields(settings)}
+    names = {each.name for each in fields(kind)} & settings.said.keys()
     return kind(**{name: getattr(settings, name) for name in names})
 
 
 def recover(bot: Bot) -> Recovery:
     """Read the events back; starting and recovering are the same code."""
     found, books = bot.store.recover(), bot.tracker
-    bot.store.now = bot._last_event_at or bot.store.now
     if isinstance(bot.venue, PaperBroker) and books.start_equity is not None:
         bot.venue.restore(
             books.equity() - books.total("unrealized_pnl"), books.positions().values(),
-            bot.engine.orders.resting(), bot._last_event_at,
+            bot.engine.orders.resting(), bot.store.now,
         )
     if found.damage:
         bot.risk.hold("damage", TradingState.REDUCING, found.damage)

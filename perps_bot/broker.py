@@ -28,7 +28,10 @@ class MarketData(Protocol):
         """
 
     def products(self) -> Sequence[Product]:
-        """Return every perpetual product that the account could trade."""
+        """Return every perpetual product that the account could trade.
+
+        The same object as the last time says that nothing in it has changed.
+        """
 
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Return the newest mark by symbol; a symbol without a usable quote is absent."""
@@ -44,7 +47,13 @@ class MarketData(Protocol):
 
 
 class Broker(Protocol):
-    """The account.  An order is sent once; what became of it is read."""
+    """The account.  An order is sent once; what became of it is read.
+
+    revision  moves whenever orders, fills, funding or positions do, prices alone never move it;
+              None where the venue cannot say, and then it has to be read every time
+    """
+
+    revision: int | None
 
     def equity(self) -> Decimal:
         """Return cash balance plus unrealized profit and loss, USD."""

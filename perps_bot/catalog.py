@@ -5,7 +5,7 @@ cannot hurt: quantities down, never up to a minimum; limits never better for the
 stops away from firing early.  It holds what the venue listed and invents nothing.
 """
 
-from dataclasses import replace
+from collections.abc import Iterable
 from decimal import Decimal
 
 from perps_bot.broker import MarketData
@@ -24,8 +24,12 @@ class ProductCatalog:
 
     def load_from_brokerage(self, client: MarketData) -> None:
         """Read every product from `client`; when that fails, the old list stays."""
+        self.load(client.products())
+
+    def load(self, listing: Iterable[Product]) -> None:
+        """Become what `listing` says."""
         found: dict[str, list[Product]] = {}
-        for product in client.products():
+        for product in listing:
             found.setdefault(product.symbol, []).append(product)
         self._products = found
 
@@ -85,7 +89,7 @@ def quantized(product: Product, intent: OrderIntent, price: Decimal | None) -> O
         quantity = floor_to(intent.quantity, product.quantity_increment)
     else:
         quantity = quantize_quantity(product, intent.quantity, limit or price)
-    return replace(intent, quantity=quantity, limit_price=limit)
+    return intent._replace(quantity=quantity, limit_price=limit)
 
 
 def quantize_quantity(product: Product, quantity: Decimal, price: Decimal) -> Decimal:

@@ -7,7 +7,7 @@ Nothing here sends an order or changes a file, and no key or address that is sec
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from itertools import pairwise
@@ -209,7 +209,7 @@ def _products(asked: Inquiry) -> Iterator[Check]:
         yield Check(f"{symbol} session", is_well, session_said(product))
     asked.account = Account(asked.now, asked.settings.paper_equity)
     marks = asked.client.marks(symbols, asked.now)
-    asked.account = replace(asked.account, at=asked.now, marks=marks)
+    asked.account = asked.account._replace(at=asked.now, marks=marks)
 
 
 def _websocket(asked: Inquiry) -> Iterator[Check]:
@@ -232,7 +232,7 @@ def _websocket(asked: Inquiry) -> Iterator[Check]:
 def _balance(asked: Inquiry) -> Iterator[Check]:
     equity = asked.client.equity()
     margin = asked.client.margin()
-    asked.account = replace(asked.account, equity=equity, margin=margin)
+    asked.account = asked.account._replace(equity=equity, margin=margin)
     yield Check("account", True, "open for futures")
     yield Check("equity", equity > 0, f"{equity:.2f} USD{'' if equity > 0 else ': add funds'}")
     yield Check("liquidation guard", True if margin else None, "armed" if margin else
@@ -538,7 +538,7 @@ def _feasible(
     if mark is None:
         return Check(name, False, f"No mark price for symbol {product.symbol}: check the venue")
     if entry.order_type is OrderType.LIMIT:
-        entry = replace(entry, limit_price=mark.bid if side is Side.BUY else mark.ask)
+        entry = entry._replace(limit_price=mark.bid if side is Side.BUY else mark.ask)
     price = worst_price(entry, mark)
     room = headroom(product.symbol, side, account, product, limits)
     said = (f"the limits leave {room:.2f} USD at "
@@ -550,7 +550,7 @@ def _feasible(
     except BelowMinimum:
         return Check(name, False, f"Quantization failed: Below minimum: {said}, "
                                   f"{_way_out(product, side, account, limits, price)}")
-    intent = replace(entry, quantity=quantity)
+    intent = entry._replace(quantity=quantity)
     verdict = LiveRiskManager(limits).pre_trade(intent, account, product)
     size = product.contract_size
     # What is offered at the best price changes by the second: told, and no fault of the settings.

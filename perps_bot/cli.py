@@ -9,30 +9,33 @@ not verified; 4 orders or positions unknown; 75 another instance holds the lock.
 """
 
 import argparse
-import logging
 import sys
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from pathlib import Path
+from collections import namedtuple
+from collections.abc import Collection
 
 from perps_bot import __version__, commands, process
 from perps_bot.commands import DONE, LOCKED, NOT_VERIFIED, SETTINGS_WRONG
-from perps_bot.errors import ConfigError, VenueUnavailable
-from perps_bot.wiring import InUse
+from perps_bot.errors import ConfigError, InUse, VenueUnavailable
 
 REPLAY_FLAGS = ("short_ma_period", "long_ma_period", "trailing_stop_pct", "target_leverage",
                 "max_position", "paper_equity", "fee_rate", "fee_per_contract", "slippage_bps",
                 "bar")
 KEEP_DAYS_MAX = 36_500
+# These are asked every minute and beside a bot that trades: they start no thread and log nothing,
+# and load as little as they can.
+LOOKING = ("status", "health", "tail", "why")
 
 
 def program() -> int:
     """Be the process: run what the command line says, and end with its exit code."""
     process.begin()
     try:
-        return main()
+        code = main()
     finally:
         process.end()
+    if sys.argv[1:] and sys.argv[1] in ("--version", *LOOKING):
+        process.leave(code)
+    return code
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,14 +64,14 @@ GROUPS = (
 )
 
 
-@dataclass(frozen=True)
-class Command:
-    """One command: what runs it, how it is explained, and its own arguments."""
+class Command(namedtuple("Command", "run help example arguments")):
+    """One command: what runs it, how it is explained, and its own arguments.
 
-    run: Callable[[argparse.Namespace], int]
-    help: str
-    example: str
-    arguments: Callable[[argparse.ArgumentParser], None]
+    run        takes the parsed arguments and returns the exit code
+    arguments  adds them to a parser
+    """
+
+    __slots__ = ()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,8 +90,6 @@ def _dispatch(argv: list[str]) -> int:
         return DONE if process.answer(text) else NOT_VERIFIED
     if not __debug__:
         raise ConfigError("python -O removes checks: start without -O and PYTHONOPTIMIZE")
-    # The diary goes where `run` says; without this, Python would print warnings on its own.
-    logging.getLogger("perps_bot").handlers = [logging.NullHandler()]
     name, rest = ("run", argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
     if name not in COMMANDS:
         raise ConfigError(f"{name!r} is no command; there are {' '.join(COMMANDS)}: see "
@@ -97,7 +98,18 @@ def _dispatch(argv: list[str]) -> int:
         arguments = _parser(name).parse_args(rest)
     except SystemExit as printed:  # --help
         return printed.code
+    if name not in LOOKING:
+        _prepare()
     return COMMANDS[name].run(arguments)
+
+
+def _prepare() -> None:
+    """What every command needs that does more than look."""
+    import logging
+
+    # The diary goes where `run` says; without this, Python would print warnings on its own.
+    logging.getLogger("perps_bot").handlers = [logging.NullHandler()]
+    process.begin_threads()
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
@@ -105,11 +117,17 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"perps-bot {name}", description=command.help, allow_abbrev=False,
         epilog=f"example: {command.example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_unshown,
     )
     parser.color = False  # newer ones paint help, and `answer` prints no foreign codes
     command.arguments(parser)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
+
+
+def _unshown(prog: str) -> argparse.HelpFormatter:
+    """argparse makes one with every argument, and would ask each time how wide the terminal is."""
+    return argparse.HelpFormatter(prog, width=80)
 
 
 def _overview() -> str:
@@ -298,7 +316,7 @@ def _restore_arguments(parser: argparse.ArgumentParser, name: str = "SRC",
     add_flags(parser, ("profile",))
     _config_argument(parser)
     _json_argument(parser)
-    parser.add_argument("folder", metavar=name, type=Path, help=what)
+    parser.add_argument("folder", metavar=name, help=what)
 
 
 def _keep_days(text: str) -> int:
@@ -328,6 +346,34 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
         ("--equity-curve", "FILE", "write time,equity as CSV"),
     ):
         parser.add_argument(flag, metavar=shown, help=what)
+    parser.add_argument("--skip-bad-rows", action="store_true", help="count bad rows and go on")
+    _json_argument(parser)
+
+
+def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, ("profile", *REPLAY_FLAGS))
+    _config_argument(parser)
+    parser.epilog += (
+        "\neach combination runs twice: over the first part of the bars, and over the rest, from "
+        "the\n  same equity, flat, its averages warmed on the bars before the split without "
+        "trading;\n  the second ranks.  exit code: 0 all done, 2 settings, 3 not all done")
+    parser.add_argument("file", metavar="FILE", help="CSV or .csv.gz of candles")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=V,V",
+                        help="values to try of a setting, by its name in the config file; repeat "
+                             "for a grid")
+    for flag, shown, default, what in (
+        ("--list", "FILE", None, "combinations to try: CSV or JSON, a row each"),
+        ("--split", "N", "0.7", "fraction of the bars that is in sample (default 0.7)"),
+        ("--jobs", "N", None, "processes (default: all processors)"),
+        ("--top", "N", "20", "rows to print (default 20)"),
+        ("--symbol", "SYMBOL", "BTC-PERP", "symbol of the file (default BTC-PERP)"),
+        ("--from", "TIME", None, "first row, ISO 8601, UTC"),
+        ("--to", "TIME", None, "rows before this, ISO 8601, UTC"),
+        ("--out", "FILE", None, "keep each result there; the same command goes on from it"),
+        ("--csv", "FILE", None, "write all rows with all figures"),
+    ):
+        parser.add_argument(flag, metavar=shown, default=default, help=what)
+    parser.add_argument("--funding", metavar="FILE", nargs=1, default=[], help="funding rates")
     parser.add_argument("--skip-bad-rows", action="store_true", help="count bad rows and go on")
     _json_argument(parser)
 
@@ -386,6 +432,9 @@ COMMANDS = {
                         "perps-bot validate e2e", _validate_arguments),
     "replay": Command(commands.replay, "run the same loop over recorded prices",
                       "perps-bot replay btc-1m.csv.gz --symbol BTC-PERP", _replay_arguments),
+    "sweep": Command(commands.sweep, "compare settings on prices they were not chosen by",
+                     "perps-bot sweep btc-1m.csv.gz --set short_ma_period=5,10 --set "
+                     "long_ma_period=20,50 --split 0.7", _sweep_arguments),
     "halt": Command(commands.halt, "open nothing any more, and take back resting entries",
                     "perps-bot halt 'the news' --profile dev", _halt_arguments),
     "close-all": Command(commands.close_all,

@@ -62,6 +62,8 @@ class CoinbasePerpetualsClient:
     symbols  what the operator trades; a product named there by its venue id keeps that name
     """
 
+    revision = None
+
     def __init__(self, rest: Any, feed: Any = None, symbols: Iterable[str] = ()) -> None:
         self.rest, self.feed = rest, feed
         self._symbols = tuple(symbols)
@@ -273,7 +275,7 @@ class CoinbasePerpetualsClient:
         if self._owners.get(identity, (order.id,))[0] != order.id:
             raise OutcomeUnknown(f"the answer speaks of an older order, {identity}")
         self._own(identity, order.id, False)
-        return replace(order, status=OrderStatus.OPEN, venue_order_id=identity)
+        return order._replace(status=OrderStatus.OPEN, venue_order_id=identity)
 
     # Reading
 

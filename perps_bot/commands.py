@@ -8,17 +8,13 @@ Rooms that a command does not need are imported only when it runs.
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
 from decimal import Decimal
+from functools import partial
 
 from perps_bot.errors import ConfigError
 from perps_bot.process import answer, complain, draw, say
-from perps_bot.wiring import (
-    alone_in, alone_on, bot_of, broker_kind, clock_of, inquirer, market_of, venue_of,
-)
 
 WITH_RECORDED = ("recorded", "profile", "dry_run", "config", "json")
 EVENTS_KEPT_MAX = 10_000
@@ -30,10 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
     from perps_bot.clock import StopRequest
     from perps_bot.bot import recover
     from perps_bot.loop import run as run_bot
-    from perps_bot.ops import Surfaces, cycle_lines, log_to, start_lines, warn
+    from perps_bot.diary import log_to
+    from perps_bot.ops import Surfaces, cycle_lines, start_lines, warn
     from perps_bot.service import Service
-    from perps_bot.settings import data_folder, refuse_foreign_variables
+    from perps_bot.settings import broker_kind, data_folder, refuse_foreign_variables
     from perps_bot.store import prepare_folder
+    from perps_bot.wiring import alone_in, alone_on, bot_of, clock_of, venue_of
 
     settings, signals = _settings(arguments), StopRequest()
     if broker_kind(settings) == "coinbase":
@@ -68,9 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
     from perps_bot import checklist
     from perps_bot.clock import SystemClock
-    from perps_bot.settings import data_folder
+    from perps_bot.settings import broker_kind, data_folder
+    from perps_bot.wiring import inquirer, market_of
 
     settings = _settings(arguments)
     kind, sends = broker_kind(settings), arguments.send_test_alert
@@ -80,7 +81,7 @@ def check(arguments: argparse.Namespace) -> int:
     else:
         client, trouble = inquirer(settings)
         checks = list(checklist.check_venue(checklist.Inquiry(
-            settings, client, data_folder(settings), os.environ, trouble, sends)))
+            settings, client, Path(data_folder(settings)), os.environ, trouble, sends)))
     is_well = all(row.ok is not False for row in checks)
     text = (_json(checklist.check_values(settings, kind, checks)) if arguments.json else
             checklist.check_text(settings, kind, checks, _terminal()))
@@ -111,6 +112,7 @@ def symbol(arguments: argparse.Namespace) -> int:
 def validate(arguments: argparse.Namespace) -> int:
     """One line for each step; the first that fails is the last."""
     from perps_bot import validate as room
+    from perps_bot.wiring import clock_of, inquirer, venue_of
 
     settings, what = _settings(arguments), arguments.what
     if not settings.run_sandbox_validations:
@@ -120,7 +122,7 @@ def validate(arguments: argparse.Namespace) -> int:
         steps = room.sandbox_steps(what, settings)
     else:
         venue, trouble = inquirer(settings) if settings.use_real_adapter else (
-            venue_of(replace(settings, force_mock=True)), "")
+            venue_of(settings.replace(force_mock=True)), "")
         if trouble:
             raise ConfigError(trouble)
         steps = room.validate(what, settings, venue, clock_of(venue))
@@ -143,6 +145,8 @@ def resume(arguments: argparse.Namespace) -> int:
 
 def close_all(arguments: argparse.Namespace) -> int:
     """Ask a person, unless told not to; nobody else is taken for one."""
+    from perps_bot.settings import broker_kind
+
     settings, said = _settings(arguments), vars(arguments).get("symbols", [])
     if not arguments.yes:
         if sys.stdin is None or not sys.stdin.isatty():
@@ -158,12 +162,13 @@ def close_all(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     from perps_bot import watch
-    from perps_bot.clock import SystemClock
+    from perps_bot.sight import look
+    from perps_bot.wall import now
 
-    folder, clock = _profile_folder(arguments), SystemClock()
+    folder = _profile_folder(arguments)
     if arguments.watch:
-        return _watched(folder, clock, arguments.json)
-    sight = watch.look(folder, clock.now())
+        return _watched(folder, arguments.json)
+    sight = look(folder, now())
     code = watch.status_code(sight)
     if arguments.json:
         return _answer(_json(watch.as_json(sight)), code)
@@ -171,47 +176,49 @@ def status(arguments: argparse.Namespace) -> int:
     return code if draw("\n".join(lines)) else NOT_VERIFIED
 
 
-def _watched(folder, clock, is_json: bool) -> int:
+def _watched(folder: str, is_json: bool) -> int:
     """Redraw until q, or a signal, which ends it in good order."""
     from perps_bot import watch
     from perps_bot.clock import StopRequest
+    from perps_bot.sight import look
     from perps_bot.terminal import Screen, can_redraw
+    from perps_bot.wall import now
 
     if is_json or not can_redraw(sys.stdin, sys.stdout, os.environ):
         raise ConfigError("--watch needs a terminal that can be redrawn, and no --json: leave out "
                           "--watch, or connect with ssh -t")
     signals = StopRequest()
     signals.install()
-    watch.look(folder, clock.now())  # refuses while the screen is still as it was
+    look(folder, now())  # refuses while the screen is still as it was
     with Screen(sys.stdin, sys.stdout) as screen:
         watch.redraw(screen, lambda: watch.status_lines(
-            watch.look(folder, clock.now()), _terminal()),
+            look(folder, now()), _terminal()),
             lambda: signals.wait(Decimal(0)) is not None)
     return DONE
 
 
 def health(arguments: argparse.Namespace) -> int:
-    from perps_bot import watch
-    from perps_bot.clock import SystemClock
+    from perps_bot.sight import look, seconds_given
+    from perps_bot.wall import now
 
-    sight = watch.look(_profile_folder(arguments), SystemClock().now())
+    sight = look(_profile_folder(arguments), now())
     if sight.health is None:
         raise ConfigError("; ".join(sight.troubles))
-    code, why = sight.verdict(watch.seconds_given("--max-age", arguments.max_age))
+    code, why = sight.verdict(seconds_given("--max-age", arguments.max_age))
     text = _json({"ok": code == DONE, "why": why, "age_seconds": sight.age_seconds,
                   "health": sight.health}) if arguments.json else f"{sight.name}: {why}"
     return _answer(text, code and NO)
 
 
 def why(arguments: argparse.Namespace) -> int:
-    from perps_bot import watch
-    from perps_bot.clock import SystemClock
     from perps_bot.ledger import why as look_back
     from perps_bot.ledger import why_lines
+    from perps_bot.sight import in_the_way, look
+    from perps_bot.wall import now
 
     ticks, folder = _count("--ticks", arguments.ticks), _events_folder(arguments)
     ledger = look_back(folder, arguments.name, ticks)
-    ledger.now = watch.in_the_way(watch.look(folder.parent, SystemClock().now()), folder)
+    ledger.now = in_the_way(look(os.path.dirname(folder), now()), folder)
     if arguments.json:
         return _answer(_json(ledger.as_json()))
     lines = why_lines(ledger, _terminal())
@@ -252,6 +259,8 @@ def restore(arguments: argparse.Namespace) -> int:
 def replay(arguments: argparse.Namespace) -> int:
     if arguments.recorded is not None:
         return _replay_recorded(arguments)
+    from dataclasses import asdict
+
     from perps_bot.clock import SystemClock
     from perps_bot.ops import output_paths
     from perps_bot.replay import replay as rehearse
@@ -262,7 +271,7 @@ def replay(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     outputs, market = list(output_paths(arguments)), _recorded(arguments, settings)
     clock = SystemClock()
-    with _progress_shown() as progress:
+    with _Progress() as progress:
         result = rehearse(market, settings, *outputs, progress)
     speed = (result.bars / clock.elapsed()).quantize(Decimal("0.1"))
     if arguments.json:
@@ -271,17 +280,55 @@ def replay(arguments: argparse.Namespace) -> int:
     return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
 
 
+def sweep(arguments: argparse.Namespace) -> int:
+    from perps_bot import tried
+    from perps_bot.outputs import new_file
+
+    page = new_file("--csv", arguments.csv) if arguments.csv else None
+    for number in (signal.SIGTERM, signal.SIGHUP):  # they end it as Ctrl-C does; nohup may ignore
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        outcome = _swept(arguments)
+    except KeyboardInterrupt:
+        complain(f"interrupted; the same command goes on from {arguments.out}" if arguments.out else
+                 "interrupted, and nothing was kept: --out FILE would have")
+        return NOT_VERIFIED
+    if page:
+        tried.write_csv(page, outcome)
+    text = _json(tried.as_json(outcome)) if arguments.json else "\n".join(
+        tried.lines(outcome, _count("--top", arguments.top)))
+    return _answer(text, NOT_VERIFIED if outcome.failed else DONE)
+
+
+def _swept(arguments: argparse.Namespace):
+    from perps_bot import sweep as room
+    from perps_bot.tried import combinations
+
+    arguments.symbols = [arguments.symbol]
+    settings, jobs = _settings(arguments), arguments.jobs and _count("--jobs", arguments.jobs)
+    points = combinations(arguments.set, arguments.list)
+    job = room.job_of(arguments.file, settings, arguments.split, arguments.funding,
+                      _own_bar(settings), *_span(arguments), arguments.skip_bad_rows)
+    with _Progress("of the runs done") as progress:
+        return room.sweep(job, points, None, jobs, arguments.out, progress)
+
+
 def _copied(arguments: argparse.Namespace, did: str, copy) -> int:
+    from pathlib import Path
+
     from perps_bot.backup import summary
     from perps_bot.clock import SystemClock
     from perps_bot.settings import data_folder
 
     settings = _settings(arguments)
-    done = copy(data_folder(settings), settings.profile, SystemClock().now())
+    done = copy(Path(data_folder(settings)), settings.profile, SystemClock().now())
     return _answer(_json(done.row()) if arguments.json else summary(done, did))
 
 
 def init(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
     from perps_bot.init import begin
 
     flags = {"profile": arguments.profile} if "profile" in arguments else {}
@@ -340,7 +387,7 @@ def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
 def report(arguments: argparse.Namespace) -> int:
     from perps_bot import report as room
 
-    with _progress_shown() as progress:
+    with _Progress() as progress:
         source, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
         said = room.report(arguments, source, reading)
     if not arguments.json and not said["written"]:
@@ -355,7 +402,7 @@ def report(arguments: argparse.Namespace) -> int:
 def export(arguments: argparse.Namespace) -> int:
     from perps_bot import report as room
 
-    with _progress_shown() as progress:
+    with _Progress() as progress:
         _, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
         lines = room.export(arguments, reading)
     for note in reading.notes:
@@ -379,8 +426,8 @@ def _profile_folder(arguments: argparse.Namespace):
 
 def _events_folder(arguments: argparse.Namespace):
     """The events that a run with these settings would go on with."""
-    from perps_bot.journal import refuse_without
-    from perps_bot.settings import data_folder, events_folder
+    from perps_bot.reading import refuse_without
+    from perps_bot.settings import broker_kind, data_folder, events_folder
 
     settings = _settings(arguments)
     folder = events_folder(data_folder(settings), settings.profile, broker_kind(settings))
@@ -398,6 +445,8 @@ def _count(flag: str, text: str) -> int:
 
 def _opened(arguments: argparse.Namespace) -> tuple:
     """The settings, their market without a key, and its time."""
+    from perps_bot.wiring import clock_of, market_of
+
     settings = _settings(arguments)
     market = market_of(settings)
     market.connect()
@@ -410,10 +459,13 @@ def _recorded(arguments: argparse.Namespace, settings):
     if not arguments.files:
         raise ConfigError("name a FILE of prices, or --recorded DAY; see perps-bot replay --help")
     begin, end = _span(arguments)
-    # The profile's bar is for a living market; candles bring their own.
-    bar = None if settings.sources["bar"].startswith("profile") else settings.bar
-    return RecordedMarket(arguments.files, settings.symbols, arguments.funding, bar, begin, end,
-                          arguments.skip_bad_rows)
+    return RecordedMarket(arguments.files, settings.symbols, arguments.funding,
+                          _own_bar(settings), begin, end, arguments.skip_bad_rows)
+
+
+def _own_bar(settings) -> int | None:
+    """The profile's bar is for a living market; candles bring their own."""
+    return None if settings.sources["bar"].startswith("profile") else settings.bar
 
 
 def _span(arguments: argparse.Namespace) -> tuple:
@@ -429,10 +481,12 @@ def _span(arguments: argparse.Namespace) -> tuple:
 
 def _place(arguments: argparse.Namespace) -> tuple:
     """The profile's folder, whether paper was asked for, and the profile."""
-    from perps_bot.settings import data_folder
+    from pathlib import Path
+
+    from perps_bot.settings import broker_kind, data_folder
 
     settings = _settings(arguments)
-    return data_folder(settings), broker_kind(settings) != "coinbase", settings.profile
+    return Path(data_folder(settings)), broker_kind(settings) != "coinbase", settings.profile
 
 
 def _answer(text: str, code: int = DONE) -> int:
@@ -451,19 +505,23 @@ def _terminal():
     return terminal_of(sys.stdout, os.environ)
 
 
-@contextmanager
-def _progress_shown() -> Iterator[Callable[[Decimal], None] | None]:
-    """Yield what shows progress where somebody looks; its line is gone afterwards."""
-    is_watched = sys.stderr is not None and sys.stderr.isatty()
-    try:
-        yield _progress if is_watched else None
-    finally:
-        if is_watched:
+class _Progress:
+    """Hands out what shows progress where somebody looks; its line is gone afterwards."""
+
+    def __init__(self, what: str = "read") -> None:
+        self._what = what
+
+    def __enter__(self):
+        self._is_watched = sys.stderr is not None and sys.stderr.isatty()
+        return partial(_progress, self._what) if self._is_watched else None
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_watched:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def _progress(done: Decimal) -> None:
-    print(f"\r{done:.0%} read", end="", file=sys.stderr, flush=True)
+def _progress(what: str, done: Decimal) -> None:
+    print(f"\r{done:.0%} {what}", end="", file=sys.stderr, flush=True)
 
 
 def _json(value: object) -> str:

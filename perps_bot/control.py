@@ -6,7 +6,6 @@ the disk can be reached.  Nothing is opened here, and nothing is called gone or 
 did not show to be.
 """
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,9 +16,8 @@ from typing import Any
 from perps_bot.confirmed import DONE, NOT_VERIFIED, REFUSED, answer_of
 from perps_bot.errors import ConfigError, OutcomeUnknown, PerpsBotError, VenueUnavailable
 from perps_bot.mailbox import Answer, Mailbox, Request
-from perps_bot.model import ZERO, Event, Order, Position, Purpose, Side, TradingState
+from perps_bot.model import Event, Order, Position, TradingState
 from perps_bot.reconcile import GONE_UNEXPLAINED
-from perps_bot.store import EPOCH
 
 # How long a request is good for; of one that halts, the halt stays good.
 REQUEST_AGE_MAX = timedelta(seconds=60)
@@ -35,16 +33,12 @@ class Control:
     mailbox   None where requests come by no file
     look_for  how long one request may look at the venue
     answers   by the request's id; None while it is being done
-    was_held  by symbol, what our books held before they changed, and when they did
-    closed_at by symbol, when a fill of ours last made a position smaller
     touched   ids of our orders to which something has happened since the request
     """
 
     def __init__(self, store: Any, mailbox: Mailbox | None = None, look_for=LOOK_FOR) -> None:
         self.mailbox, self.look_for = mailbox, look_for
         self.answers: dict[str, Answer | None] = {}
-        self.was_held: dict[str, deque[tuple[datetime, Decimal]]] = {}
-        self.closed_at: dict[str, datetime] = {}
         self.touched: dict[str, None] = {}
         store.subscribe(self.apply)
 
@@ -87,22 +81,11 @@ class Control:
             self.answers.setdefault(data["id"], None)
         elif event.type == "control.answered":
             self.answers[data["id"]] = Answer(data["exit_code"], data["text"])
-        elif event.type == "trade.executed":
-            traded = Decimal(data["quantity"]) * Side(data["side"]).sign
-            self._note(event, Decimal(data["position_quantity"]) - traded)
-            if data["purpose"] != Purpose.ENTRY:
-                self.closed_at[data["symbol"]] = event.at
-        elif event.type in ("position.adopted", "reconcile.mismatch"):
-            self._note(event, Decimal(data["ours"]))
         elif event.type.startswith("order."):
             self.touched[data["client_order_id"]] = None
         for kept, count_max in ((self.answers, ANSWERS_MAX), (self.touched, ORDERS_MAX)):
             if len(kept) > count_max:
                 del kept[next(iter(kept))]
-
-    def _note(self, event: Event, before: Decimal) -> None:
-        held = self.was_held.setdefault(event.data["symbol"], deque(maxlen=ORDERS_MAX))
-        held.append((event.at, before))
 
 
 @dataclass
@@ -170,7 +153,7 @@ class _Task:
         left = {*self.theirs, *engine.tracker.positions(),
                 *(order.symbol for order in (*engine.outstanding(), *engine.foreign))}
         return not (left.intersection(self.symbols) or engine.entries()
-                    or any(_moved(self, symbol, GONE_UNEXPLAINED) for symbol in self.symbols)
+                    or any(self.bot.books.moved(s, GONE_UNEXPLAINED) for s in self.symbols)
                     or not self.theirs and self.margin_in_use())
 
     def margin_in_use(self) -> Decimal | None:
@@ -258,35 +241,10 @@ def _take_over(task: _Task, symbol: str) -> None:
         task.less_since.pop(symbol, None)
     if ours.quantity == theirs.quantity or not theirs.mark_price.is_finite():
         return
-    if not engine.orders.are_told(symbol) or _may_be_old(task, ours, theirs):
+    if not engine.orders.are_told(symbol) or task.bot.books.may_be_old(theirs):
         task.trouble = f"{symbol}: the venue may not show all fills yet: ask again in a minute"
     elif not is_less or _is_gone(task, ours):
         engine.tracker.adopt("position.adopted", theirs)
-
-
-def _may_be_old(task: _Task, ours: Position, theirs: Position) -> bool:
-    """Whether the venue may only lag: to close what is gone could open the other way.
-
-    Behind what our books held before or, with what others did, behind what was closed just now.
-    Not where what others did since our books changed is exactly the difference.
-    """
-    symbol, control, now = ours.symbol, task.bot.control, task.bot.store.now
-    moved = _moved(task, symbol)
-    if moved and theirs.quantity - ours.quantity == moved:
-        return False
-    held = control.was_held.get(symbol, ())
-    times = [at for at, quantity in held if quantity == theirs.quantity]
-    times.append(control.closed_at.get(symbol, EPOCH))
-    return any(abs(now - at) < GONE_UNEXPLAINED for at in times)
-
-
-def _moved(task: _Task, symbol: str, within: timedelta = timedelta.max) -> Decimal:
-    """What others' fills, since our books changed, have added to the position; base units."""
-    held, now = task.bot.control.was_held.get(symbol), task.bot.store.now
-    since = held[-1][0] if held else EPOCH
-    return sum((fill.quantity * fill.side.sign
-                for fill in task.bot.engine.moved_by_others.get(symbol, ())
-                if fill.at > since and now - fill.at < within), ZERO)
 
 
 def _is_gone(task: _Task, ours: Position) -> bool:

@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from perps_bot.control import LOOK_FOR_ALONE, Control
 from perps_bot.errors import ConfigError
 from perps_bot.bot import assemble, recover
 from perps_bot.mailbox import Answer, Request, answer_to, put, turn
-from perps_bot.settings import Settings, data_folder, resolve
+from perps_bot.settings import Settings, broker_kind, data_folder, resolve
 from perps_bot.store import (
     EventStore, InstanceLock, account_lock, prepare_folder, read_state, refuse_denied,
 )
-from perps_bot.wiring import alone_in, alone_on, bot_of, broker_kind, clock_of, venue_of
+from perps_bot.wiring import alone_in, alone_on, bot_of, clock_of, venue_of
 
 POLL_SECONDS = 0.1
 # How often an answer is looked for (10 s), another command is waited for, and a killed bot.
@@ -39,7 +38,7 @@ def ask(settings: Settings, command: str, args: Mapping[str, Any], kills: bool =
 
     kills  end a bot that does not answer
     """
-    folder = data_folder(settings)
+    folder = Path(data_folder(settings))
     refuse_denied(folder)
     # On another machine, too, what is held at the venue must be closed.
     if not os.path.isdir(folder) and (command, broker_kind(settings)) != ("close-all", "coinbase"):
@@ -147,24 +146,55 @@ def _killed(lock: InstanceLock) -> bool:
 def _act(settings: Settings, folder: Path, request: Request) -> Answer:
     """Do it here, alone in the folder and on the account; what waited there comes first."""
     with alone_in(folder):
-        settings = replace(settings, symbols=_traded(settings, folder))
+        settings = settings.replace(symbols=_traded(settings, folder))
         venue = _venue(settings, request)
         with alone_on(venue):
             bot, signals = bot_of(settings, venue, folder), StopRequest()
             bot.control.look_for = LOOK_FOR_ALONE
             signals.install()
-            recover(bot)
-            _cover_what_is_ours(bot)
             clock = clock_of(venue, signals)
-            with suppress(OSError, ConfigError):  # on a full disk it is done all the same
-                prepare_folder(folder / "control")
-                put(folder / "control", request)
-            for _ in range(WAITING_MAX):
-                bot.control.obey(bot, clock)
-            if bot.control.answers.get(request.id) is None:
-                bot.control.perform(bot, clock, request)
+            try:
+                recover(bot)
+            except ConfigError as trouble:
+                if (request.command, broker_kind(settings)) != ("close-all", "coinbase"):
+                    raise
+                return _without_events(settings, venue, folder, request, clock, trouble)
+            _cover_what_is_ours(bot)
+            _leave(folder, request)
+            answer = _in_turn(bot, clock, request)
             bot.store.close()
-            return bot.control.answers[request.id]
+            return answer
+
+
+def _leave(folder: Path, request: Request) -> None:
+    """Where the next start finds it, should this process not come to its end."""
+    with suppress(OSError, ConfigError):  # on a full disk it is done all the same
+        prepare_folder(folder / "control")
+        put(folder / "control", request)
+
+
+def _in_turn(bot: Any, clock: Any, request: Request) -> Answer:
+    """Do what waited, then this; a signal ends it, and what is not done then waits."""
+    number = None
+    for _ in range(WAITING_MAX):
+        number = number or bot.control.obey(bot, clock)
+    answers = bot.control.answers
+    if answers.get(request.id) is None and number is None:
+        bot.control.perform(bot, clock, request)
+    return answers.get(request.id) or Answer(
+        NOT_VERIFIED, f"NOT verified: signal {number} came over an earlier request; ask again")
+
+
+def _without_events(settings: Settings, venue: Any, folder: Path, request: Request, clock: Any,
+                    trouble: ConfigError) -> Answer:
+    """Close what the venue shows; the request stays, so that a start which reads them halts."""
+    _leave(folder, request)
+    bot = assemble(settings, venue, EventStore(), broker_kind(settings))
+    bot.control = Control(bot.store, look_for=LOOK_FOR_ALONE)
+    bot.control.perform(bot, clock, request)
+    answer = bot.control.answers[request.id]
+    return Answer(answer.exit_code, f"{answer.text}\ndone without the events, and not in them: "
+                                    f"{trouble}")
 
 
 def _venue(settings: Settings, request: Request) -> Any:
@@ -189,5 +219,5 @@ def _cover_what_is_ours(bot: Any) -> None:
     """What our events say is held or ordered belongs to it, whatever --symbols says."""
     ours = (*bot.tracker.positions(), *(order.symbol for order in bot.engine.outstanding()))
     symbols = tuple(dict.fromkeys((*bot.symbols, *ours)))
-    bot.settings = replace(bot.settings, symbols=symbols)
+    bot.settings = bot.settings.replace(symbols=symbols)
     bot.books.symbols = symbols

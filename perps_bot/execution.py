@@ -7,7 +7,7 @@ says was filled.  This room never decides what to hold, never reads a clock and 
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -126,7 +126,7 @@ class ExecutionEngine:
         if left <= 0 or old.intent.order_type is not OrderType.LIMIT:
             return old
         price = exact("limit_price", limit_price)
-        again = replace(old.intent, quantity=left, reason=f"{old.intent.reason}{MODIFIED}")
+        again = old.intent._replace(quantity=left, reason=f"{old.intent.reason}{MODIFIED}")
         return self.send(self._resting(again, price, old.intent.time_in_force))
 
     def order(self, order_id: str) -> Order:
@@ -232,7 +232,7 @@ class ExecutionEngine:
             return self.send(takes)
         distance = 1 - self.config.trailing_stop_pct * side.sign
         stop = quantize_stop(self.catalog.get(symbol), ours * distance, side.opposite)
-        rests = replace(self._resting(intent, ours, force), attached_stop_price=stop)
+        rests = self._resting(intent, ours, force)._replace(attached_stop_price=stop)
         try:
             return self.send(rests)
         except OrderRejected as refusal:
@@ -253,7 +253,7 @@ class ExecutionEngine:
         ends_at = None
         if force is TimeInForce.GTD:
             ends_at = self.store.now + timedelta(seconds=self.config.entry_gtd_seconds)
-        return replace(intent, limit_price=price, time_in_force=force, expires_at=ends_at)
+        return intent._replace(limit_price=price, time_in_force=force, expires_at=ends_at)
 
     def _transmit(self, intent: OrderIntent, reduces: bool) -> Order:
         identity = f"{self.config.tag}-{self.config.epoch}-{self.orders.sequence + 1:06d}"
@@ -267,11 +267,11 @@ class ExecutionEngine:
         try:
             answer = send(order, self.store.now)
         except OrderRejected as refusal:
-            self._update(replace(order, status=OrderStatus.REJECTED, reason=str(refusal)),
+            self._update(order._replace(status=OrderStatus.REJECTED, reason=str(refusal)),
                          code=refusal.code)
             raise
         except VenueUnavailable as failure:
-            self._update(replace(order, status=OrderStatus.LOST, reason=str(failure)))
+            self._update(order._replace(status=OrderStatus.LOST, reason=str(failure)))
             raise
         except OutcomeUnknown as doubt:
             self._doubt(order, str(doubt))
@@ -367,7 +367,7 @@ class ExecutionEngine:
             self.tracker.apply_funding(payment)
         elif ours:
             share = payment.amount * ours / payment.held
-            self.tracker.apply_funding(replace(payment, amount=share))
+            self.tracker.apply_funding(payment._replace(amount=share))
 
     def _book_liquidation(self, fill: Fill) -> None:
         """Book as much of it as was ours; it is told all the same."""
@@ -376,7 +376,7 @@ class ExecutionEngine:
         said = f"the venue liquidated {fill.quantity:f} {fill.symbol} at {fill.price:f}"
         self.risk.hold("liquidation", TradingState.REDUCING, said)
         if held > 0:
-            ours = replace(fill, quantity=min(fill.quantity, held))
+            ours = fill._replace(quantity=min(fill.quantity, held))
             self.tracker.apply_fill(ours, Purpose.EXIT, "liquidated by the venue", None)
 
     def _held_against(self, moved: Order | Fill) -> Decimal:
@@ -404,7 +404,7 @@ class ExecutionEngine:
             if not is_old and (seen := _as_listed(order, listed)) != order:
                 self._update(seen)
         elif ticket.recorded == order.quantity and order.venue_order_id:  # its stop names that id
-            self._update(replace(order, status=OrderStatus.FILLED, filled_quantity=order.quantity))
+            self._update(order._replace(status=OrderStatus.FILLED, filled_quantity=order.quantity))
         elif not order.status.is_terminal and now < (ticket.missed_at or now + ABSENCE_PROOF):
             ticket.missed_at = now  # the first time, or a clock that was set back
         elif not order.status.is_terminal and self._is_absent(order, now - ticket.missed_at):

@@ -288,3 +288,4 @@ _FOLDS = {
     "bot.started": Flow._fold_start,
     "day.opened": Flow._fold_day,
 }
+FLOW_EVENTS = tuple(_FOLDS)

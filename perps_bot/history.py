@@ -23,6 +23,8 @@ from perps_bot.words import told as words_of
 STRETCHES_MAX = 600  # of a curve; each keeps two points.  Even, so that they merge in pairs
 TRIPS_MAX = 2_000  # the newest round trips that are kept with their stories
 STEPS_MAX = 60  # of one story
+# What reading an event raises that is not ours.
+FOREIGN = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 
 
 def fold(events: Iterable[Event], folder: object, *takers: Callable[[Event], object]) -> None:
@@ -32,10 +34,14 @@ def fold(events: Iterable[Event], folder: object, *takers: Callable[[Event], obj
         for event in events:
             for take in takers:
                 take(event)
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+    except FOREIGN as error:
         said = f"event {event.seq} ({event.type})" if event else "the first event"
-        raise ConfigError(f"{folder}: {said} cannot be understood ({ascii(str(error)):.60}): use "
-                          f"the version that wrote it") from error
+        raise not_understood(folder, said, error) from error
+
+
+def not_understood(folder: object, said: str, error: Exception) -> ConfigError:
+    return ConfigError(f"{folder}: {said} cannot be understood ({ascii(str(error)):.60}): use the "
+                       f"version that wrote it")
 
 
 class Thinned:
@@ -47,23 +53,31 @@ class Thinned:
 
     def __init__(self) -> None:
         self._stretches: list[tuple] = []  # the lowest and the highest point of each
-        self._size = 1  # points of a full stretch
+        self._size, self._left = 1, 0  # points of a full stretch; what the last still takes
         self._count = 0
-        self._ends: list[tuple] = []
+        self._first: tuple | None = None
+        self._last: tuple | None = None
 
     def add(self, at: datetime, value: Decimal) -> None:
-        point = (self._count, at, value)
-        self._ends = [*self._ends[:1], point]
-        if self._count % self._size == 0:
-            self._stretches.append((point, point))
-        else:
-            self._stretches[-1] = _extremes(self._stretches[-1], (point, point))
+        self._last = point = (self._count, at, value)
         self._count += 1
-        if len(self._stretches) > STRETCHES_MAX and self._count % self._size == 0:
+        if self._left:
+            low, high = self._stretches[-1]
+            if value < low[2]:
+                self._stretches[-1] = point, high
+            elif value > high[2]:
+                self._stretches[-1] = low, point
+        else:
+            self._first = self._first or point
+            self._stretches.append((point, point))
+            self._left = self._size
+        self._left -= 1
+        if not self._left and len(self._stretches) > STRETCHES_MAX:
             self._halve()
 
     def points(self) -> list[tuple[datetime, Decimal]]:
-        kept = {*self._ends, *(point for pair in self._stretches for point in pair)}
+        ends = filter(None, (self._first, self._last))
+        kept = {*ends, *(point for pair in self._stretches for point in pair)}
         return [(at, value) for _, at, value in sorted(kept)]
 
     def _halve(self) -> None:
@@ -71,6 +85,7 @@ class Thinned:
         pairs = self._stretches
         merged = [_extremes(a, b) for a, b in zip(pairs[::2], pairs[1::2])]
         self._stretches = merged + pairs[len(merged) * 2:]
+        self._left = len(pairs) % 2 * self._size
         self._size *= 2
 
 
@@ -82,12 +97,16 @@ def _value(point: tuple) -> Decimal:
     return point[2]
 
 
+# A moment, and what says in words what happened then: most stories are never read.
+Step = tuple[datetime, Callable[[object], str], object]
+
+
 @dataclass(slots=True)
 class Trip:
     """One round trip, and how it came about.
 
     is_carried  it was open when the range began: its entry is the books' average price
-    steps       what happened, in words; stops  where the protective stop came to rest
+    steps       what happened, and how to say it; stops  where the protective stop came to rest
     """
 
     number: int
@@ -95,16 +114,16 @@ class Trip:
     is_carried: bool = False
     entry_reason: str = ""
     exit_reason: str = ""
-    steps: list[tuple[datetime, str]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     stops: list[tuple[datetime, Decimal]] = field(default_factory=list)
     left_out: int = 0
 
-    def tell(self, at: datetime, words: str) -> None:
+    def tell(self, step: Step) -> None:
         """Add a step; beyond STEPS_MAX it takes the place of the last one."""
         if len(self.steps) >= STEPS_MAX:
             self.steps.pop()
             self.left_out += 1
-        self.steps.append((at, words))
+        self.steps.append(step)
 
     def row(self) -> dict[str, object]:
         """Its figures; what only a finished trip has is None before."""
@@ -127,7 +146,7 @@ class Trip:
 
     def story(self) -> list[str]:
         """The steps as lines, and how it ended."""
-        lines = [f"{at:%Y-%m-%d %H:%M:%S} {words}" for at, words in self.steps]
+        lines = [f"{at:%Y-%m-%d %H:%M:%S} {say(what)}" for at, say, what in self.steps]
         if self.is_carried:
             lines.insert(0, "It was open when the range began: its entry is the average price.")
         if self.left_out:
@@ -174,9 +193,9 @@ class History:
     """
 
     def __init__(self, begin: datetime | None = None,
-                 on_trip: Callable[[Trip], None] = lambda trip: None,
-                 on_point: Callable[[datetime, Decimal], None] = lambda at, equity: None) -> None:
-        self._begin, self._on_trip, self._on_point = begin, on_trip, on_point
+                 on_trip: Callable[[Trip], None] | None = None,
+                 on_point: Callable[[datetime, Decimal], None] | None = None) -> None:
+        self._begin, self._on_trip, self._on_point = begin, on_trip or (lambda trip: None), on_point
         self.books = PositionTracker(EventStore())
         self.score = Score(self._finish)
         self.profile = self.broker = ""
@@ -193,7 +212,7 @@ class History:
         self._final: dict[str, list[Trip]] = {}  # funding may still be charged to the newest two
         self._orders: dict[str, Mapping] = {}  # today's, and those under way
         self._decided: dict[str, Event] = {}
-        self._prologue: dict[str, list[tuple[datetime, str]]] = {}
+        self._prologue: dict[str, list[Step]] = {}
         self._at: datetime | None = None
         self._equity = ZERO
 
@@ -202,18 +221,20 @@ class History:
         if event.at != self._at:
             self._observe()
             self._at = event.at
-        if self._is_beginning(event):
+        type, symbol = event.type, event.data.get("symbol")
+        if self.begun is None and self._is_beginning(event):
             self._begin_at(event)
-        self._know(event)
-        before = dict(self.books.positions()) if event.type in MOVES else {}
+        self._know(event, symbol)
+        before = dict(self.books.positions()) if type in MOVES else None
         self.books.apply(event)
         if self.begun is None:
             return
         self.events += 1
-        self._take_over(event, before)
-        self._count(event)
-        if event.type in TOLD:
-            self._tell(event, event.data["symbol"])
+        if before is not None:
+            self._take_over(event, before)
+        self._count(event, symbol)
+        if type in TOLD:
+            self._tell(event, symbol)
 
     def close(self) -> None:
         """Take the last moment; nothing comes after it."""
@@ -244,8 +265,7 @@ class History:
 
     def _is_beginning(self, event: Event) -> bool:
         """The first event of the range, once the equity is known; a day's opening is before it."""
-        return (self.begun is None and self.books.start_equity is not None
-                and event.type != "day.opened"
+        return (self.books.start_equity is not None and event.type != "day.opened"
                 and (self._begin is None or event.at >= self._begin))
 
     def _begin_at(self, event: Event) -> None:
@@ -253,13 +273,15 @@ class History:
         self._equity = self.begun["equity"]
         self._symbols = {symbol: self.books.get_position(symbol) for symbol in self._symbols}
         for symbol, held in self.books.positions().items():
-            self._fill(_made_up(event.at, symbol, held.quantity, held.entry_price), "",
+            self._fill(_made_up(event.at, symbol, held.quantity, held.entry_price),
                        is_carried=True)
 
-    def _know(self, event: Event) -> None:
+    def _know(self, event: Event, symbol: str | None) -> None:
         """Remember names and orders, of a day before the range too."""
         data = event.data
-        if event.type == "day.opened":
+        if event.type == "strategy.signal":
+            self._decided[symbol] = event
+        elif event.type == "day.opened":
             tickets = data["snapshot"].get("orders", {}).get("tickets", ())
             self._orders = {row["client_order_id"]: row for row in tickets}
             self.profile = data.get("profile", self.profile)
@@ -269,10 +291,8 @@ class History:
             self.profile, self.broker = data["profile"], data["broker"]
         elif event.type == "order.intended":
             self._orders[data["client_order_id"]] = data
-        elif event.type == "strategy.signal":
-            self._decided[data["symbol"]] = event
-        if "symbol" in data:
-            self._symbols.setdefault(data["symbol"], Position(data["symbol"]))
+        if symbol is not None and symbol not in self._symbols:
+            self._symbols[symbol] = Position(symbol)
 
     def _observe(self) -> None:
         """A moment is over: what do the books say?"""
@@ -280,34 +300,42 @@ class History:
             return
         at = max(self._at, self.score.end or self._at)  # the venue's time may step back a little
         self.score.observe(at, self.books)
-        equity, peak = self.books.equity(), self.score.curve.peak
+        curve = self.score.curve
+        equity, gain = curve.equity, curve.equity - self._equity
         self.equity.add(at, equity)
-        self.drawdown.add(at, (peak - equity) / peak if peak > 0 else ZERO)
-        self._day(at)["pnl"] += equity - self._equity
-        self._day(at)["equity"] = equity
-        self.hours[at.hour] = self.hours.get(at.hour, ZERO) + equity - self._equity
+        self.drawdown.add(at, curve.drawdown)
+        day = self._day(at)
+        day["pnl"] += gain
+        day["equity"] = equity
+        self.hours[at.hour] = self.hours.get(at.hour, ZERO) + gain
         self._equity = equity
-        self._on_point(at, equity)
+        if self._on_point:
+            self._on_point(at, equity)
 
     def _day(self, at: datetime) -> dict[str, Decimal]:
-        return self.days.setdefault(at.date(), {
-            "pnl": ZERO, "equity": self._equity, "fees": ZERO, "funding": ZERO, "trades": 0})
+        day = at.date()
+        if day not in self.days:
+            self.days[day] = {"pnl": ZERO, "equity": self._equity, "fees": ZERO, "funding": ZERO,
+                              "trades": 0}
+        return self.days[day]
 
     # Counting
 
-    def _count(self, event: Event) -> None:
+    def _count(self, event: Event, symbol: str | None) -> None:
         data = event.data
+        if event.type == "strategy.signal":
+            if symbol not in self.prices:
+                self.prices[symbol] = Thinned()
+            self.prices[symbol].add(event.at, Decimal(data["mark_price"]))
+            return
         if event.type == "trade.executed":
             fill = fill_of(data)
             self.slippage[data["purpose"]].add(fill, self._wanted(data, fill))
             self._day(event.at)["fees"] += fill.fee
-            self._fill(fill, words_of(event), data["reason"])
+            self._fill(fill, words_of, event, data["reason"])
             return
         if event.type == "funding.paid":
             self._day(event.at)["funding"] += Decimal(data["amount"])
-        elif event.type == "strategy.signal":
-            price = Decimal(data["mark_price"])
-            self.prices.setdefault(data["symbol"], Thinned()).add(event.at, price)
         self.score.apply(event)
 
     def _wanted(self, data: Mapping, fill: Fill) -> Decimal | None:
@@ -320,8 +348,6 @@ class History:
 
     def _take_over(self, event: Event, before: Mapping[str, Position]) -> None:
         """A position that moved without a fill: the trips follow the books."""
-        if event.type not in MOVES:
-            return
         after, price = self.books.positions(), event.data.get("mark_price")
         for symbol in sorted(before.keys() | after.keys()):
             was, now = before.get(symbol, Position(symbol)), after.get(symbol, Position(symbol))
@@ -334,14 +360,15 @@ class History:
             for quantity, at_price in moves:
                 if quantity:
                     fill = _made_up(event.at, symbol, quantity, at_price)
-                    self._fill(fill, _moved(fill, event.type), event.type)
+                    self._fill(fill, _moved, (fill, event.type), event.type)
 
-    def _fill(self, fill: Fill, words: str, reason: str = "", is_carried: bool = False) -> None:
+    def _fill(self, fill: Fill, say: Callable = words_of, what: object = None, reason: str = "",
+              is_carried: bool = False) -> None:
         """Book it into the round trips, and tell it to those that it opened, changed or left."""
         symbol, current = fill.symbol, self._open.get(fill.symbol)
         if current is not None and fill.side is not current.round.side:
             current.exit_reason = reason
-            current.tell(fill.at, words)
+            current.tell((fill.at, say, what))
         self.score.trips.fill(fill)
         newest = self.score.trips.newest(symbol)
         if newest is not None and newest.held and symbol not in self._open:
@@ -351,7 +378,7 @@ class History:
             self._open[symbol] = trip
             self.trips.append(trip)
         if not is_carried and fill.side is newest.side and symbol in self._open:
-            self._open[symbol].tell(fill.at, words)
+            self._open[symbol].tell((fill.at, say, what))
 
     def _finish(self, round_trip: RoundTrip) -> None:
         trip = self._open.pop(round_trip.symbol)
@@ -370,22 +397,22 @@ class History:
             return
         if trip is None and event.type == "stop.triggered" and symbol in self._final:
             trip = self._final[symbol][-1]  # which the fill before it has ended
-        steps = [*self._why(event, symbol), (event.at, words_of(event))]
+        steps = [*self._why(event, symbol), (event.at, words_of, event)]
         if trip is None and event.type == "order.intended":
             self._prologue[symbol] = steps
         elif trip is not None:
             for step in steps:
-                trip.tell(*step)
+                trip.tell(step)
             if event.type in ("stop.placed", "stop.moved"):
                 trip.stops = [*trip.stops[:STEPS_MAX - 1],
                               (event.at, Decimal(data["stop_price"]))]
 
-    def _why(self, event: Event, symbol: str) -> list[tuple[datetime, str]]:
+    def _why(self, event: Event, symbol: str) -> list[Step]:
         """The decision that an order came of."""
         decision = self._decided.get(symbol)
         if event.type != "order.intended" or decision is None or decision.data["action"] == "hold":
             return []
-        return [(decision.at, _decision(decision))]
+        return [(decision.at, _decision, decision)]
 
 
 # Events after which the books may hold another quantity without a fill.
@@ -397,7 +424,8 @@ def _made_up(at: datetime, symbol: str, quantity: Decimal, price: Decimal) -> Fi
     return Fill("", "", symbol, side, abs(quantity), price, ZERO, at)
 
 
-def _moved(fill: Fill, reason: str) -> str:
+def _moved(move: tuple[Fill, str]) -> str:
+    fill, reason = move
     return (f"the books were moved without a fill ({reason}): as if {fill.side} "
             f"{plain(fill.quantity)} at {plain(fill.price)}")
 

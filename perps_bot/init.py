@@ -67,7 +67,7 @@ def begin(flags: Mapping[str, object], environ: Mapping[str, str], config: str, 
         with chdir(folder):
             is_new = not os.path.lexists(config)
             settings = resolve(flags, environ, None if is_new else config)
-            made = [_made(path) for path in (data_folder(settings), settings.log_dir)]
+            made = [_made(path) for path in (Path(data_folder(settings)), settings.log_dir)]
             if is_new:
                 write_new(config, config_text(settings.profile))
             words = ("written: every setting, commented out" if is_new else

@@ -7,27 +7,23 @@ refused, not skipped.
 """
 
 import fnmatch
-import json
+import io
 import os
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 from perps_bot.errors import ConfigError
-from perps_bot.model import Event
-from perps_bot.store import CRC_FORM, CRC_LENGTH, DAY_FILES, SCHEMA, UNREADABLE
+from perps_bot.event import (
+    CRC_FORM, CRC_LENGTH, DAY_FILES, SCHEMA, UNREADABLE, Event, decoded,
+)
+from perps_bot.reading import opened, unreadable
 
 BLOCK_BYTES = 1 << 16
 # A day's snapshot is the longest line there is; what is longer is not ours.
 LINE_BYTES_MAX = 1 << 25
-_from_json = json.JSONDecoder(parse_float=Decimal, parse_constant=int).decode
 
 
-@dataclass
 class Place:
     """How far the events were read: a day's file, the bytes read of it, the crc of the last line.
 
@@ -35,29 +31,26 @@ class Place:
     crc   None before a file's first line, which says itself what it follows
     """
 
-    path: Path | None = None
-    offset: int = 0
-    crc: int | None = None
+    def __init__(self, path: str | None = None, offset: int = 0, crc: int | None = None) -> None:
+        self.path, self.offset, self.crc = path, offset, crc
 
 
-def newest(folder: Path, place: Place | None = None) -> Iterator[Event]:
-    """Yield the events that were complete at `place`, or are now, the newest first."""
-    place = place or end_of(folder)
-    for path in reversed(_days(folder)):
-        if place.path is None or path > place.path:
-            continue
-        with opened(path) as file:
-            _refuse_foreign(file, path)
-            end = place.offset if path == place.path else _last_end(file)
-            lines = _backwards(file, end, path)
-            line = next(lines, None)
-            while line is not None:
-                before = next(lines, None)
-                yield _event(line, None if before is None else _crc_of(before, path), path)
-                line = before
+def newest(folder: str | os.PathLike, place: Place | None = None,
+           wants: Callable[[bytes], bool] = bool, lines_max: int | None = None) -> Iterator[Event]:
+    """Yield the events that were complete at `place`, or are now, the newest first.
+
+    wants      asked with a line whether it is read: every line's crc is verified, to know what
+               stands there is dearer
+    lines_max  how many lines are looked at; None for all
+    """
+    for line, chain, path in islice(_lines_before(folder, place or end_of(folder)), lines_max):
+        if wants(line):
+            yield _event(line, chain, path)
+        elif chain is not None:
+            _follow(line, chain, path)
 
 
-def end_of(folder: Path) -> Place:
+def end_of(folder: str | os.PathLike) -> Place:
     """Where the last complete line ends."""
     for path in reversed(_days(folder)):
         with opened(path) as file:
@@ -67,7 +60,7 @@ def end_of(folder: Path) -> Place:
     return Place()
 
 
-def news(folder: Path, place: Place) -> Iterator[Event]:
+def news(folder: str | os.PathLike, place: Place) -> Iterator[Event]:
     """Yield what was written since `place`, in order, and move `place` on."""
     days = _days(folder)  # looked for first: what is written meanwhile is read before we move on
     if place.path is None and days:
@@ -80,40 +73,30 @@ def news(folder: Path, place: Place) -> Iterator[Event]:
         place.path, place.offset, place.crc = later[0], 0, None
 
 
-def opened(path: Path) -> BinaryIO:
-    """Open a file that may be anybody's, for reading: no link is followed, no pipe waited for."""
-    try:
-        return open(path, "rb", opener=lambda name, flags: os.open(
-            name, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
-    except OSError as error:
-        raise _unreadable(path, error) from None
+def _lines_before(folder, place: Place) -> Iterator[tuple[bytes, int | None, str]]:
+    """Yield each line before `place`, the crc of the line before it, and its file."""
+    for path in reversed(_days(folder)):
+        if place.path is None or path > place.path:
+            continue
+        with opened(path) as file:
+            _refuse_foreign(file, path)  # with which the file's first line is verified
+            end = place.offset if path == place.path else _last_end(file)
+            lines = _backwards(file, end, path)
+            line = next(lines, None)
+            while line is not None:
+                before = next(lines, None)
+                yield line, None if before is None else _crc_of(before, path), path
+                line = before
 
 
-def refuse_without(folder: Path) -> None:
-    """Refuse a folder that is not there, or that is somebody else's."""
-    try:
-        is_there = folder.is_dir()
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-    if not is_there:
-        raise ConfigError(f"{folder} does not exist: nothing was written there; name the --profile "
-                          f"that ran, --dry-run if it ran so, or set EVENT_STORE_ROOT; to "
-                          f"begin: perps-bot init, perps-bot run")
-
-
-def _unreadable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"{path}: cannot be read ({error.strerror}): run as its owner, as with "
-                       f"sudo -u, and put back what was moved")
-
-
-def _days(folder: Path) -> list[Path]:
+def _days(folder: str | os.PathLike) -> list[str]:
     try:
         names = sorted(fnmatch.filter(os.listdir(folder), DAY_FILES))
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise _unreadable(folder, error) from None
-    return [folder / name for name in names]
+        raise unreadable(folder, error) from None
+    return [os.path.join(folder, name) for name in names]
 
 
 def _rest(place: Place) -> Iterator[Event]:
@@ -130,7 +113,7 @@ def _rest(place: Place) -> Iterator[Event]:
             yield event
 
 
-def _last_end(file: BinaryIO) -> int:
+def _last_end(file: io.BufferedReader) -> int:
     """Where the last complete line ends; what stands behind it is still being written, or torn."""
     end = os.fstat(file.fileno()).st_size
     while end > 0:
@@ -143,7 +126,7 @@ def _last_end(file: BinaryIO) -> int:
     return 0
 
 
-def _backwards(file: BinaryIO, end: int, path: Path) -> Iterator[bytes]:
+def _backwards(file: io.BufferedReader, end: int, path: str) -> Iterator[bytes]:
     """Yield the lines before `end`, which ends one, the last first."""
     parts: list[bytes] = []  # of the line that is being put together, the last first
     length = 0
@@ -165,17 +148,11 @@ def _backwards(file: BinaryIO, end: int, path: Path) -> Iterator[bytes]:
         yield line + b"\n"
 
 
-def _event(line: bytes, chain: int | None, path: Path) -> Event:
+def _event(line: bytes, chain: int | None, path: str) -> Event:
     """Read one line; `chain` is the crc of the line before, None for a file's first."""
     try:
-        match _from_json(line.decode()):
-            case {"seq": int(seq), "ts": str(ts), "type": str(type), "crc": str(), **data}:
-                event = Event(seq, datetime.fromisoformat(ts), type, data)
-            case _:
-                raise ValueError("a field is missing")
-        chain = int(str(data.get("chain")), 16) if chain is None else chain
-        if line[-CRC_LENGTH:] != CRC_FORM % zlib.crc32(line[:-CRC_LENGTH], chain):
-            raise ValueError("a line does not follow the line before")
+        event = decoded(line)
+        _follow(line, int(str(event.data.get("chain")), 16) if chain is None else chain, path)
         if event.at.utcoffset() is None:
             raise ValueError("a time without its offset")
     except UNREADABLE as error:
@@ -183,25 +160,31 @@ def _event(line: bytes, chain: int | None, path: Path) -> Event:
     return event
 
 
-def _crc_of(line: bytes, path: Path) -> int:
+def _follow(line: bytes, chain: int, path: str) -> None:
+    """Verify that a line follows from the one before it."""
+    if line[-CRC_LENGTH:] != CRC_FORM % zlib.crc32(line[:-CRC_LENGTH], chain):
+        raise _damaged(path, "a line does not follow the line before")
+
+
+def _crc_of(line: bytes, path: str) -> int:
     try:
         return int(line[-CRC_LENGTH:].decode()[8:16], 16)
     except ValueError:
         raise _damaged(path, "a line without its crc") from None
 
 
-def _refuse_foreign(file: BinaryIO, path: Path) -> None:
+def _refuse_foreign(file: io.BufferedReader, path: str) -> None:
     """Refuse a file that another version wrote, or that was renamed."""
     file.seek(0)
     line = file.readline(LINE_BYTES_MAX)
     if not line.endswith(b"\n"):
         return  # the day is just being opened
-    data = _event(line, None, path).data
-    if (data.get("schema"), data.get("day")) != (SCHEMA, path.stem):
+    data, day = _event(line, None, path).data, os.path.basename(path).removesuffix(".jsonl")
+    if (data.get("schema"), data.get("day")) != (SCHEMA, day):
         raise ConfigError(f"{path}: is not of this version, or was renamed: use the version that "
                           f"wrote it, or undo the renaming")
 
 
-def _damaged(path: Path, why: str) -> ConfigError:
+def _damaged(path: str, why: str) -> ConfigError:
     why = ascii(why[:200])[1:-1]
     return ConfigError(f"{path}: damaged: {why}: see 'Damaged events' in docs/RUNBOOK_PERPS.md")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from perps_bot.errors import ConfigError
 from perps_bot.journal import end_of, newest, news
-from perps_bot.model import Event
+from perps_bot.event import Event
 from perps_bot.terminal import Terminal
 from perps_bot.words import SENTENCES, breach_words, text, told
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from perps_bot import __version__
+from perps_bot import __version__, calm
 from perps_bot.bot import Bot, settle_first
 from perps_bot.catalog import ProductCatalog, floor_to, quantity_for
 from perps_bot.clock import SystemClock
@@ -24,7 +24,7 @@ from perps_bot.model import (
     ZERO, Account, Action, Decision, Mark, OrderIntent, OrderStatus, OrderType, Side,
     TradingState,
 )
-from perps_bot.reconcile import READS_LAG_MAX, obstacles
+from perps_bot.reconcile import READS_LAG_MAX
 from perps_bot.risk import RISK_KINDS, headroom, reduction, worst_price
 from perps_bot.settings import described
 from perps_bot.shutdown import record_end, stop
@@ -37,8 +37,6 @@ log = logging.getLogger("perps_bot")
 GAP_BARS_MAX = 2
 # How old a product's flags and session may be when an entry is sent.
 PRODUCTS_AGE_MAX = timedelta(seconds=60)
-# What ends so soon is closed while it can be.
-EXPIRES_SOON = timedelta(days=1)
 # While an order's outcome is awaited the venue is asked this often, and for so long at most.
 AWAIT_SECONDS, AWAIT_FOR = Decimal(1), timedelta(seconds=30)
 
@@ -72,8 +70,9 @@ def _run(bot: Bot, clock: SystemClock, cycles: int | None) -> int:
             now = attempt(bot, clock)
             bot.publish(now)
             _listen(bot)
-            bot.service.tick_ended(
-                f"{bot.risk.state}; {bot.trouble or bot.message or 'all is well'}")
+            if bot.service.listens:
+                bot.service.tick_ended(
+                    f"{bot.risk.state}; {bot.trouble or bot.message or 'all is well'}")
             done += 1
             if done == cycles:
                 code = 1 if bot.trouble else 0
@@ -101,7 +100,7 @@ def attempt(bot: Bot, clock: SystemClock) -> datetime:
         trouble = f"{type(failure).__name__}: {failure}"
         if trouble != bot.trouble:  # an outage is told once, not at every tick
             log.warning("tick failed: %s", trouble)
-        bot.trouble = trouble
+        bot.trouble, bot.calm = trouble, None
         _protect_all(bot, now)
     return now
 
@@ -133,10 +132,16 @@ def tick(bot: Bot, now: datetime) -> None:
     if not bot.is_started:
         _start(bot, now)
     _refresh_products(bot, now)
+    is_still = calm.is_still(bot)
+    if is_still and calm.passes(bot, marks, now):
+        return
+    revision, paused = bot.venue.revision, set()
     bot.engine.see(marks)
-    bot.engine.settle()
+    if not is_still:
+        bot.engine.settle()
     account = bot.engine.picture()
-    paused = bot.books.compare()
+    if not is_still:
+        paused = bot.books.compare()
     bot.books.note_funding(bot.venue, now)
     bot.risk.post_trade(account)
     if bot.risk.state is not TradingState.TRADING:  # what rests could still open
@@ -145,10 +150,11 @@ def tick(bot: Bot, now: datetime) -> None:
     _shrink(bot, account)
     wanted, failures = _decide_all(bot, marks, account, paused)
     failures += bot.work(bot.symbols)
-    bot.message = "; ".join(text for symbol in bot.symbols for text in obstacles(bot, symbol))
+    bot.message = None
     if failures:
         raise failures[0]
     _enter_one(bot, wanted)
+    bot.calm = None if wanted or paused else calm.found(bot, marks, revision)
 
 
 def _open_day(bot: Bot, now: datetime) -> None:
@@ -200,15 +206,19 @@ def _refresh_products(bot: Bot, now: datetime) -> None:
         return
     fresh = ProductCatalog()
     try:
-        fresh.load_from_brokerage(bot.venue)
+        listing = bot.venue.products()
+        if listing is bot._listing and not bot._doubts:
+            bot._products_at = now
+            return
+        fresh.load(listing)
         doubts = bot.books.check_listing(fresh)
     except VenueUnavailable as failure:
         doubts = str(failure)
     if doubts and doubts != bot._doubts:  # told once, not at every tick
         log.warning("products not refreshed, so nothing is opened: %s", doubts)
-    bot._doubts = doubts
+    bot._doubts, bot.calm = doubts, None
     if not doubts:
-        bot._products_at = now
+        bot._products_at, bot._listing = now, listing
         bot.catalog.take(fresh)
         bot.books.check_contracts({symbol: fresh.get(symbol) for symbol in bot.symbols})
 
@@ -220,7 +230,7 @@ def _shrink(bot: Bot, account: Account) -> None:
         product = bot.catalog.get(symbol)
         if symbol in bot.untraded or bot.protector.is_exiting(symbol):
             continue
-        if product.expires_at and product.expires_at - bot.store.now < EXPIRES_SOON:
+        if product.expires_at and product.expires_at - bot.store.now < calm.EXPIRES_SOON:
             bot.protector.exit(symbol, f"the contract expires at {product.expires_at.isoformat()}")
         elif kept is not None and (last is None or bot.store.now - last >= READS_LAG_MAX):
             # Margin is read late: what the last fill relieved must be in it by now.
@@ -243,7 +253,8 @@ def _take_bars(bot: Bot, mark: Mark, now: datetime) -> tuple[bool, list[datetime
     """Whether a bar ended since the last tick, and the ends that the strategy was given now."""
     symbol, bar = mark.symbol, bot.bar
     if mark.candle is not None:
-        bot.strategy.observe(symbol, mark.price, now)
+        if bot.strategy.bar_at(symbol) != now:  # else taken before the calm ended
+            bot.strategy.observe(symbol, mark.price, now)
         return True, [now]
     due = bot._next_bar.setdefault(symbol, bar_start(now, bar) + bar)
     if now < due:
@@ -322,12 +333,13 @@ def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
     decision = strategy.decide(mark, position, stop_price)
     bot.last_decisions[symbol] = decision.action.value
     said = (decision.action, decision.reason)
-    if took_bar or improved or bot._decided.get(symbol) != said:
+    is_worth_it = took_bar or improved or bot._decided.get(symbol) != said
+    if is_worth_it and bot.store.wants("strategy.signal"):
         bot._decided[symbol] = said
         bot.store.append(
             "strategy.signal", symbol=symbol, action=decision.action, reason=decision.reason,
-            **decision.inputs, equity=account.equity, daily_loss=account.daily_loss,
-            margin=account.margin and account.margin.figures,
+            **strategy.inputs(mark, position, stop_price), equity=account.equity,
+            daily_loss=account.daily_loss, margin=account.margin and account.margin.figures,
             trading_state=bot.risk.state, limits=vars(bot.risk.config), took_bar=took_bar,
             bars_ended=ends, memory=strategy.memory(symbol),
         )
@@ -372,8 +384,8 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
         try:
             bot.engine.enter(symbol, side, entry_quantity(bot, symbol, side), decision.reason)
         except OrderRejected as refusal:
-            bot._refused[symbol] = str(refusal)
             bot.message = "; ".join(filter(None, (bot.message, str(refusal))))
+            bot._refused[symbol] = str(refusal)
             continue
         failures = bot.work([symbol])
         if failures:
@@ -409,6 +421,8 @@ def _listen(bot: Bot) -> None:
 
 def _pause(bot: Bot, now: datetime) -> Decimal:
     """How long to sleep: less while the outcome of an order is awaited."""
+    if bot.calm is not None:
+        return bot.settings.interval
     awaited = any(
         order.status is not OrderStatus.OPEN or order.intent.order_type is OrderType.MARKET
         for order in bot.engine.outstanding() if now - order.created_at < AWAIT_FOR)

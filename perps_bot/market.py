@@ -19,6 +19,7 @@ from heapq import merge
 from io import BufferedReader, TextIOWrapper
 from itertools import islice, pairwise
 from operator import attrgetter
+from pathlib import Path
 
 from perps_bot.broker import MarketData
 from perps_bot.errors import ConfigError
@@ -235,16 +236,19 @@ FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 class RecordedMarket:
     """CSV files, one for each symbol, on one clock that `advance` moves; memory does not grow.
 
+    files          paths, or marks that were read already, oldest first
     funding_files  in the order of the symbols; there may be fewer
     bar_seconds    length of a candle; without it the smallest spacing of a file's first rows
     begin, end     rows with begin <= time < end count; a candle's time is that of its open
     products       the symbols' rules; recorded prices need not lie on their ticks
+    history        marks of candles before the first row: a start fills its averages with them
     """
 
     def __init__(
-        self, files: Sequence[str], symbols: Sequence[str], funding_files: Sequence[str] = (),
-        bar_seconds: int | None = None, begin: datetime | None = None, end: datetime | None = None,
-        skip_bad_rows: bool = False, products: Iterable[Product] | None = None,
+        self, files: Sequence[str | Iterable[Mark]], symbols: Sequence[str],
+        funding_files: Sequence[str] = (), bar_seconds: int | None = None,
+        begin: datetime | None = None, end: datetime | None = None, skip_bad_rows: bool = False,
+        products: Iterable[Product] | None = None, history: Sequence[Mark] = (),
     ):
         counts = f"{len(files)} files, {len(symbols)} symbols, {len(funding_files)} funding files"
         if not len(set(symbols)) == len(symbols) == len(files) >= max(1, len(funding_files)):
@@ -252,7 +256,9 @@ class RecordedMarket:
         self._products = _products_of(symbols, products or SYNTHETIC_PRODUCTS)
         bar, skip = bar_seconds and timedelta(seconds=bar_seconds), skip_bad_rows
         options = _PRICE_KINDS, skip, bar, begin, end
-        self._files = [_CsvFile(path, symbol, *options) for path, symbol in zip(files, symbols)]
+        self._files = [_CsvFile(file, symbol, *options) if isinstance(file, str | Path) else
+                       _Given(file) for file, symbol in zip(files, symbols)]
+        self._history = history
         self._news = merge(*(file.rows() for file in self._files), key=attrgetter("at"))
         self._ahead = next(self._news, None)
         self._marks: dict[str, Mark] = {}
@@ -277,8 +283,10 @@ class RecordedMarket:
         return self._marks
 
     def candles(self, symbol: str, seconds: int, count: int, now: datetime) -> Sequence[Candle]:
-        """Return nothing: a recording has no history before it starts."""
-        return ()
+        """Return of the history: what was recorded has none of its own before it starts."""
+        length = timedelta(seconds=seconds)
+        return [mark.candle for mark in self._history[-count:]
+                if mark.symbol == symbol and mark.at - mark.candle.opened_at == length]
 
     def funding(self, symbol: str, now: datetime) -> FundingRate | None:
         """Return the newest rate at or before `now`, which never goes back."""
@@ -298,8 +306,24 @@ class RecordedMarket:
 
     def progress(self) -> Decimal:
         """Return the fraction of the price files' bytes, as they lie on disk, read so far."""
-        read = sum(file.size if file.raw.closed else file.raw.tell() for file in self._files)
+        read = sum(file.bytes_read() for file in self._files)
         return Decimal(read) / sum(file.size for file in self._files)
+
+
+class _Given:
+    """Marks that were read already, in place of a file; how far it has come is not known."""
+
+    bad_rows, size = 0, 1
+
+    def __init__(self, marks: Iterable[Mark]) -> None:
+        self._marks, self.rows_read = marks, 0
+
+    def rows(self) -> Iterator[Mark]:
+        for self.rows_read, mark in enumerate(self._marks, 1):
+            yield mark
+
+    def bytes_read(self) -> int:
+        return 0
 
 
 class _FundingReader:
@@ -363,6 +387,9 @@ class _CsvFile:
                     yield built
         if latest == FIRST_MOMENT:
             raise ConfigError(f"{self.path}: not one usable row; give another file")
+
+    def bytes_read(self) -> int:
+        return self.size if self.raw.closed else self.raw.tell()
 
     def _kind(self, header: str) -> tuple[Callable, Callable, timedelta]:
         if header not in self.kinds:

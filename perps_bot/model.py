@@ -1,18 +1,24 @@
 """Model: what do we talk about?
 
-The nouns that travel between rooms, with their units and signs; all but Ticket are frozen.
+The nouns that travel between rooms, with their units and signs; all but Ticket are frozen.  What
+an order makes on its way is a tuple with names, which is made in a third of the time.
 Values only: no rule, no rounding, no clock, no I/O.  Money, prices and quantities are `Decimal`;
 quantities are in base units (BTC, not contracts); times are aware UTC `datetime`s.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from operator import attrgetter
+from types import MappingProxyType
+from typing import NamedTuple
+
+from perps_bot.event import Event  # the one noun that is read where nothing trades
 
 ZERO = Decimal(0)
+NOTHING: Mapping = MappingProxyType({})
 
 
 def exact(name: str, value: object) -> Decimal:
@@ -38,8 +44,9 @@ def maybe_decimal(value: Decimal | str | None) -> Decimal | None:
 
 
 def columns(value: object) -> dict[str, object]:
-    """The fields of one frozen value that has slots, by name, as events carry them."""
-    return {name: getattr(value, name) for name in value.__slots__}
+    """The fields of one frozen value, by name, as events carry them."""
+    names = value._fields if isinstance(value, tuple) else value.__slots__
+    return {name: getattr(value, name) for name in names}
 
 
 def moment(value: datetime | str) -> datetime:
@@ -53,16 +60,15 @@ def maybe_moment(value: datetime | str | None) -> datetime | None:
 class Side(StrEnum):
     """Which way an order or a fill goes."""
 
+    sign: int  # of what it adds to a position
+    opposite: "Side"
+
     BUY = "buy"
     SELL = "sell"
 
-    @property
-    def sign(self) -> int:
-        return 1 if self is Side.BUY else -1
 
-    @property
-    def opposite(self) -> "Side":
-        return Side.SELL if self is Side.BUY else Side.BUY
+Side.BUY.sign, Side.BUY.opposite = 1, Side.SELL
+Side.SELL.sign, Side.SELL.opposite = -1, Side.BUY
 
 
 class Action(StrEnum):
@@ -97,6 +103,8 @@ class Purpose(StrEnum):
 
 
 class OrderStatus(StrEnum):
+    is_terminal: bool  # whether nothing more can come of it
+
     INTENDED = "intended"  # on disk, not known to be sent
     UNKNOWN = "unknown"  # sent, and no answer that can be trusted
     OPEN = "open"
@@ -107,21 +115,23 @@ class OrderStatus(StrEnum):
     REJECTED = "rejected"
     LOST = "lost"  # proved absent at the venue
 
-    @property
-    def is_terminal(self) -> bool:
-        return self.value in ("filled", "cancelled", "expired", "rejected", "lost")
+
+for _status in OrderStatus:
+    _status.is_terminal = _status in ("filled", "cancelled", "expired", "rejected", "lost")
 
 
 class TradingState(StrEnum):
     """What the bot may do at all, from most to least."""
 
+    severity: int
+
     TRADING = "TRADING"
     REDUCING = "REDUCING"  # only orders that shrink a position
     HALTED = "HALTED"  # cancels, protective stops and exits
 
-    @property
-    def severity(self) -> int:
-        return tuple(TradingState).index(self)
+
+for _severity, _state in enumerate(TradingState):
+    _state.severity = _severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +175,8 @@ class Product:
         return self.long_margin_rate if side is Side.BUY else self.short_margin_rate
 
 
-@dataclass(frozen=True, slots=True)
-class Candle:
+# A bar each, and a tuple is made in a third of the time.
+class Candle(NamedTuple):
     """Trades of one bar.  Prices in USD per base unit; `opened_at` is the bar's first moment."""
 
     opened_at: datetime
@@ -177,8 +187,7 @@ class Candle:
     volume: Decimal = ZERO
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """The newest fair price of one symbol.
 
     price               USD per base unit, the mid of a two-sided quote where there is one
@@ -207,8 +216,7 @@ class FundingRate:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class FundingPayment:
+class FundingPayment(NamedTuple):
     """Funding booked for one symbol.  amount is USD; what we pay is positive.
 
     held  what the account held then, base units, signed, the owner's own with ours; None: only ours
@@ -222,8 +230,7 @@ class FundingPayment:
     held: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OrderIntent:
+class OrderIntent(NamedTuple):
     """An order that we would like to send; nothing has happened yet.
 
     quantity             base units, positive; `side` gives the direction
@@ -255,8 +262,7 @@ _INTENT_FIELDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """One order of ours and what is known of it.
 
     id               the client order id, made before sending and never changed
@@ -286,13 +292,13 @@ class Order:
     @property
     def remaining(self) -> Decimal:
         """Base units that may still fill; zero once the order is finished."""
-        may_fill = ZERO if self.status.is_terminal else self.quantity - self.filled_quantity
-        return max(may_fill, ZERO)
+        if self.status.is_terminal:
+            return ZERO
+        return max(self.intent.quantity - self.filled_quantity, ZERO)
 
     def intent_data(self) -> dict[str, object]:
         """The fields that are fixed before sending, by name, as events carry them."""
-        fixed = {name: getattr(self.intent, name) for name in _INTENT_FIELDS}
-        return {"client_order_id": self.id, **fixed,
+        return {"client_order_id": self.id, **self.intent._asdict(),
                 "originating_order_id": self.originating_order_id}
 
     def state_data(self) -> dict[str, object]:
@@ -309,10 +315,9 @@ class Order:
         So is a `quantity` among them, but for a zero: that one could not be read.
         """
         quantity = maybe_decimal(data.get("quantity")) or self.quantity
-        return replace(
-            self, intent=replace(self.intent, quantity=quantity),
-            status=OrderStatus(data["status"]), venue_order_id=data["venue_order_id"],
-            filled_quantity=Decimal(data["filled_quantity"]),
+        return self._replace(
+            intent=self.intent._replace(quantity=quantity), status=OrderStatus(data["status"]),
+            venue_order_id=data["venue_order_id"], filled_quantity=Decimal(data["filled_quantity"]),
             average_price=maybe_decimal(data["average_price"]), reason=data["answer"],
         )
 
@@ -348,10 +353,10 @@ class Ticket:
         """The order as our books have it: what was filled but not told yet is still to come."""
         order = self.order
         if order.status.is_terminal:
-            intent = replace(order.intent, quantity=order.filled_quantity)
-            order = replace(order, intent=intent, status=OrderStatus.CANCEL_QUEUED)
+            intent = order.intent._replace(quantity=order.filled_quantity)
+            order = order._replace(intent=intent, status=OrderStatus.CANCEL_QUEUED)
         known = order.filled_quantity == self.recorded
-        return order if known else replace(order, filled_quantity=self.recorded)
+        return order if known else order._replace(filled_quantity=self.recorded)
 
     def as_data(self) -> dict[str, object]:
         order = self.order
@@ -366,8 +371,7 @@ class Ticket:
                    is_late=row.get("is_late", False))
 
 
-@dataclass(frozen=True, slots=True)
-class Fill:
+class Fill(NamedTuple):
     """One execution.  quantity in base units, positive; fee in USD, what we pay is positive.
 
     client_order_id is empty where the venue acted by itself (a liquidation, a manual trade).
@@ -384,8 +388,7 @@ class Fill:
     is_liquidation: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """What we hold in one symbol.
 
     quantity      base units, signed: above zero is long
@@ -404,6 +407,11 @@ class Position:
     fees: Decimal = ZERO
     funding: Decimal = ZERO
 
+    def valued(self, price: Decimal) -> "Position":
+        """The same at another mark."""
+        return Position(self.symbol, self.quantity, self.entry_price, price, self.realized_pnl,
+                        self.fees, self.funding)
+
     @property
     def unrealized_pnl(self) -> Decimal:
         return (self.mark_price - self.entry_price) * self.quantity
@@ -418,8 +426,7 @@ class Position:
         return None if not self.quantity else Side.BUY if self.quantity > 0 else Side.SELL
 
 
-@dataclass(frozen=True, slots=True)
-class Margin:
+class Margin(NamedTuple):
     """The venue's own margin numbers, USD.
 
     initial       margin of everything held, by the stricter window
@@ -445,8 +452,7 @@ class Margin:
         return self.initial, self.available, self.threshold
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """One consistent picture of what we have, as of `at`.
 
     equity            USD: cash balance plus unrealized profit and loss
@@ -461,8 +467,8 @@ class Account:
 
     at: datetime
     equity: Decimal
-    positions: Mapping[str, Position] = field(default_factory=dict)
-    marks: Mapping[str, Mark] = field(default_factory=dict)
+    positions: Mapping[str, Position] = NOTHING
+    marks: Mapping[str, Mark] = NOTHING
     outstanding: tuple[Order, ...] = ()
     day_start_equity: Decimal = ZERO
     daily_loss: Decimal = ZERO
@@ -484,8 +490,7 @@ class Account:
         return 0 < intent.quantity <= free
 
 
-@dataclass(frozen=True, slots=True)
-class Breach:
+class Breach(NamedTuple):
     """One limit that an order would break.
 
     code      stable and searchable, `LEVERAGE_EXCEEDED`
@@ -506,8 +511,7 @@ class Breach:
         return f"{self.message}: {' '.join(filter(None, said))}"
 
 
-@dataclass(frozen=True, slots=True)
-class RiskVerdict:
+class RiskVerdict(NamedTuple):
     """Yes (no breaches) or no, with every limit named."""
 
     intent: OrderIntent
@@ -524,24 +528,8 @@ class RiskVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the strategy wants for one symbol; inputs are the numbers that it used, by name."""
+    """What the strategy wants for one symbol."""
 
     symbol: str
     action: Action
     reason: str
-    inputs: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of the events: what happened, in order.
-
-    seq   counts from 1 and never repeats
-    at    the moment that the loop acted on, venue time
-    data  Decimals in memory, their text once read back: readers pass them through Decimal()
-    """
-
-    seq: int
-    at: datetime
-    type: str
-    data: Mapping[str, object]

@@ -5,17 +5,13 @@ not trading at that moment.  Nothing here trades, and nothing here says what was
 number that is not known is shown as null, a health that is old has an end date in it.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
-import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from perps_bot import __version__, emergency
@@ -26,9 +22,8 @@ from perps_bot.bot import Bot
 from perps_bot.market import window_row
 from perps_bot.metrics import exposition
 from perps_bot.model import Action, Event, OrderStatus, TradingState
-from perps_bot.process import Diary, Line
 from perps_bot.settings import Settings, described, same_run
-from perps_bot.store import Recovery, prepare_folder, write_state
+from perps_bot.store import Recovery, write_state
 from perps_bot.words import fields_line
 
 log = logging.getLogger("perps_bot")
@@ -37,8 +32,6 @@ log = logging.getLogger("perps_bot")
 HEALTH_TICKS, HEALTH_SECONDS_MIN = 3, 10
 # The files are renamed into place at most this often.
 PUBLISH_EVERY = timedelta(seconds=1)
-# The log: a file's size, and how many older ones are kept.
-LOG_BYTES_MAX, LOG_FILES = 5_000_000, 5
 # Risk events kept in risk_events.json.
 RISK_EVENTS_MAX = 200
 RISK_EVENT_TYPES = frozenset({
@@ -213,23 +206,6 @@ def cycle_lines(bot: Bot) -> Iterator[str]:
            f"{bot.tracker.equity():f} USD, state {bot.risk.state}")
 
 
-def log_to(settings) -> None:
-    """Send the diary to stderr and to the rotated file; nothing else may print there."""
-    path = prepare_folder(settings.log_dir) / "perps_bot.log"
-    try:
-        file = _PrivateLog(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}: mend it or set PERPS_LOG_DIR") from error
-    form = Line("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    form.converter = time.gmtime
-    # A full disk must not make the logging module print tracebacks over the operator's screen.
-    logging.raiseExceptions = False
-    log.handlers = [Diary(), file]
-    for handler in log.handlers:
-        handler.setFormatter(form)
-    log.setLevel(settings.log_level)
-
-
 def time_given(flag: str, text: str | None) -> datetime | None:
     if text is None:
         return None
@@ -261,42 +237,6 @@ def _is_empty_folder(path: str) -> bool:
         return not os.path.ismount(path) and not os.listdir(path)
     except OSError:  # a file, or a folder that is not ours to read
         return False
-
-
-class _PrivateLog(RotatingFileHandler):
-    """The log file, for its owner's eyes, after every rotation too.
-
-    The bots of several profiles may share it: one of them rotates, and the others follow.
-    """
-
-    def shouldRollover(self, record):
-        with suppress(OSError):  # where nothing more can be opened, the old file has to do
-            if not self._is_in_place():  # rotated by another bot, or removed by a person
-                fresh = self._open()
-                self.stream.close()
-                self.stream = fresh
-        return super().shouldRollover(record)
-
-    def doRollover(self):
-        held = os.dup(self.stream.fileno())
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self._is_in_place():
-                super().doRollover()
-        except BlockingIOError:
-            pass  # another bot is at it; the next line follows
-        finally:
-            os.close(held)
-
-    def _is_in_place(self):
-        try:
-            return os.path.samestat(os.stat(self.baseFilename), os.fstat(self.stream.fileno()))
-        except FileNotFoundError:
-            return False
-
-    def _open(self):
-        return open(self.baseFilename, self.mode, encoding=self.encoding,
-                    opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
 def _windows(bot: Bot) -> dict[str, object]:

@@ -8,8 +8,7 @@ world moves only when `marks` is asked, and the same marks give the same fills.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import takewhile
 from operator import attrgetter
@@ -21,7 +20,7 @@ from perps_bot.model import (
     ZERO, Candle, Fill, FundingPayment, FundingRate, Margin, Mark, Order, OrderIntent, OrderStatus,
     OrderType, Position, Product, Purpose, Side, TimeInForce,
 )
-from perps_bot.tracker import apply_fill
+from perps_bot.tracker import INFINITY, apply_fill
 
 # How far a fired bracket's limit lies beyond its stop (coinbase.md 3.4), and an attached one's
 # profit leg from the entry's fill.
@@ -36,6 +35,7 @@ ORDERS_MAX, HISTORY_MAX = 500, 10_000
 # has their seconds, and how long before now they end.
 ABSENCE_MIN, CANDLES_MAX = timedelta(minutes=2), 1_500
 CATCH_UP = ((3600, timedelta(days=1)), (60, timedelta()))
+HOUR, LAST_MOMENT = timedelta(hours=1), datetime.max.replace(tzinfo=UTC)
 MARKET, LIMIT, STOP_LIMIT, BRACKET = OrderType
 STOPS = (STOP_LIMIT, BRACKET)
 # The venue's word for a stop that has become a limit order; it stays with the order's state.
@@ -57,6 +57,7 @@ class PaperBroker:
     ) -> None:
         self.market = market
         self._products: dict[str, Product] = {}
+        self._listing: Sequence[Product] = ()  # as the market told it last
         self._balance = equity
         self._fee_rate, self._fee_per_contract = fee_rate, fee_per_contract
         self._slippage = slippage_bps / 10_000
@@ -68,6 +69,11 @@ class PaperBroker:
         self._fills: deque[Fill] = deque(maxlen=HISTORY_MAX)
         self._payments: deque[FundingPayment] = deque(maxlen=HISTORY_MAX)
         self._seen_at: datetime | None = None
+        self._hour_ends = LAST_MOMENT  # the first one after `_seen_at`
+        self.revision = 0
+        # Between which prices nothing happens, by symbol, and until when: as of that revision.
+        self._bounds: dict[str, tuple[Decimal, Decimal]] = {}
+        self._expires_at, self._bounded_at = LAST_MOMENT, -1
 
     def restore(
         self, balance: Decimal, positions: Iterable[Position], orders: Iterable[Order],
@@ -78,6 +84,7 @@ class PaperBroker:
         balance  USD: equity less the open positions' unrealized profit and loss
         orders   those that are open, filled as far as the positions show
         """
+        self.revision += 1
         self._balance, self._seen_at = balance, seen_at
         self._positions = {p.symbol: p for p in positions}
         self._funded = dict.fromkeys(self._positions, seen_at)
@@ -91,7 +98,9 @@ class PaperBroker:
 
     def products(self) -> Sequence[Product]:
         products = self.market.products()
-        self._products.update((product.symbol, product) for product in products)
+        if products is not self._listing:
+            self._listing = products
+            self._products.update((product.symbol, product) for product in products)
         return products
 
     def candles(self, symbol: str, seconds: int, count: int, now: datetime) -> Sequence[Candle]:
@@ -102,16 +111,15 @@ class PaperBroker:
 
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
-        marks = self.market.marks({**dict.fromkeys(symbols), **self._symbols()}, now)
         if self._live or self._positions:
+            marks = self.market.marks({**dict.fromkeys(symbols), **self._symbols()}, now)
             for missed in self._missed(now):
                 self._charge_funding(missed.at)
                 self._meet(missed, missed.at)
             self._charge_funding(now)
-            for symbol, mark in marks.items():
-                if mark != self._marks.get(symbol):
-                    self._meet(mark, now)
-            self._expire(self._live.values(), now, now)
+            self._pass(marks, now)
+        else:
+            marks = self.market.marks(symbols, now)
         self._seen_at = now
         self._marks.update(marks)
         return marks
@@ -122,7 +130,7 @@ class PaperBroker:
         return self._balance + sum((p.unrealized_pnl for p in self._positions.values()), ZERO)
 
     def margin(self) -> Margin | None:
-        initial = sum((self._margin(held) for held in self._positions), ZERO)
+        initial = self._initial()
         return Margin(initial, self.equity(), LIQUIDATION_SHARE * initial)
 
     def positions(self) -> Mapping[str, Position]:
@@ -147,8 +155,9 @@ class PaperBroker:
                    or self._not_covered(order, mark) or _misplaced(order.intent, mark.price))
         if refusal:
             raise refusal
-        order = replace(order, status=OrderStatus.OPEN, venue_order_id=f"paper-{order.id}")
+        order = order._replace(status=OrderStatus.OPEN, venue_order_id=f"paper-{order.id}")
         self._live[order.id] = order
+        self.revision += 1
         # A recording of candles knows the next price only at the next open.
         if not _is_stop(order) and mark.candle is None:
             self._execute(order, mark, now)
@@ -249,8 +258,10 @@ class PaperBroker:
     def _charge_funding(self, until: datetime) -> None:
         """Book what fell due by `until` on the positions held before that moment's fills."""
         while self._seen_at < until:
-            hour = self._seen_at.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
-            moment = min(hour, until)
+            if not self._hour_ends - HOUR <= self._seen_at < self._hour_ends:
+                begun = self._seen_at.replace(minute=0, second=0, microsecond=0)
+                self._hour_ends = begun + HOUR
+            moment = min(self._hour_ends, until)
             for symbol, position in self._positions.items():
                 rate = self.market.funding(symbol, moment)
                 # A rate may become known late; it is booked once, whenever that is.
@@ -261,7 +272,53 @@ class PaperBroker:
                     name = f"funding-{symbol}-{rate.at.isoformat()}"
                     payment = FundingPayment(name, symbol, amount, rate.rate, rate.at)
                     self._payments.append(payment)
+                    self.revision += 1
             self._seen_at = moment
+
+    def _pass(self, marks: Mapping[str, Mark], now: datetime) -> None:
+        """Let the new marks act; between the bounds of its symbol a mark only values."""
+        for symbol, mark in marks.items():
+            if self._bounded_at != self.revision:
+                self._find_bounds()
+            bounds = self._bounds.get(symbol)
+            if bounds is None or mark == self._marks.get(symbol):
+                continue
+            (below, above), candle = bounds, mark.candle
+            lowest, highest = (candle.low, candle.high) if candle else (
+                min(mark.bid, mark.price), max(mark.ask, mark.price))
+            if not below < lowest <= highest < above or now >= self._expires_at:
+                self._meet(mark, now)
+            elif symbol in self._positions:
+                self._value(symbol, mark.price)
+        if now >= self._expires_at:
+            self._expire(self._live.values(), now, now)
+
+    def _find_bounds(self) -> None:
+        self._bounds = {symbol: self._bounds_of(symbol) for symbol in self._symbols()}
+        ends = (order.intent.expires_at for order in self._live.values())
+        self._expires_at = min((at for at in ends if at is not None), default=LAST_MOMENT)
+        self._bounded_at = self.revision
+
+    def _bounds_of(self, symbol: str) -> tuple[Decimal, Decimal]:
+        """The prices between which no order of `symbol` can fill or fire, and nothing liquidate."""
+        below, above, position = [ZERO], [INFINITY], self._positions.get(symbol)
+        for order in self._of(symbol):
+            intent = order.intent
+            if order.reason == TRIGGERED or not _rests(order):
+                return INFINITY, ZERO  # whatever comes fills it
+            limit = None if intent.order_type is STOP_LIMIT else intent.limit_price
+            legs = [(limit, below, above), (intent.stop_price, above, below)]
+            for price, bought_at, sold_at in legs:
+                if price is not None:
+                    (bought_at if intent.side is Side.BUY else sold_at).append(price)
+        if position is not None:  # its share of what all of them together may still lose
+            room, held = self._margin_left() / len(self._positions), position.quantity
+            if held > 0:
+                below.append(position.mark_price - room / held)
+            else:  # a short's margin grows with the price
+                grows = 1 + self._product(symbol).short_margin_rate
+                above.append(position.mark_price - room / (held * grows))
+        return max(below), min(above)
 
     def _meet(self, mark: Mark, now: datetime) -> None:
         """Let one symbol's new mark act on its orders and its position."""
@@ -308,7 +365,8 @@ class PaperBroker:
     def _meet_quote(self, order: Order, mark: Mark, now: datetime) -> None:
         intent = order.intent
         if _is_stop(order) and (mark.price - intent.stop_price) * intent.side.sign >= 0:
-            order = self._live[order.id] = replace(order, reason=TRIGGERED)
+            order = self._live[order.id] = order._replace(reason=TRIGGERED)
+            self.revision += 1
         if order.reason == TRIGGERED or not _rests(order):
             self._execute(order, mark, now)
         elif intent.order_type is not STOP_LIMIT:
@@ -341,7 +399,7 @@ class PaperBroker:
         self._book(Fill(f"{order.id}:{filled:f}", order.id, order.symbol, order.side, quantity,
                         price, self._fee(order.symbol, quantity, price), now))
         paid = (order.average_price or ZERO) * order.filled_quantity + price * quantity
-        order = replace(order, filled_quantity=filled, average_price=paid / filled)
+        order = order._replace(filled_quantity=filled, average_price=paid / filled)
         self._live[order.id] = order
         if filled == order.quantity:
             self._end(order.id, OrderStatus.FILLED, now)
@@ -355,6 +413,7 @@ class PaperBroker:
     def _book(self, fill: Fill) -> None:
         before = self._position(fill.symbol)
         after = apply_fill(before, fill)
+        self.revision += 1
         self._balance += after.realized_pnl - before.realized_pnl - fill.fee
         if before.quantity * after.quantity <= 0:
             self._funded[fill.symbol] = fill.at
@@ -385,14 +444,23 @@ class PaperBroker:
         worst, price = mark.price, _opposite(mark, side)[0]
         if candle is not None:
             worst = price = candle.low if side is Side.SELL else candle.high
-        self._positions[symbol] = replace(position, mark_price=worst)
-        margin = sum((self._margin(held) for held in self._positions), ZERO)
-        is_due = self.equity() <= LIQUIDATION_SHARE * margin
-        self._positions[symbol] = replace(position, mark_price=mark.price)
+        self._value(symbol, worst)
+        is_due = self._margin_left() <= 0
+        self._value(symbol, mark.price)
         if is_due:
             self.cancel(self._of(symbol), now)
             self._book(Fill(f"liquidation-{symbol}-{now.isoformat()}", "", symbol, side, quantity,
                             price, self._fee(symbol, quantity, price), now, is_liquidation=True))
+
+    def _initial(self) -> Decimal:
+        return sum((self._margin(held) for held in self._positions), ZERO)
+
+    def _margin_left(self) -> Decimal:
+        """USD of equity above what liquidates."""
+        return self.equity() - LIQUIDATION_SHARE * self._initial()
+
+    def _value(self, symbol: str, price: Decimal) -> None:
+        self._positions[symbol] = self._positions[symbol].valued(price)
 
     def _margin(self, symbol: str, orders: Sequence[Order] = ()) -> Decimal:
         """USD of initial margin in `symbol`, with those `orders` filled that may open there."""
@@ -404,7 +472,8 @@ class PaperBroker:
         )
 
     def _end(self, identity: str, status: OrderStatus, now: datetime) -> None:
-        self._ended[identity] = now, replace(self._live.pop(identity), status=status)
+        self.revision += 1
+        self._ended[identity] = now, self._live.pop(identity)._replace(status=status)
         if len(self._ended) > HISTORY_MAX:
             del self._ended[next(iter(self._ended))]
 

@@ -5,17 +5,11 @@ secret is in it, and where nothing can be written nothing else fails.  Nothing i
 the exit code says what was done, whether or not anybody could read about it.
 """
 
-import logging
+import io
 import os
 import re
 import resource
-import select
 import sys
-import threading
-import traceback
-from contextlib import suppress
-from types import TracebackType
-from typing import TextIO
 
 from perps_bot.secret import redacted
 
@@ -39,6 +33,12 @@ def begin() -> None:
         stream.reconfigure(errors="backslashreplace")  # no text is refused for its letters
     leave_no_core()
     sys.excepthook = _tell_of_a_bug
+
+
+def begin_threads() -> None:
+    """What happens in another thread is told like everything else; comes before the first."""
+    import threading
+
     threading.excepthook = lambda bug: _tell_of_a_bug(bug.exc_type, bug.exc_value,
                                                       bug.exc_traceback)
 
@@ -52,15 +52,23 @@ def end() -> None:
             _forget(stream)
 
 
+def leave(code: int) -> None:
+    """End now, all being said: to take the interpreter apart would take as long as the answer."""
+    os._exit(code)
+
+
 def leave_no_core() -> None:
     """Keep memory, which holds the key, out of core files and from other processes."""
-    with suppress(OSError, ValueError):  # a sandbox may forbid it, and then has done it itself
+    try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # A core that is piped to a program heeds no limit.  Without ctypes the limit has to do.
-    with suppress(ImportError, OSError, AttributeError, MemoryError):
+    except (OSError, ValueError):
+        pass  # a sandbox may forbid it, and then has done it itself
+    try:
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    except (ImportError, OSError, AttributeError, MemoryError):
+        pass  # a core that is piped to a program heeds no limit; else the limit has to do
 
 
 def answer(text: str) -> bool:
@@ -101,33 +109,16 @@ def painted(line: str) -> str:
                    for part in _CODE.split(redacted(line)))
 
 
-def takes(stream: TextIO | None) -> bool:
+def takes(stream: io.TextIOBase | None) -> bool:
     """Whether the stream would take a line now."""
+    import select
+
     poll = select.poll()
     try:
         poll.register(stream.fileno(), select.POLLOUT)
     except (AttributeError, OSError, ValueError):  # no file behind it, as in a test
         return stream is not None
     return bool(poll.poll(PATIENCE_MILLISECONDS))
-
-
-class Line(logging.Formatter):
-    """A line of the diary.  A traceback has lines of its own, which look like no other."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = one_line(record.message)
-        return super().formatMessage(record)
-
-    def formatException(self, ei) -> str:
-        return _traceback(*ei)
-
-
-class Diary(logging.StreamHandler):
-    """The diary on stderr, which must not hold up the bot when nobody reads it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if takes(self.stream):
-            super().emit(record)
 
 
 def _answered(text: str) -> bool:
@@ -141,17 +132,20 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def _tell_of_a_bug(kind: type, error: BaseException, trace: TracebackType | None) -> None:
+def _tell_of_a_bug(kind: type, error: BaseException, trace: object) -> None:
     if takes(sys.stderr):
-        _put(sys.stderr, _traceback(kind, error, trace))
+        _put(sys.stderr, traceback_lines(kind, error, trace))
 
 
-def _traceback(kind, error, trace) -> str:
+def traceback_lines(kind: type, error: BaseException, trace: object) -> str:
+    """Return a traceback of which each line looks like no other of ours."""
+    import traceback
+
     text = "".join(traceback.format_exception(kind, error, trace))
     return "\n".join(f"  | {one_line(line)}" for line in text.rstrip("\n").split("\n"))
 
 
-def _put(stream: TextIO | None, text: str) -> Exception | None:
+def _put(stream: io.TextIOBase | None, text: str) -> Exception | None:
     """Write it all at once; return why it could not be, and then none of it comes later."""
     if stream is None:
         return OSError("the stream is closed")
@@ -164,9 +158,9 @@ def _put(stream: TextIO | None, text: str) -> Exception | None:
     return None
 
 
-def _forget(stream: TextIO) -> None:
+def _forget(stream: io.TextIOBase) -> None:
     """Let go of what waits in the stream's buffer; the stream stays as it was."""
-    with suppress(OSError, ValueError):
+    try:
         number = stream.fileno()
         kept, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)
@@ -174,3 +168,5 @@ def _forget(stream: TextIO) -> None:
         os.dup2(kept, number)
         os.close(kept)
         os.close(nowhere)
+    except (OSError, ValueError):
+        pass

@@ -58,7 +58,7 @@ class Protector:
         self._stop_not_before: dict[str, datetime] = {}
         self._unprotected_since: dict[str, datetime] = {}
         self._taken_back: Counter[str] = Counter()  # how often, since the symbol was flat
-        self.store.subscribe(self.apply)
+        self.store.subscribe(self.apply, _FOLDS)
 
     def is_protected(self, symbol: str) -> bool:
         """Whether open stops cover the whole position."""
@@ -69,6 +69,10 @@ class Protector:
     def stop_price(self, symbol: str) -> Decimal | None:
         """Where our stop rests, USD per base unit; None while there is none."""
         return next((o.intent.stop_price for o in self._resting_stops(symbol)), None)
+
+    @property
+    def has_exits(self) -> bool:
+        return bool(self._exits)
 
     def is_exiting(self, symbol: str) -> bool:
         return symbol in self._exits

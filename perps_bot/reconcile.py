@@ -7,6 +7,7 @@ is left alone.  Nothing here sends or cancels an order.
 """
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,7 +15,8 @@ from decimal import Decimal
 from typing import Any
 
 from perps_bot.errors import ConfigError
-from perps_bot.model import Event, Position, Product, TradingState
+from perps_bot.model import ZERO, Event, Position, Product, Purpose, Side, TradingState
+from perps_bot.store import EPOCH
 
 log = logging.getLogger("perps_bot")
 
@@ -27,6 +29,10 @@ GONE_UNEXPLAINED = timedelta(minutes=1)
 # What the day's cash may differ from the ledger: the venue values open positions at its own price.
 TIE_OUT_PCT, TIE_OUT_USD = Decimal("0.001"), Decimal(1)
 HOUR = timedelta(hours=1)
+CHANGES_MAX = 500  # of one symbol's books, that are remembered
+# What `apply` folds.
+BOOK_EVENTS = ("bot.started", "funding.rate", "trade.executed", "position.adopted",
+               "reconcile.mismatch")
 
 
 @dataclass
@@ -46,12 +52,20 @@ class Reconciler:
     _contracts: dict[str, tuple[Decimal, Decimal, str]] = field(default_factory=dict)
     _rates_at: dict[str, datetime] = field(default_factory=dict)
     _restricted: dict[str, str] = field(default_factory=dict)
+    _was_held: dict[str, deque[tuple[datetime, Decimal]]] = field(default_factory=dict)
+    _closed_at: dict[str, datetime] = field(default_factory=dict)
+    _adopted_at: dict[str, datetime] = field(default_factory=dict)
 
     @property
     def restricted(self) -> dict[str, str]:
         """What we hold and the venue lists no longer, or does not let trade freely, and why."""
         return {symbol: why for symbol, why in self._restricted.items()
                 if self.engine.tracker.get_position(symbol).quantity}
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the last comparison has left nothing open."""
+        return not (self.untraded or self._differs or self._unexplained)
 
     def begin(self, now: datetime) -> None:
         """At a start: adopt what the operator said, leave alone what nothing explains."""
@@ -77,6 +91,28 @@ class Reconciler:
             elif symbol not in self.untraded and told(symbol):
                 self._count_difference(symbol, position)
         return {*differing, *(order.symbol for order in self.engine.foreign)}
+
+    def may_be_old(self, theirs: Position) -> bool:
+        """Whether the venue may only lag: to believe it could open what is gone, or close it again.
+
+        Behind what our books held before or, with what others did, behind what was closed just
+        now.  Not where what others did, and our books lack, is exactly the difference.
+        """
+        symbol, now = theirs.symbol, self.store.now
+        moved = self.moved(symbol)
+        if moved and theirs.quantity - self.engine.tracker.get_position(symbol).quantity == moved:
+            return False
+        held = self._was_held.get(symbol, ())
+        times = [at for at, quantity in held if quantity == theirs.quantity]
+        times.append(self._closed_at.get(symbol, EPOCH))
+        return any(abs(now - at) < GONE_UNEXPLAINED for at in times)
+
+    def moved(self, symbol: str, within: timedelta = timedelta.max) -> Decimal:
+        """What others' fills have added to the position and our books have not; base units."""
+        since = self._adopted_at.get(symbol, EPOCH)
+        return sum((fill.quantity * fill.side.sign
+                    for fill in self.engine.moved_by_others.get(symbol, ())
+                    if fill.at > since and self.store.now - fill.at < within), ZERO)
 
     def check_contracts(self, products: Mapping[str, Product]) -> None:
         """Stop opening where a held contract is no longer what it was."""
@@ -139,14 +175,26 @@ class Reconciler:
                 f"or something that we do not know of: see 'The daily tie-out' in the runbook"))
 
     def apply(self, event: Event) -> None:
-        """Remember over a restart which contracts were traded, and which hours were written."""
+        """Remember over a restart contracts, hours written, and what was held before a change."""
         if event.type == "bot.started":
             for symbol, facts in event.data["contracts"].items():
                 size, tick, product_id = facts
                 self._contracts[symbol] = Decimal(size), Decimal(tick), product_id
+        elif event.type == "trade.executed":
+            traded = Decimal(event.data["quantity"]) * Side(event.data["side"]).sign
+            self._note(event, Decimal(event.data["position_quantity"]) - traded)
+            if event.data["purpose"] != Purpose.ENTRY:
+                self._closed_at[event.data["symbol"]] = event.at
+        elif event.type in ("position.adopted", "reconcile.mismatch"):
+            self._note(event, Decimal(event.data["ours"]))
+            self._adopted_at[event.data["symbol"]] = event.at
         elif event.type == "funding.rate":
             self._rates_at[event.data["symbol"]] = datetime.fromisoformat(
                 str(event.data["ended_at"]))
+
+    def _note(self, event: Event, before: Decimal) -> None:
+        held = self._was_held.setdefault(event.data["symbol"], deque(maxlen=CHANGES_MAX))
+        held.append((event.at, before))
 
     def contracts(self) -> dict[str, list[object]]:
         return {symbol: list(facts) for symbol, facts in self._contracts.items()}
@@ -169,6 +217,7 @@ class Reconciler:
         since, ticks = self._differs.get(symbol, (self.store.now, 0))
         self._differs[symbol] = since, ticks + 1
         is_told = theirs.quantity or symbol in self.engine.moved_by_others
+        is_told = is_told and not self.may_be_old(theirs)
         stands_for = READS_LAG_MAX if is_told else GONE_UNEXPLAINED
         if ticks + 1 >= MISMATCHES_MAX and self.store.now - since >= stands_for:
             ours = self.engine.tracker.get_position(symbol).quantity

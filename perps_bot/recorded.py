@@ -71,9 +71,9 @@ class Outcome:
     difference: Difference | None = None
 
 
-def find_day(said: str, folder: Path | None) -> Path:
+def find_day(said: str, folder: str | Path | None) -> Path:
     """The file of a day such as 2026-11-23 in `folder`; without one, `said` is the day's file."""
-    path = Path(said) if folder is None else folder / f"{said}.jsonl"
+    path = Path(said) if folder is None else Path(folder, f"{said}.jsonl")
     try:
         date.fromisoformat(path.stem)
     except ValueError:
@@ -173,7 +173,10 @@ class _Tape(EventStore):
 
     def play(self, event: Event) -> None:
         self.now = event.at
-        self._dispatch(event)
+        self._dispatch(event, self._recovers)
+
+    def wants(self, type: str) -> bool:
+        return True
 
     def append(self, type: str, required: bool = False, **data: object) -> Event:
         if type in COMPARED:
@@ -250,9 +253,10 @@ class _Today:
         bot.strategy.watch(mark, position)
         stop = bot.protector.stop_price(symbol) or bot.strategy.trailing_stop(position)
         decision = bot.strategy.decide(mark, position, stop)
+        inputs = bot.strategy.inputs(mark, position, stop)
         sides = {Action.BUY: Side.BUY, Action.SELL: Side.SELL}
         self._wants[symbol] = sides.get(decision.action), decision.reason
-        now = {"action": decision.action, "reason": decision.reason, **decision.inputs,
+        now = {"action": decision.action, "reason": decision.reason, **inputs,
                "memory": bot.strategy.memory(symbol), "trading_state": bot.risk.state}
         if self._moved_at != event.at:
             now |= self._loss(mark, data)

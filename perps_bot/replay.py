@@ -19,7 +19,7 @@ from perps_bot.market import RecordedMarket
 from perps_bot.model import ZERO, Event
 from perps_bot.outputs import kept_when_done, table
 from perps_bot.paper import PaperBroker
-from perps_bot.score import MONEY, Figures, Score, figure_lines, fill_of
+from perps_bot.score import MONEY, SCORED, Figures, Score, figure_lines, fill_of
 from perps_bot.settings import Settings
 from perps_bot.store import EventStore
 
@@ -92,7 +92,7 @@ def _replay(
                             settings.fee_per_contract, settings.slippage_bps)
         bot = assemble(settings, venue, store, "replay")
         bot.surfaces, bot.lifts_risk_holds_at_midnight = watch, True
-        store.subscribe(watch.apply)
+        store.subscribe(watch.apply, SCORED)
         clock = _ReplayClock(market)
         if clock.is_over():
             raise ConfigError("no row lies between --from and --to: widen them")

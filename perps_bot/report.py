@@ -20,7 +20,9 @@ from pathlib import Path
 
 from perps_bot.drift import drift_lines, measure
 from perps_bot.errors import ConfigError, StoreDamaged
-from perps_bot.history import TRIP_COLUMNS, TRIPS_MAX, History, fold
+from perps_bot.history import (
+    FOREIGN, TRIP_COLUMNS, TRIPS_MAX, History, fold, not_understood,
+)
 from perps_bot.model import Event
 from perps_bot.outputs import kept_when_done, new_file, table
 from perps_bot.score import Figures, figure_lines
@@ -45,7 +47,7 @@ def report(arguments: Namespace, source: "Source", reading: "Reading") -> dict[s
 
         script = library()  # where it is missing, it is said before anything is read
     history = told(reading, [pair for pair in paths if pair[0] != "html"])
-    said = summary(source, reading, history)
+    said = summary(source, reading, history, with_stories=arguments.json or arguments.html)
     if arguments.html:
         _written(paths[0][1], lambda part: write_page(part, said, script))
     return {"written": [str(path) for _, path in paths], **said}
@@ -94,7 +96,8 @@ class Reading:
             raise ConfigError(f"{self.folder}: holds no events of that range: {self.way_out()}")
         done, event = 0, None
         try:
-            for event in read_events(self.folder, since=days[0], until=days[-1]):
+            for event in read_events(self.folder, since=days[0], until=days[-1],
+                                     is_parsed=False):
                 if event.type == "day.opened":
                     self.progress(Decimal(done) / len(days))
                     done += 1
@@ -197,9 +200,9 @@ def told(reading: Reading, outputs: Sequence[tuple[str, Path]] = ()) -> History:
 def _told(reading: Reading, parts: Sequence[tuple[str, Path]]) -> History:
     with ExitStack() as files:
         write = {kind: files.enter_context(table(part, TABLES[kind][0])) for kind, part in parts}
-        put_trip, put_point = write.get("trades", _nowhere), write.get("equity", _nowhere)
-        history = History(reading.begin, lambda trip: put_trip(trip.row().values()),
-                          lambda at, equity: put_point((at, equity)))
+        put_trip, put_point = write.get("trades"), write.get("equity")
+        history = History(reading.begin, put_trip and (lambda trip: put_trip(trip.row().values())),
+                          put_point and (lambda at, equity: put_point((at, equity))))
         rows = [partial(_put_row, reading, put, TABLES[kind][1])
                 for kind, put in write.items() if TABLES[kind][1]]
         fold(reading, reading.folder, history.apply, *rows)
@@ -214,10 +217,6 @@ def _put_row(reading: Reading, put: Callable, row_of: Callable, event: Event) ->
     row = row_of(event) if reading.has(event) else None
     if row is not None:
         put(row)
-
-
-def _nowhere(row: object) -> None:
-    """A table that nobody asked for."""
 
 
 def _written(path: Path, write: Callable[[Path], None]) -> None:
@@ -265,10 +264,17 @@ TABLES: Mapping[str, tuple] = {
 }  # fmt: skip
 
 
-def summary(source: Source, reading: Reading, history: History) -> dict[str, object]:
-    """Everything, by name: what --json prints and the page shows."""
+def summary(source: Source, reading: Reading, history: History,
+            with_stories: bool) -> dict[str, object]:
+    """Everything, by name: what --json prints and the page shows; the text has no stories."""
     figures = history.figures()
-    trips = [{**trip.row(), "stops": trip.stops, "story": trip.story()} for trip in history.trips]
+    trips = [trip.row() for trip in history.trips]
+    if with_stories:
+        try:
+            trips = [{**row, "stops": trip.stops, "story": trip.story()}
+                     for row, trip in zip(trips, history.trips)]
+        except FOREIGN as error:
+            raise not_understood(source.folder, "a trade's story", error) from error
     return {
         "profile": history.profile, "broker": history.broker, "folder": str(source.folder),
         "notes": [*filter(None, [source.note]), *reading.notes], "whole": reading.is_whole,

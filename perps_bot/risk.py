@@ -15,7 +15,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from perps_bot.errors import ConfigError
-from perps_bot.flow import Flow
+from perps_bot.flow import FLOW_EVENTS, Flow
 from perps_bot.limits import (
     INFINITY, SPREAD_TICKS, RiskConfig, age_seconds, crossed, depth, notional_of_others, reach,
     seconds_of, turnover_with, worst_notional, worst_price,
@@ -191,7 +191,7 @@ class LiveRiskManager:
         self._refused: dict[str, tuple[str, datetime]] = {}
         self._cleared_at = ""  # when a day's loss was last cleared, as ISO 8601 writes it
         if event_store is not None:
-            event_store.subscribe(self.apply)
+            event_store.subscribe(self.apply, {*FLOW_EVENTS, *_FOLDS}, ("strategy.signal",))
 
     @property
     def state(self) -> TradingState:
@@ -300,14 +300,9 @@ class LiveRiskManager:
 
     def apply(self, event: Event) -> None:
         """Fold one event into the trading state."""
-        data = event.data
         self._flow.apply(event)
-        if event.type == "state.changed":
-            self._fold_change(event.at, data)
-        elif event.type == "order.updated":
-            self._fold_answer(event.at, data)
-        elif event.type == "day.opened" and "risk" in data["snapshot"]:
-            self._restore(data["snapshot"]["risk"])
+        if fold := _FOLDS.get(event.type):
+            fold(self, event.at, event.data)
 
     def snapshot(self) -> dict[str, object]:
         holds = {kind: {"state": h.state, "reason": h.reason, "at": h.at}
@@ -438,6 +433,10 @@ class LiveRiskManager:
             if self._taken_back[symbol] >= TAKEN_BACK_MAX:
                 self._refused[symbol] = "entries taken back", at
 
+    def _fold_day(self, _: datetime, data: Mapping) -> None:
+        if "risk" in data["snapshot"]:
+            self._restore(data["snapshot"]["risk"])
+
     def _restore(self, data: Mapping) -> None:
         self._rejects_in_a_row = data["rejects_in_a_row"]
         self._holds = {
@@ -448,6 +447,13 @@ class LiveRiskManager:
         self._cleared_at = data.get("cleared_at", "")
         refused = data.get("refused", {}).items()
         self._refused = {symbol: (why, moment(at)) for symbol, (why, at) in refused}
+
+
+_FOLDS = {
+    "state.changed": LiveRiskManager._fold_change,
+    "order.updated": LiveRiskManager._fold_answer,
+    "day.opened": LiveRiskManager._fold_day,
+}
 
 
 def _order_rows(

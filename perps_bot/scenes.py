@@ -148,15 +148,15 @@ class _Venue(PaperBroker):
 
     def margin(self) -> Margin | None:
         found = super().margin()
-        return found if self.available is None else replace(found, available=self.available)
+        return found if self.available is None else found._replace(available=self.available)
 
 
 class _Stage:
     """One bot over one venue, in time that passes only by `tick`."""
 
     def __init__(self, settings: Settings, folder: Path, now: datetime, **changes) -> None:
-        self.settings = replace(
-            settings, symbols=settings.symbols[:1], **{**ON_STAGE, **changes})
+        self.settings = settings.replace(
+            symbols=settings.symbols[:1], **{**ON_STAGE, **changes})
         self.folder, self.now, self.symbol = folder, now, settings.symbols[0]
         self.market = _Market(self.settings, now)
         self.venue = _Venue(self.market, self.settings)

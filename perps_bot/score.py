@@ -36,6 +36,8 @@ ROWS = (
 )  # fmt: skip
 # Columns of the books that count from a beginning.
 MONEY = ("realized_pnl", "unrealized_pnl", "fees", "funding")
+# The events that count.
+SCORED = ("trade.executed", "funding.paid", "risk.rejected", "order.updated", "state.changed")
 
 
 @dataclass(frozen=True)

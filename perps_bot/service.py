@@ -29,6 +29,10 @@ class Service:
         self._watchdog_seconds = watchdog_seconds(interval)
         self._is_ready = False
 
+    @property
+    def listens(self) -> bool:
+        return bool(self._address)
+
     def tick_ended(self, status: str) -> None:
         """A tick is over, whether or not the venue answered: one that hangs is never over.
 

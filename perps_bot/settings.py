@@ -3,21 +3,17 @@
 One table: what each setting is called, where it may be given, what it may be, and what it is
 when nobody says.  Every refusal comes from `resolve`, in one line.  No clock, no network, no
 logging; the config file is the only thing read.  Nothing is corrected on the quiet, and no
-message repeats a refused value: it may be a secret that was put in the wrong place.
+message repeats a refused value: it may be a secret that was put in the wrong place.  Commands
+that only look start here as well, so what most of them do not need is imported where it is used.
 """
 
-import difflib
+import os
 import re
-import tomllib
+from collections import namedtuple
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
-from ipaddress import ip_address
-from pathlib import Path
-from typing import Any
 
 from perps_bot.errors import ConfigError
-from perps_bot.model import OrderType, TimeInForce
 from perps_bot.secret import Secret
 
 PROFILES = {
@@ -38,34 +34,45 @@ PROFILES = {
 # How values are read.  These stand above the table because the table is built from them.
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(namedtuple("Kind", "parse allowed types metavar make", defaults=((str,), "TEXT", None))):
     """How one sort of setting is read.
 
     parse    from flag or environment text, or from a TOML value of `types`; None is a refusal
     allowed  the range, for people
     types    what the config file may hold; exact, so that `true` is no number
     metavar  the placeholder in --help
+    make     what a value becomes when it is first asked for; None: it stays what parse said
     """
 
-    parse: Callable[[object], object]
-    allowed: str
-    types: tuple[type, ...] = (str,)
-    metavar: str = "TEXT"
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
 class Setting:
-    """One row.  default None: the profile says, or the setting may stay unset."""
+    """One row; read on a Settings, its value.
 
-    kind: Kind
-    default: object
-    unit: str
-    help: str
-    flag: str | None = None
-    env: str | None = None
-    secret: bool = False
-    name: str = ""  # also the key in the config file
+    default  None: the profile says, or the setting may stay unset
+    name     also the key in the config file
+    """
+
+    name = ""
+
+    def __init__(self, kind: Kind, default: object, unit: str, help: str, flag: str | None = None,
+                 env: str | None = None, secret: bool = False) -> None:
+        self.kind, self.default, self.unit, self.help = kind, default, unit, help
+        self.flag, self.env, self.secret = flag, env, secret
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, settings: "Settings | None", owner: type) -> object:
+        """Make the value and leave it where Python looks first, so that this is asked once."""
+        if settings is None:
+            return self
+        value = settings.said[self.name]
+        if value is not None and self.kind.make:
+            value = self.kind.make(value)
+        vars(settings)[self.name] = value
+        return value
 
     @property
     def in_config(self) -> bool:
@@ -75,13 +82,11 @@ class Setting:
 # Said for one run, or kept out of files that get copied.
 NOT_IN_CONFIG = ("profile", "adopt", "dry_run", "dev_fast")
 
-NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,12})?")
-DECIMALS_MAX = 12
-SYMBOL = re.compile(r"[A-Z0-9]{1,16}(-[A-Z0-9]{1,12}){1,3}")
-URL = re.compile(
-    r"(https?|wss?)://((?:[A-Za-z0-9-]{1,63}\.){0,9}[A-Za-z0-9-]{1,63}|\[::1\])"
-    r"(?::([0-9]{1,5}))?([/?][!-~]{0,2000})?"
-)
+# Compiled where the first value needs them.
+NUMBER, DECIMALS_MAX = r"[0-9]{1,15}(\.[0-9]{1,12})?", 12
+SYMBOL = r"[A-Z0-9]{1,16}(-[A-Z0-9]{1,12}){1,3}"
+URL = (r"(https?|wss?)://((?:[A-Za-z0-9-]{1,63}\.){0,9}[A-Za-z0-9-]{1,63}|\[::1\])"
+       r"(?::([0-9]{1,5}))?([/?][!-~]{0,2000})?")
 
 
 def number(low: str, high: str, whole: bool = False, above: bool = False) -> Kind:
@@ -89,7 +94,7 @@ def number(low: str, high: str, whole: bool = False, above: bool = False) -> Kin
     least, most = Decimal(low), Decimal(high)
 
     def parse(raw):
-        if isinstance(raw, str) and not NUMBER.fullmatch(raw):
+        if isinstance(raw, str) and not re.fullmatch(NUMBER, raw):
             return None
         value = Decimal(raw)
         # TOML can say inf, nan, -0.0 and 1e-999999, which no text that is a NUMBER can.
@@ -105,11 +110,11 @@ def number(low: str, high: str, whole: bool = False, above: bool = False) -> Kin
     return Kind(parse, f"a {'whole ' * whole}number {span}", (int, Decimal), "N")
 
 
-def choice(*words: str, make: Callable = str) -> Kind:
+def choice(*words: str, make: Callable | None = None) -> Kind:
     def parse(raw):
-        return make(raw) if raw in words else None
+        return raw if raw in words else None
 
-    return Kind(parse, f"one of {', '.join(words)}", metavar="|".join(words))
+    return Kind(parse, f"one of {', '.join(words)}", (str,), "|".join(words), make)
 
 
 def switch() -> Kind:
@@ -121,30 +126,33 @@ def switch() -> Kind:
 
 def symbol_names(least: int) -> Kind:
     def parse(raw):
-        fit = all(isinstance(each, str) and SYMBOL.fullmatch(each) for each in raw)
+        fit = all(isinstance(each, str) and re.fullmatch(SYMBOL, each) for each in raw)
         return tuple(raw) if fit and least <= len(raw) == len(set(raw)) else None
 
     return Kind(parse, "names such as BTC-PERP, in capitals, each once", (list,), "SYMBOL")
 
 
-def text(allowed: str, make: Callable = str, longest: int = 1024, lines: bool = False) -> Kind:
+def text(allowed: str, read: Callable = str, longest: int = 1024, lines: bool = False,
+         make: Callable | None = None) -> Kind:
     """Printable text that is not blank; with `lines`, line breaks too, as a PEM key has."""
     def parse(raw):
         shown = re.sub("[\r\n]", "", raw) if lines else raw
         fit = shown.isprintable() and raw.strip() and len(raw) <= longest
-        return make(raw) if fit else None
+        return read(raw) if fit else None
 
-    return Kind(parse, f"{allowed} of at most {longest} characters")
+    return Kind(parse, f"{allowed} of at most {longest} characters", make=make)
 
 
 def origin(scheme: str, *hosts: str) -> Kind:
     """Scheme, host and port only: of these hosts, or of this computer."""
     def parse(raw):
+        if raw in known:
+            return raw
         host, rest = _host_and_rest(raw, scheme)
         return raw if not rest and (host in hosts or _is_loopback(host)) else None
 
-    known = " or ".join(f"{scheme}://{host}" for host in hosts)
-    return Kind(parse, f"{known}, or a loopback address; no path, no slash at the end")
+    known = [f"{scheme}://{host}" for host in hosts]
+    return Kind(parse, f"{' or '.join(known)}, or a loopback address; no path, no slash at the end")
 
 
 def webhook() -> Kind:
@@ -156,7 +164,7 @@ def webhook() -> Kind:
 
 def _host_and_rest(raw: str, scheme: str) -> tuple[str, str]:
     """Host and path of a URL; ("", "") unless it is `scheme`, or plain on a loopback address."""
-    found = URL.fullmatch(raw)
+    found = re.fullmatch(URL, raw)
     if not found:
         return "", ""
     given, host, port, rest = found.groups(default="")
@@ -167,183 +175,222 @@ def _host_and_rest(raw: str, scheme: str) -> tuple[str, str]:
 
 
 def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address
+
     try:
         return host == "localhost" or ip_address(host.strip("[]")).is_loopback
     except ValueError:  # a name, not an address
         return False
 
 
-def setting(*columns: object, **places: object) -> Any:
-    """One field of Settings: a Setting that takes its name from the field."""
-    row = Setting(*columns, **places)
-    return field(repr=not row.secret, compare=not row.secret, metadata={"row": row})
+def _path(text: str):
+    from pathlib import Path
+
+    return Path(text)
 
 
-SWITCH, PATH, SECRET = switch(), text("a path", Path), text("one line of text", Secret)
-FOLDER = text("a path without ..", lambda raw: None if ".." in Path(raw).parts else Path(raw))
+def _order_type(word: str):
+    from perps_bot.model import OrderType
+
+    return OrderType(word)
+
+
+def _time_in_force(word: str):
+    from perps_bot.model import TimeInForce
+
+    return TimeInForce(word)
+
+
+def _without_dots(path: str) -> str | None:
+    return None if ".." in path.split("/") else os.path.normpath(path)
+
+
+SWITCH, SECRET = switch(), text("one line of text", Secret)
+PATH, FOLDER = text("a path", make=_path), text("a path without ..", _without_dots, make=_path)
 PEM = text("text", Secret, longest=8192, lines=True)
 FRACTION = number("0", "1", above=True)
 COUNT = number("1", "1000", whole=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The table, and one run's values of it; a value that is None is not set.
 
+    said     every value by name, as `parse` returned it
     sources  where each value came from, by name: "flag --bar", "environment LOG_LEVEL",
              "config FILE", "profile dev" or "default"
     """
 
-    sources: Mapping[str, str]
+    def __init__(self, said: Mapping[str, object], sources: Mapping[str, str]) -> None:
+        vars(self).update(said=said, sources=sources)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name}: settings do not change; replace makes others")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Settings) and self._shown() == other._shown()
+
+    def __repr__(self) -> str:
+        return f"Settings{self._shown()}"
+
+    def replace(self, **said: object) -> "Settings":
+        """These settings, but for what is said here."""
+        if unknown := said.keys() - self.said.keys():
+            raise TypeError(f"no such setting: {' '.join(sorted(unknown))}")
+        return Settings({**self.said, **said}, self.sources)
+
+    def _shown(self) -> tuple[Mapping, Mapping]:
+        """What may be compared and seen: everything but the secrets."""
+        return {row.name: self.said[row.name] for row in SETTINGS if not row.secret}, self.sources
+
     # what to run
-    profile: str = setting(
+    profile: str = Setting(
         choice(*PROFILES), "dev", "", "which limits, and which venue", flag="--profile")
-    symbols: tuple[str, ...] = setting(
+    symbols: tuple[str, ...] = Setting(
         symbol_names(1), ("BTC-PERP",), "", "what to trade", flag="--symbols")
-    adopt: tuple[str, ...] = setting(
+    adopt: tuple[str, ...] = Setting(
         symbol_names(0), (), "", "take over what the account holds in these", flag="--adopt")
-    dry_run: bool = setting(
+    dry_run: bool = Setting(
         SWITCH, False, "", "live prices, paper orders: nothing can be sent", flag="--dry-run")
-    dev_fast: bool = setting(SWITCH, False, "", "one cycle, then exit", flag="--dev-fast")
-    interval: Decimal = setting(
+    dev_fast: bool = Setting(SWITCH, False, "", "one cycle, then exit", flag="--dev-fast")
+    interval: Decimal = Setting(
         number("1", "3600"), "5", "seconds", "time between ticks", flag="--interval")
-    bar: int = setting(
+    bar: int = Setting(
         number("1", "86400", whole=True), None, "seconds",
         "length of a bar; the averages are of its closes", flag="--bar")
     # orders
-    order_type: OrderType = setting(
-        choice("market", "limit", make=OrderType), "market", "", "of entries", flag="--order-type")
-    time_in_force: TimeInForce = setting(
-        choice("GTC", "IOC", "GTD", make=TimeInForce), "GTD", "", "of limit entries", flag="--tif")
-    entry_gtd_seconds: int = setting(
+    order_type: str = Setting(
+        choice("market", "limit", make=_order_type), "market", "", "of entries",
+        flag="--order-type")
+    time_in_force: str = Setting(
+        choice("GTC", "IOC", "GTD", make=_time_in_force), "GTD", "", "of limit entries",
+        flag="--tif")
+    entry_gtd_seconds: int = Setting(
         number("60", "3600", whole=True), "600", "seconds", "life of a GTD entry")
     # strategy
-    short_ma_period: int = setting(
+    short_ma_period: int = Setting(
         number("2", "50", whole=True), "5", "bars", "fast average", flag="--short-ma-period")
-    long_ma_period: int = setting(
+    long_ma_period: int = Setting(
         number("10", "200", whole=True), "20", "bars", "slow average", flag="--long-ma-period")
-    trailing_stop_pct: Decimal = setting(
+    trailing_stop_pct: Decimal = Setting(
         number("0.005", "0.05"), "0.01", "fraction of price",
         "distance of the trailing stop", flag="--trailing-stop-pct")
-    enable_shorts: bool = setting(SWITCH, None, "", "whether to sell short")
-    enter_on_start: bool = setting(SWITCH, False, "", "enter on a crossing older than this run")
+    enable_shorts: bool = Setting(SWITCH, None, "", "whether to sell short")
+    enter_on_start: bool = Setting(SWITCH, False, "", "enter on a crossing older than this run")
     # limits
-    target_leverage: Decimal = setting(
+    target_leverage: Decimal = Setting(
         number("1", "5"), "2", "x equity", "wanted; the strictest limit wins", flag="--leverage")
-    max_leverage: Decimal = setting(
+    max_leverage: Decimal = Setting(
         number("1", "5"), None, "x equity", "the profile's cap, which may only be lowered")
-    leverage_max_global: Decimal = setting(
+    leverage_max_global: Decimal = Setting(
         number("1", "5"), "5", "x equity", "highest leverage over all symbols")
-    max_position: Decimal = setting(
+    max_position: Decimal = Setting(
         number("0", "10000000", above=True), None, "USD",
         "largest position in one symbol, in place of the profile's", flag="--max-position")
-    max_position_pct_per_symbol: Decimal = setting(
+    max_position_pct_per_symbol: Decimal = Setting(
         FRACTION, "0.2", "fraction of equity", "most initial margin in one symbol")
-    max_exposure_pct: Decimal = setting(
+    max_exposure_pct: Decimal = Setting(
         FRACTION, "0.8", "fraction of equity", "most initial margin in all symbols")
-    max_daily_loss_pct: Decimal = setting(
+    max_daily_loss_pct: Decimal = Setting(
         FRACTION, "0.05", "fraction of day-start equity", "daily loss that stops entries")
-    max_drawdown_pct: Decimal = setting(
+    max_drawdown_pct: Decimal = Setting(
         FRACTION, None, "fraction of equity", "loss from the 30-day peak that stops entries")
-    max_losses_in_a_row: int | None = setting(
+    max_losses_in_a_row: int | None = Setting(
         COUNT, None, "round trips", "losses in a row that stop entries; not set: no limit")
-    max_order_qty: Decimal | None = setting(
+    max_order_qty: Decimal | None = Setting(
         number("0", "10000000", above=True), None, "contracts",
         "largest order; not set: the venue's maximum")
-    max_order_notional: Decimal | None = setting(
+    max_order_notional: Decimal | None = Setting(
         number("0", "10000000", above=True), None, "USD", "largest order; not set: max_position")
-    price_collar_pct: Decimal = setting(
+    price_collar_pct: Decimal = Setting(
         FRACTION, None, "fraction of the mark", "farthest limit beyond the mark")
-    max_spread_pct: Decimal = setting(
+    max_spread_pct: Decimal = Setting(
         FRACTION, "0.005", "fraction of the mark", "widest spread for a market order")
-    max_top_of_book_pct: Decimal = setting(
+    max_top_of_book_pct: Decimal = Setting(
         number("0", "100", above=True), "0.5", "of the size at the best price",
         "most that a market order may take")
-    max_mark_move_pct: Decimal = setting(
+    max_mark_move_pct: Decimal = Setting(
         FRACTION, "0.05", "fraction of price",
         "move within 60 s after which a symbol pauses for 5 minutes")
-    quote_staleness_seconds_max: int = setting(
+    quote_staleness_seconds_max: int = Setting(
         number("1", "60", whole=True), "5", "seconds", "oldest quote for a market order")
-    duplicate_window_seconds: int = setting(
+    duplicate_window_seconds: int = Setting(
         number("1", "3600", whole=True), "10", "seconds", "how long the same entry is not repeated")
-    max_orders_per_minute_per_symbol: int = setting(
+    max_orders_per_minute_per_symbol: int = Setting(
         COUNT, "6", "a minute", "entries sent in one symbol")
-    max_orders_per_minute: int = setting(COUNT, "20", "a minute", "entries sent in all symbols")
-    max_messages_per_second: int = setting(
+    max_orders_per_minute: int = Setting(COUNT, "20", "a minute", "entries sent in all symbols")
+    max_messages_per_second: int = Setting(
         COUNT, "5", "a second", "orders of any kind after which an entry waits")
-    max_entries_per_hour: int = setting(
+    max_entries_per_hour: int = Setting(
         COUNT, None, "an hour", "entries in one symbol; one more stops entries")
-    max_open_orders: int = setting(COUNT, "4", "orders", "open orders in one symbol")
-    max_unknown_orders: int = setting(
+    max_open_orders: int = Setting(COUNT, "4", "orders", "open orders in one symbol")
+    max_unknown_orders: int = Setting(
         COUNT, "1", "orders", "orders whose outcome is unknown, in all symbols")
-    no_self_cross: bool = setting(
+    no_self_cross: bool = Setting(
         SWITCH, True, "", "no entry that could trade with an order of ours")
-    max_daily_turnover: Decimal = setting(
+    max_daily_turnover: Decimal = Setting(
         number("0", "10000", above=True), "200", "x max position",
         "traded in one symbol and one UTC day")
-    mark_staleness_seconds_max: int = setting(
+    mark_staleness_seconds_max: int = Setting(
         number("1", "60", whole=True), "10", "seconds", "age above which a price is no price")
-    stop_move_min_pct: Decimal = setting(
+    stop_move_min_pct: Decimal = Setting(
         number("0", "0.05"), "0.002", "fraction of price", "smallest move of a protective stop")
-    bracket_profit_pct: Decimal = setting(
+    bracket_profit_pct: Decimal = Setting(
         number("0.01", "1"), "0.20", "fraction of price", "from entry to a bracket's profit leg")
-    reduce_only_mode: bool = setting(
+    reduce_only_mode: bool = Setting(
         SWITCH, False, "", "only orders that shrink a position", flag="--reduce-only")
-    kill_switch_enabled: bool = setting(SWITCH, False, "", "start HALTED")
+    kill_switch_enabled: bool = Setting(SWITCH, False, "", "start HALTED")
     # paper and replay
-    seed: int = setting(
+    seed: int = Setting(
         number("0", "4294967295", whole=True), "1", "", "which synthetic market", flag="--seed")
-    paper_equity: Decimal = setting(
+    paper_equity: Decimal = Setting(
         number("0", "1000000000", above=True), "10000", "USD", "paper account", flag="--equity")
-    fee_rate: Decimal = setting(
+    fee_rate: Decimal = Setting(
         number("0", "0.05"), "0.001", "fraction of notional", "paper fee", flag="--fee-rate")
-    fee_per_contract: Decimal = setting(
+    fee_per_contract: Decimal = Setting(
         number("0", "100"), "0.15", "USD", "paper fee per contract", flag="--fee-per-contract")
-    slippage_bps: Decimal = setting(
+    slippage_bps: Decimal = Setting(
         number("0", "1000"), "0", "basis points", "paper slippage", flag="--slippage-bps")
     # surroundings
-    event_store_root: Path = setting(
+    event_store_root: os.PathLike = Setting(
         FOLDER, "./data", "", "where state lives", env="EVENT_STORE_ROOT")
-    log_dir: Path = setting(
+    log_dir: os.PathLike = Setting(
         FOLDER, "logs", "", "where perps_bot.log is written", env="PERPS_LOG_DIR")
-    log_level: str = setting(
+    log_level: str = Setting(
         choice("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "", "how much to log", env="LOG_LEVEL")
-    force_mock: bool = setting(
+    force_mock: bool = Setting(
         SWITCH, False, "", "paper on a synthetic market, in any profile", env="PERPS_FORCE_MOCK")
-    sandbox: bool = setting(
+    sandbox: bool = Setting(
         SWITCH, False, "", "demo on paper with live prices", env="COINBASE_SANDBOX")
-    enable_derivatives: bool = setting(
+    enable_derivatives: bool = Setting(
         SWITCH, False, "", "futures may be traded", env="COINBASE_ENABLE_DERIVATIVES")
-    run_sandbox_validations: bool = setting(
+    run_sandbox_validations: bool = Setting(
         SWITCH, False, "", "validation scripts may run", env="RUN_SANDBOX_VALIDATIONS")
-    use_real_adapter: bool = setting(
+    use_real_adapter: bool = Setting(
         SWITCH, False, "", "validation scripts ask Coinbase", env="USE_REAL_ADAPTER")
-    api_url: str = setting(
+    api_url: str = Setting(
         origin("https", "api.coinbase.com", "api-sandbox.coinbase.com"),
         "https://api.coinbase.com", "", "REST", env="COINBASE_API_URL")
-    ws_url: str = setting(
+    ws_url: str = Setting(
         origin("wss", "advanced-trade-ws.coinbase.com"),
         "wss://advanced-trade-ws.coinbase.com", "", "market data", env="COINBASE_WS_URL")
-    ws_user_url: str = setting(
+    ws_user_url: str = Setting(
         origin("wss", "advanced-trade-ws-user.coinbase.com"),
         "wss://advanced-trade-ws-user.coinbase.com", "", "our orders", env="COINBASE_WS_USER_URL")
-    api_key_file: Path | None = setting(
+    api_key_file: os.PathLike | None = Setting(
         PATH, None, "", "the JSON file that Coinbase hands out", env="COINBASE_API_KEY_FILE")
-    api_key: Secret | None = setting(
+    api_key: Secret | None = Setting(
         SECRET, None, "", "name of the API key", env="COINBASE_API_KEY", secret=True)
-    api_secret: Secret | None = setting(
+    api_secret: Secret | None = Setting(
         PEM, None, "", "private key of the API key", env="COINBASE_API_SECRET", secret=True)
-    passphrase: Secret | None = setting(
+    passphrase: Secret | None = Setting(
         SECRET, None, "", "of retired keys; ignored", env="COINBASE_PASSPHRASE", secret=True)
-    alert_webhook_url: Secret | None = setting(
+    alert_webhook_url: Secret | None = Setting(
         webhook(), None, "", "where alerts are posted", env="PERPS_ALERT_WEBHOOK_URL", secret=True)
-    heartbeat_url: Secret | None = setting(
+    heartbeat_url: Secret | None = Setting(
         webhook(), None, "", "fetched while all is well", env="PERPS_HEARTBEAT_URL", secret=True)
 
 
-SETTINGS = tuple(
-    replace(each.metadata["row"], name=each.name) for each in fields(Settings) if each.metadata
-)
+SETTINGS = tuple(row for row in vars(Settings).values() if isinstance(row, Setting))
 # Variables by which other programs let their connections be changed or listened to.
 FOREIGN_VARIABLES = ("SSLKEYLOGFILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE",
                      "PYTHONHTTPSVERIFY")
@@ -360,7 +407,7 @@ _VARIABLES = tuple(row.env for row in SETTINGS if row.env)
 def resolve(
     flags: Mapping[str, object],
     environ: Mapping[str, str],
-    config_file: str | Path | None = None,
+    config_file: str | None = None,
 ) -> Settings:
     """Say what every setting is: by flag, environment, config file, profile or default.
 
@@ -386,7 +433,7 @@ def resolve(
         source, raw = next((each for each in given if each[1] is not None),
                            ("default", row.default))
         values[row.name], sources[row.name] = _parsed(row, raw, source), source
-    settings = Settings(**values, sources=sources)
+    settings = Settings(values, sources)
     _refuse_contradictions(settings)
     return settings
 
@@ -407,7 +454,16 @@ def recorded_settings(words: Mapping[str, str]) -> Settings:
     values = {row.name: _parsed(row, given[row.name] if row.name in given else
                                 profile.get(row.name, row.default), "recorded")
               for row in SETTINGS}
-    return Settings(**values, sources=dict.fromkeys(values, "recorded"))
+    return Settings(values, dict.fromkeys(values, "recorded"))
+
+
+def changed(settings: Settings, words: Mapping[str, str], source: str) -> Settings:
+    """`settings` with what `words` say, in the texts of flags; refuses what `resolve` refuses."""
+    values = {name: _parsed(_ROWS[name], word, source) for name, word in words.items()}
+    sources = {**settings.sources, **dict.fromkeys(words, source)}
+    new = Settings({**settings.said, **values}, sources)
+    _refuse_contradictions(new)
+    return new
 
 
 def _said(row: Setting, word: str) -> object:
@@ -429,14 +485,26 @@ def refuse_foreign_variables(settings: Settings, environ: Mapping[str, str]) -> 
                           f"not be set where it trades: unset it")
 
 
-def data_folder(settings: Settings) -> Path:
-    return settings.event_store_root / "perps_bot" / settings.profile
+def broker_kind(settings: Settings) -> str:
+    """Return "paper-synthetic", "paper-live" (real prices, cannot send) or "coinbase"."""
+    if settings.profile == "dev" or settings.force_mock:
+        return "paper-synthetic"
+    if settings.profile == "prod" and settings.sandbox:
+        raise ConfigError(
+            f"sandbox ({settings.sources['sandbox']}) with --profile prod: Coinbase's sandbox "
+            f"has no market; use --profile demo, or --dry-run without the sandbox"
+        )
+    return "paper-live" if settings.dry_run or settings.sandbox else "coinbase"
 
 
-def events_folder(folder: Path, profile: str, kind: str) -> Path:
+def data_folder(settings: Settings) -> str:
+    return os.path.join(settings.said["event_store_root"], "perps_bot", settings.profile)
+
+
+def events_folder(folder: str | os.PathLike, profile: str, kind: str) -> str:
     """Where the events of a profile are that trades at this kind of broker."""
     is_paper = profile != "dev" and kind != "coinbase"
-    return folder / ("paper-events" if is_paper else "events")
+    return os.path.join(folder, "paper-events" if is_paper else "events")
 
 
 def same_run(settings: Settings) -> str:
@@ -464,6 +532,8 @@ def _parsed(row: Setting, raw: object, source: str) -> object:
 def _refuse_unknown(what: str, names: Collection[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
+            import difflib
+
             (nearest,) = difflib.get_close_matches(name[:100], known, n=1, cutoff=0)
             raise ConfigError(f"{what} {_shown(name)} is not known; the nearest is {nearest}; "
                               f"rename or remove it")
@@ -484,7 +554,7 @@ def _refuse_contradictions(settings: Settings) -> None:
         )
 
 
-def _read_config(path: str | Path, where: str) -> dict[str, object]:
+def _read_config(path: str, where: str) -> dict[str, object]:
     try:
         with open(path, "rb") as file:
             body = file.read(CONFIG_BYTES_MAX + 1)
@@ -503,6 +573,8 @@ def _read_config(path: str | Path, where: str) -> dict[str, object]:
 
 
 def _toml(body: bytes, where: str) -> dict[str, object]:
+    import tomllib
+
     try:
         return tomllib.loads(body.decode("utf-8"), parse_float=Decimal)
     # Absurd numbers and depths come through tomllib as what Decimal, int and the stack say.

@@ -132,7 +132,8 @@ class TripSummary:
 class EquityCurve:
     """What is worth keeping of an equity curve while it passes: one number a day.
 
-    peak              USD; None before the first point
+    equity, peak      USD, the last and the highest; None before the first point
+    drawdown          the fall from the peak to the last, a fraction; zero until a peak above zero
     max_drawdown_pct  the deepest fall, a fraction of the peak that it fell from; zero when it
                       never fell, None until a peak above zero
     daily_returns     each UTC day's gain over the day seen before it, a fraction, by last
@@ -140,16 +141,20 @@ class EquityCurve:
     """
 
     def __init__(self) -> None:
+        self.equity: Decimal | None = None
         self.peak: Decimal | None = None
+        self.drawdown = ZERO
         self._deepest = ZERO  # the drawdown so far
         self._days: dict[date, Decimal] = {}
 
     def observe(self, at: datetime, equity: Decimal) -> None:
         """Take the next point; `at` is in UTC and not before the last one."""
-        self._days[at.date()] = equity
-        self.peak = equity if self.peak is None else max(self.peak, equity)
+        self._days[at.date()] = self.equity = equity
+        if self.peak is None or equity > self.peak:
+            self.peak = equity
         if self.peak > 0:
-            self._deepest = max(self._deepest, (self.peak - equity) / self.peak)
+            self.drawdown = (self.peak - equity) / self.peak
+            self._deepest = max(self._deepest, self.drawdown)
 
     @property
     def max_drawdown_pct(self) -> Decimal | None:

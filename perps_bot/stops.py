@@ -5,7 +5,6 @@ the best to the plainest, and the venue's words for why one is refused.  It neve
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from decimal import Decimal
 
 from perps_bot.model import OrderIntent, OrderType, Position, Purpose, TimeInForce
@@ -42,7 +41,7 @@ def protective_orders(
     bracket = OrderIntent(position.symbol, side, quantity, OrderType.BRACKET, Purpose.STOP,
                           None, level, TimeInForce.GTC, reason="protective stop")
     for _ in range(PROFIT_HALVINGS_MAX + 1):
-        yield replace(bracket, limit_price=position.entry_price * (1 - profit_pct * side.sign))
+        yield bracket._replace(limit_price=position.entry_price * (1 - profit_pct * side.sign))
         profit_pct /= 2
-    yield replace(bracket, order_type=OrderType.STOP_LIMIT,
+    yield bracket._replace(order_type=OrderType.STOP_LIMIT,
                   limit_price=level * (1 + STOP_LIMIT_BEYOND_PCT * side.sign))

@@ -10,14 +10,12 @@ disk goes through "The disk" at the end, so that the crash rigs can replace it.
 """
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
-import socket
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -26,16 +24,17 @@ from functools import partial
 from pathlib import Path
 
 from perps_bot.errors import ConfigError, StoreDamaged
-from perps_bot.model import Event
+from perps_bot.event import (
+    CRC_FORM, CRC_LENGTH, DAY_FILES, SCHEMA, UNREADABLE, Event, decoded, from_json,
+)
+from perps_bot.lines import head_of, said as _said, unparsed
+from perps_bot.reading import holder
 from perps_bot.secret import redacted
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SCHEMA = 1
 BACKLOG_LINES_MAX = 10_000  # lines that wait in memory for a disk that refuses them
 STRING_LENGTH_MAX = 2_000  # characters of one string in an event, day.opened excepted
 DECIMAL_MAGNITUDE_MAX = 100  # digits before or after the point; a longer number is a bug
-DAY_FILES = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].jsonl"
-WORDS_MAX = 200  # characters that an error about foreign bytes may quote
 STATE_BYTES_MAX = COPY_BYTES = 1 << 20
 LOCK_ATTEMPTS_MAX = 100
 
@@ -68,7 +67,7 @@ class EventStore:
     """The events of one profile; without a folder they are numbered and dispatched, no more.
 
     sync      False for a replay, whose events need not survive a power cut: no line is fsynced
-    now       the moment that the next events carry; the loop sets it
+    now       the moment that the next events carry: the last one's at first, then the loop sets it
     profile   whose events these are; a file that says another is refused.  Empty: not asked
     day       the day that is open; None before the first
     trouble   why a line is not safely on disk, in one line; empty while all are
@@ -83,7 +82,8 @@ class EventStore:
         self.trouble, self.poisoned = "", False
         self._folder = self._path = None if folder is None else prepare_folder(folder)
         self._syncs = sync
-        self._subscribers: list[Callable[[Event], None]] = []
+        # By type, "" for all: who is told as it happens, and who at a restart.
+        self._tells, self._recovers = defaultdict(list), defaultdict(list)
         self._seq = self._crc = 0  # of the last event
         self._fd, self._offset = -1, 0  # the open file, and where its last good line ends
         self._owed: deque[Callable[[], None]] = deque()  # what must reach the disk, in order
@@ -94,9 +94,25 @@ class EventStore:
         """Whether the last line went to disk; while it is False, increase nothing."""
         return not self.trouble
 
-    def subscribe(self, apply: Callable[[Event], None]) -> None:
-        """Have `apply` called with every event, appended or recovered; it must not append."""
-        self._subscribers.append(apply)
+    @property
+    def seq(self) -> int:
+        """The number of the last event."""
+        return self._seq
+
+    def subscribe(self, apply: Callable[[Event], None], types: Iterable[str] = ("",),
+                  recovered: Collection[str] = ()) -> None:
+        """Have `apply` called with the events of `types`, "" for all; it must not append.
+
+        recovered  those of them that only a restart needs: they are not told as they happen
+        """
+        for type in types:
+            self._recovers[type].append(apply)
+            if type not in recovered:
+                self._tells[type].append(apply)
+
+    def wants(self, type: str) -> bool:
+        """Whether anybody reads or stores such an event as it happens; else it need not be made."""
+        return self._folder is not None or bool(self._tells[type] or self._tells[""])
 
     def append(self, type: str, required: bool = False, **data: object) -> Event:
         """Record that `type` happened now, then dispatch it.
@@ -128,7 +144,8 @@ class EventStore:
         for path in reversed(_files(self._folder, DAY_FILES)):
             files.append(file := _DayFile(path, profile=self.profile))
             for event in file:
-                self._dispatch(event)
+                self._dispatch(event, self._recovers)
+                self.now = event.at
             if file.last:
                 (self._seq, self._crc), self.day = file.last, date.fromisoformat(path.stem)
                 break
@@ -173,11 +190,11 @@ class EventStore:
         if self._folder is not None:
             self._record(event, day, required)
         self._seq, self.day = event.seq, day
-        self._dispatch(event)
+        self._dispatch(event, self._tells)
         return event
 
-    def _dispatch(self, event: Event) -> None:
-        for apply in self._subscribers:
+    def _dispatch(self, event: Event, readers: Mapping[str, list[Callable]]) -> None:
+        for apply in (*readers[event.type], *readers[""]):
             apply(event)
 
     def _record(self, event: Event, day: date, required: bool) -> None:
@@ -260,18 +277,19 @@ class EventStore:
 
 def read_events(
     folder: str | Path | None, day: date | None = None, since: date | None = None,
-    until: date | None = None,
+    until: date | None = None, is_parsed: bool = True,
 ) -> Iterator[Event]:
     """Read one day's events, or all in order, verifying the chain; nothing is changed.
 
     since, until  the first and the last day of those that are read; None for all
+    is_parsed     False: every line is verified, but its fields are read as they are asked for
     A torn last line ends it silently, for a writer may be at work; damage raises StoreDamaged.
     """
     last = None
     for path in _files(folder, f"{day}.jsonl" if day else DAY_FILES):
         if since and path.stem < str(since) or until and path.stem > str(until):
             continue
-        file = _DayFile(path, last)
+        file = _DayFile(path, last, is_parsed=is_parsed)
         yield from file
         last = file.last
         if file.damage:
@@ -324,7 +342,7 @@ def read_state(path: str | Path, size_max: int = STATE_BYTES_MAX) -> dict | None
     try:
         with open(path, "rb", opener=_open) as file:
             text = file.read(size_max + 1) or b""
-        value = _from_json(text.decode()) if len(text) <= size_max else None
+        value = from_json(text.decode()) if len(text) <= size_max else None
         if not isinstance(value, dict):
             raise ValueError(f"no JSON object within {size_max} bytes")
         return value
@@ -371,13 +389,7 @@ class InstanceLock:
 
     def holder(self) -> int | None:
         """Return the living holder's pid, 0 where unreadable; None while nobody holds it."""
-        with suppress(FileNotFoundError), open(self._path, "rb", 0, opener=_open) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                text = file.read(32).strip()
-                return int(text) if text.isdigit() else 0
-        return None
+        return holder(self._path)
 
 
 FOLDER_REFUSALS = (
@@ -389,11 +401,14 @@ FOLDER_REFUSALS = (
 )  # fmt: skip
 
 
-def account_lock(name: str) -> socket.socket | None:
+def account_lock(name: str):
     """Hold the name of an account on this host until closed; None where somebody holds it.
 
     An abstract Unix socket: it leaves no file behind, and the kernel frees it at any death.
     """
+    import hashlib
+    import socket
+
     digest = hashlib.sha256(name.encode()).hexdigest()[:32]
     held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
@@ -453,8 +468,9 @@ class _DayFile:
     damage  what else is wrong with the line after it; empty if nothing
     """
 
-    def __init__(self, path: Path, last: tuple[int, int] | None = None, profile: str = ""):
-        self.path, self.last, self._profile = path, last, profile
+    def __init__(self, path: Path, last: tuple[int, int] | None = None, profile: str = "",
+                 is_parsed: bool = True):
+        self.path, self.last, self._profile, self._is_parsed = path, last, profile, is_parsed
         self.offset = self.events = self.torn = 0
         self.damage = ""
 
@@ -475,43 +491,35 @@ class _DayFile:
             raise ConfigError(f"{self.path}: {error}: the events cannot be read") from error
 
     def _accept(self, line: bytes) -> Event:
-        match _from_json(line.decode()):
-            case {"seq": int(seq), "ts": str(ts), "type": str(type), "crc": str(), **data}:
-                event = Event(seq, datetime.fromisoformat(ts), type, data)
-            case _:
-                raise ValueError("a field is missing")
+        head = None if self._is_parsed else head_of(line)
+        event = decoded(line) if head is None else unparsed(line, head)
+        seq, data = event.seq, event.data
         # The first line that is read says itself what it follows.
         seq_before, chain = self.last or (seq - 1, int(str(data.get("chain")), 16))
         crc = zlib.crc32(line[:-CRC_LENGTH], chain)
         if line[-CRC_LENGTH:] != CRC_FORM % crc or seq != seq_before + 1:
             raise ValueError("does not follow the line before")
-        if not self.events and (data.get("schema"), data.get("day")) != (SCHEMA, self.path.stem):
-            raise ConfigError(f"{self.path}: holds schema {_said(data.get('schema'))} of "
-                              f"{_said(data.get('day'))}: undo the renaming, or use the version "
-                              f"that wrote it")
-        owner = data.get("profile") if not self.events else None
-        if self._profile and owner not in (None, self._profile):
-            raise ConfigError(f"{self.path}: holds events of profile {_said(owner):.40}, not of "
-                              f"{self._profile}: put them back into their own folder")
+        if not self.events:
+            self._refuse_foreign(data)
         self.last = seq, crc
         self.offset += len(line)
         self.events += 1
         return event
 
+    def _refuse_foreign(self, data: Mapping) -> None:
+        """What the first line of a day's file must say."""
+        if (data.get("schema"), data.get("day")) != (SCHEMA, self.path.stem):
+            raise ConfigError(f"{self.path}: holds schema {_said(data.get('schema'))} of "
+                              f"{_said(data.get('day'))}: undo the renaming, or use the version "
+                              f"that wrote it")
+        owner = data.get("profile")
+        if self._profile and owner not in (None, self._profile):
+            raise ConfigError(f"{self.path}: holds events of profile {_said(owner):.40}, not of "
+                              f"{self._profile}: put them back into their own folder")
+
 
 def _files(folder: str | Path | None, pattern: str) -> list[Path]:
     return sorted(Path(folder).glob(pattern)) if folder is not None else []
-
-
-def _said(foreign: object) -> str:
-    """What stands in a file, or an error that repeats it: of any length there, not here."""
-    return ascii(str(foreign)[:WORDS_MAX])[1:-1]
-
-
-# What decoding raises on text that is not ours: bad UTF-8 or JSON, 1e99999999999999999999, [[[[
-UNREADABLE = (ValueError, ArithmeticError, RecursionError)
-CRC_FORM = b',"crc":"%08x"}\n'
-CRC_LENGTH = len(CRC_FORM % 0)
 
 
 def _encode(event: Event, chain: int) -> tuple[bytes, int]:
@@ -546,7 +554,6 @@ def _plain(value: object, length_max: int | None = None) -> object:
 
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
-_from_json = json.JSONDecoder(parse_float=Decimal, parse_constant=int).decode  # int refuses NaN
 
 
 # The disk

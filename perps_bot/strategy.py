@@ -21,6 +21,9 @@ from perps_bot.model import (
 CROSS_AGE_BARS_MAX = 3
 # The reason of a close that a halt does not hold back.
 STOP_CROSSED = "trailing stop crossed"
+# What `apply` folds.
+STRATEGY_EVENTS = ("strategy.signal", "trade.executed", "position.adopted", "reconcile.mismatch",
+                   "day.opened")
 
 
 @dataclass(frozen=True)
@@ -46,20 +49,35 @@ class StrategyConfig:
             object.__setattr__(self, name, fraction(name, getattr(self, name)))
 
 
-class _Average:
-    """The mean of the newest `bars` closes; a running sum keeps it the same work for any number."""
+class _Windows:
+    """The newest bar closes; running sums keep a bar the same work, however long the windows."""
 
-    def __init__(self, bars: int) -> None:
-        self.closes: deque[Decimal] = deque(maxlen=bars)
-        self.bars, self.sum = bars, ZERO
+    def __init__(self, short: int, long: int) -> None:
+        self.closes: deque[Decimal] = deque(maxlen=long)
+        self._short: deque[Decimal] = deque(maxlen=short)
+        self._short_sum = self._long_sum = ZERO
+        self._short_bars, self._long_bars = Decimal(short), Decimal(long)
 
-    def push(self, close: Decimal) -> None:
-        oldest = self.closes[0] if len(self.closes) == self.bars else ZERO
-        self.sum += close - oldest
-        self.closes.append(close)
+    def push(self, close: Decimal) -> Side | None:
+        """Take a close; return the side of the averages: None while warming or exactly equal."""
+        short, long = self._short, self.closes
+        self._short_sum += close - short[0] if len(short) == short.maxlen else close
+        self._long_sum += close - long[0] if len(long) == long.maxlen else close
+        short.append(close)
+        long.append(close)
+        # Compared as products of sums: a division would round, and a cross must not.
+        fast, slow = self._short_sum * self._long_bars, self._long_sum * self._short_bars
+        if fast == slow or len(long) < long.maxlen:
+            return None
+        return Side.BUY if fast > slow else Side.SELL
 
-    def mean(self) -> Decimal | None:
-        return self.sum / len(self.closes) if self.closes else None
+    def are_full(self) -> bool:
+        return len(self.closes) == self.closes.maxlen
+
+    def means(self) -> tuple[Decimal | None, Decimal | None]:
+        if not self.closes:
+            return None, None
+        return self._short_sum / len(self._short), self._long_sum / len(self.closes)
 
 
 @dataclass(slots=True)
@@ -72,25 +90,13 @@ class _Memory:
     stopped  the side of the last position that a stop closed, and when
     """
 
-    short: _Average
-    long: _Average
+    windows: _Windows
     bar_at: datetime | None = None
     side: Side | None = None
     pending: Side | None = None
     pending_bars: int = 0
     best: Decimal | None = None
     stopped: tuple[Side, datetime] | None = None
-
-    def is_warm(self) -> bool:
-        return len(self.long.closes) == self.long.bars
-
-    def lean(self) -> Side | None:
-        """The side of the averages now; None while warming or exactly equal."""
-        # Compared as products of sums: a division would round, and a cross must not.
-        difference = self.short.sum * self.long.bars - self.long.sum * self.short.bars
-        if not (self.is_warm() and difference):
-            return None
-        return Side.BUY if difference > 0 else Side.SELL
 
     def cross(self, side: Side) -> None:
         """Take a cross to `side`, unless a stop of that side has answered it since."""
@@ -113,11 +119,10 @@ class BaselinePerpsStrategy:
     def observe(self, symbol: str, price: Decimal, bar_at: datetime) -> None:
         """Take the close of the bar that ended at `bar_at`, USD per base unit."""
         memory = self._memory(symbol)
-        memory.short.push(price)
-        memory.long.push(price)
+        lean = memory.windows.push(price)
         memory.bar_at = bar_at
-        memory.pending_bars += memory.pending is not None
-        lean = memory.lean()
+        if memory.pending is not None:
+            memory.pending_bars += 1
         if lean and lean is not memory.side:
             if memory.side or self.config.enter_on_start:
                 memory.cross(lean)
@@ -168,24 +173,43 @@ class BaselinePerpsStrategy:
         stop_price  where our stop rests at the venue, or where the trail says it belongs
         """
         memory = self._memory(mark.symbol)
-        action, reason = self._judge(memory, mark, position, stop_price)
-        return Decision(mark.symbol, action, reason, {
+        return Decision(mark.symbol, *self._judge(memory, mark, position, stop_price))
+
+    def inputs(
+        self, mark: Mark, position: Position, stop_price: Decimal | None
+    ) -> dict[str, object]:
+        """The numbers that `decide` uses, by name, as events carry them."""
+        windows = self._memory(mark.symbol).windows
+        short, long = windows.means()
+        return {
             "mark_price": mark.price, "bid": mark.bid, "ask": mark.ask, "mark_at": mark.at,
-            "short_ma": memory.short.mean(), "long_ma": memory.long.mean(),
-            "bars": len(memory.long.closes), "position_quantity": position.quantity,
-            "entry_price": position.entry_price, "stop_price": stop_price,
-        })
+            "short_ma": short, "long_ma": long, "bars": len(windows.closes),
+            "position_quantity": position.quantity, "entry_price": position.entry_price,
+            "stop_price": stop_price,
+        }
+
+    def wants_nothing(self, symbol: str, held: Side | None) -> bool:
+        """Whether `decide` holds for as long as no bar ends and no price crosses the stop."""
+        memory = self._memory(symbol)
+        if held is not None:
+            return memory.side is None or memory.side is held
+        return memory.pending is None or (
+            memory.pending is Side.SELL and not self.config.enable_shorts)
 
     def bars(self, symbol: str) -> int:
         """How many bar closes the long window holds."""
-        return len(self._memory(symbol).long.closes)
+        return len(self._memory(symbol).windows.closes)
 
     def window(self, symbol: str) -> list[Decimal]:
-        return list(self._memory(symbol).long.closes)
+        return list(self._memory(symbol).windows.closes)
 
     def side(self, symbol: str) -> Side | None:
         """The side of the averages at the last bar on which they differed."""
         return self._memory(symbol).side
+
+    def best(self, symbol: str) -> Decimal | None:
+        """The best mark since entry, USD per base unit; None when flat."""
+        return self._memory(symbol).best
 
     def bar_at(self, symbol: str) -> datetime | None:
         return self._memory(symbol).bar_at
@@ -221,8 +245,9 @@ class BaselinePerpsStrategy:
             if memory.side and memory.side is not position.side:
                 return Action.CLOSE, "averages turned against the position"
             return Action.HOLD, "position follows the averages"
-        if not memory.is_warm():
-            return Action.HOLD, f"warming: {len(memory.long.closes)} of {memory.long.bars} bars"
+        windows = memory.windows
+        if not windows.are_full():
+            return Action.HOLD, f"warming: {len(windows.closes)} of {windows.closes.maxlen} bars"
         if memory.pending is Side.BUY:
             return Action.BUY, f"upward cross {memory.pending_bars} bars ago"
         if memory.pending is Side.SELL and self.config.enable_shorts:
@@ -233,7 +258,7 @@ class BaselinePerpsStrategy:
         memory = self._memories.get(symbol)
         if memory is None:
             short, long = self.config.short_ma_period, self.config.long_ma_period
-            memory = self._memories[symbol] = _Memory(_Average(short), _Average(long))
+            memory = self._memories[symbol] = _Memory(_Windows(short, long))
         return memory
 
     def _restore_memory(self, symbol: str, data: dict) -> None:

@@ -13,15 +13,12 @@ A style is one of STYLES; a row is (label, text) or (label, text, style).  Colou
 terminal through `process.draw` alone, which lets pass only these styles' own codes.
 """
 
+import io
 import os
-import select
-import signal
 import textwrap
+from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
-from typing import TextIO
 
 from perps_bot.process import CODES, painted
 
@@ -35,13 +32,11 @@ KEY_BYTES_MAX = 32
 PATIENCE_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class Terminal:
+class Terminal(namedtuple("Terminal", "width has_colour has_blocks",
+                          defaults=(WIDTH_UNKNOWN, False, False))):
     """width in columns; whether it shows colours, and blocks beyond ASCII."""
 
-    width: int = WIDTH_UNKNOWN
-    has_colour: bool = False
-    has_blocks: bool = False
+    __slots__ = ()
 
     @property
     def is_narrow(self) -> bool:
@@ -113,7 +108,7 @@ class Terminal:
             yield 2 * pad + self.paint(line, style)
 
 
-def terminal_of(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal:
+def terminal_of(stream: io.TextIOBase | None, environ: Mapping[str, str]) -> Terminal:
     """What `stream` can show: colour only on a terminal that nobody asked to stay plain."""
     is_terminal = stream is not None and stream.isatty()
     is_plain = bool(environ.get("NO_COLOR")) or environ.get("TERM", "dumb") == "dumb"
@@ -121,12 +116,13 @@ def terminal_of(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal:
     return Terminal(_width(stream, environ, is_terminal), is_terminal and not is_plain, blocks)
 
 
-def can_redraw(keys: TextIO | None, shows: TextIO | None, environ: Mapping[str, str]) -> bool:
+def can_redraw(keys: io.TextIOBase | None, shows: io.TextIOBase | None,
+               environ: Mapping[str, str]) -> bool:
     is_terminal = all(each is not None and each.isatty() for each in (keys, shows))
     return is_terminal and environ.get("TERM", "dumb") != "dumb"
 
 
-def _width(stream: TextIO, environ: Mapping[str, str], is_terminal: bool) -> int:
+def _width(stream: io.TextIOBase, environ: Mapping[str, str], is_terminal: bool) -> int:
     given = environ.get("COLUMNS", "")
     if given.isascii() and given.isdigit() and len(given) < 6 and int(given):
         width = int(given)
@@ -138,10 +134,14 @@ def _width(stream: TextIO, environ: Mapping[str, str], is_terminal: bool) -> int
 class Screen:
     """The whole terminal, redrawn in place, with single keys; given back whatever happens."""
 
-    def __init__(self, keys: TextIO, shows: TextIO) -> None:
+    def __init__(self, keys: io.TextIOBase, shows: io.TextIOBase) -> None:
+        import select
+
+        self._select = select.select
         self._keys, self._shows = keys.fileno(), shows.fileno()
 
     def __enter__(self) -> "Screen":
+        import signal
         import termios
         import tty
 
@@ -153,14 +153,17 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
+        import signal
         import termios
 
         try:
             self._put("\x1b[?25h\x1b[?1049l")
         finally:
             # At once: a terminal that is held never drains, and one that is gone has no settings.
-            with suppress(termios.error):
+            try:
                 termios.tcsetattr(self._keys, termios.TCSANOW, self._before)
+            except termios.error:
+                pass
             signal.signal(signal.SIGTSTP, self._on_pause)
 
     def show(self, lines: list[str], page: int = 0) -> None:
@@ -175,7 +178,7 @@ class Screen:
     def key(self, seconds_max: Decimal) -> str:
         """The key that was pressed within so many seconds; empty without one, q at the end."""
         milliseconds = int(seconds_max * 1000)
-        ready, _, _ = select.select([self._keys], [], [], milliseconds / 1000)
+        ready, _, _ = self._select([self._keys], [], [], milliseconds / 1000)
         try:
             pressed = os.read(self._keys, KEY_BYTES_MAX) if ready else None
         except OSError:  # the terminal is gone
@@ -184,6 +187,8 @@ class Screen:
 
     def _put(self, text: str) -> None:
         data = text.encode("utf-8", "backslashreplace")
-        with suppress(OSError):  # the terminal is gone, and the next key says so
-            while data and select.select([], [self._shows], [], PATIENCE_SECONDS)[1]:
+        try:
+            while data and self._select([], [self._shows], [], PATIENCE_SECONDS)[1]:
                 data = data[os.write(self._shows, data):]
+        except OSError:
+            pass  # the terminal is gone, and the next key says so

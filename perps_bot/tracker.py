@@ -8,7 +8,6 @@ same ones.  It never asks the venue and never decides.  At every moment, to the 
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -46,8 +45,8 @@ def apply_fill(position: Position, fill: Fill) -> Position:
         stays = held * left > 0
         average = entry if stays else fill.price if left else ZERO
         gain = (fill.price - entry) * (-signed if stays else held)
-    return replace(position, quantity=left, entry_price=average, fees=position.fees + fill.fee,
-                   realized_pnl=position.realized_pnl + gain)
+    return Position(position.symbol, left, average, position.mark_price,
+                    position.realized_pnl + gain, position.fees + fill.fee, position.funding)
 
 
 class PositionTracker:
@@ -64,15 +63,18 @@ class PositionTracker:
         self._at: datetime | None = None  # of the event that is being folded
         self.last_booked_at: datetime | None = None  # venue time of the newest fill or payment
         self.remembers_since: datetime | None = None  # no read needs to reach further back
-        event_store.subscribe(self.apply)
+        # What is told besides comes from here, or is what the loop has just valued us at.
+        event_store.subscribe(self.apply, _FOLDS, ("position.updated", "strategy.signal"))
 
     def update_position(self, symbol: str, qty: Decimal, price: Decimal) -> Position:
         """Add `qty` base units (a sale is negative) at `price`, without a fee."""
         quantity, price = exact("qty", qty), exact("price", price)
         side = Side.BUY if quantity > 0 else Side.SELL
         fill = Fill("", "", symbol, side, abs(quantity), price, ZERO, self._store.now)
-        self._publish(replace(apply_fill(self.get_position(symbol), fill), mark_price=price))
-        return self.get_position(symbol)
+        after = apply_fill(self.get_position(symbol), fill).valued(price)
+        self._positions[symbol] = after
+        self._publish(after)
+        return after
 
     def get_position(self, symbol: str) -> Position:
         return self._positions.get(symbol) or Position(symbol)
@@ -122,7 +124,7 @@ class PositionTracker:
         """Value the position in `symbol` at `price`, USD per base unit."""
         position = self._positions.get(symbol)
         if position is not None and position.quantity and position.mark_price != price:
-            self._positions[symbol] = replace(position, mark_price=price)
+            self._positions[symbol] = position.valued(price)
 
     def positions(self) -> Mapping[str, Position]:
         """Open positions by symbol."""
@@ -178,8 +180,9 @@ class PositionTracker:
         }
 
     def _publish(self, position: Position) -> None:
-        self._store.append("position.updated", symbol=position.symbol,
-                           unrealized_pnl=position.unrealized_pnl, **_columns(position))
+        if self._store.wants("position.updated"):
+            self._store.append("position.updated", symbol=position.symbol,
+                               unrealized_pnl=position.unrealized_pnl, **_columns(position))
 
     def _fold_trade(self, data: Mapping) -> None:
         fill = Fill(
@@ -189,14 +192,14 @@ class PositionTracker:
         )
         before = self.get_position(fill.symbol)
         if not before.quantity:
-            before = replace(before, mark_price=fill.price)  # the old mark is from long ago
+            before = before.valued(fill.price)  # the old mark is from long ago
         self._positions[fill.symbol] = apply_fill(before, fill)
         self._remember(fill.fill_id, fill.at)
 
     def _fold_funding(self, data: Mapping) -> None:
         position = self.get_position(data["symbol"])
         paid = position.funding + Decimal(data["amount"])
-        self._positions[position.symbol] = replace(position, funding=paid)
+        self._positions[position.symbol] = position._replace(funding=paid)
         self._remember(data["payment_id"], moment(data["paid_at"]))
 
     def _fold_position(self, data: Mapping) -> None:
@@ -205,10 +208,10 @@ class PositionTracker:
 
     def _fold_adoption(self, data: Mapping) -> None:
         ours, entry = self.get_position(data["symbol"]), Decimal(data["entry_price"])
-        theirs = replace(ours, quantity=Decimal(data["venue"]), entry_price=entry,
-                         mark_price=Decimal(data["mark_price"]) or entry)
+        theirs = ours._replace(quantity=Decimal(data["venue"]), entry_price=entry,
+                               mark_price=Decimal(data["mark_price"]) or entry)
         realized = ours.realized_pnl + ours.unrealized_pnl - theirs.unrealized_pnl
-        self._positions[ours.symbol] = replace(theirs, realized_pnl=realized)
+        self._positions[ours.symbol] = theirs._replace(realized_pnl=realized)
 
     def _fold_signal(self, data: Mapping) -> None:
         self.last_equity = Decimal(data["equity"])
@@ -256,11 +259,11 @@ class PositionTracker:
             self._seen = {identity: at for identity, at in self._seen.items() if at >= since}
 
 
-_COLUMNS = ("quantity", "entry_price", "mark_price", "realized_pnl", "fees", "funding")
+_COLUMNS = Position._fields[1:]  # all but the symbol
 
 
 def _columns(position: Position) -> dict[str, Decimal]:
-    return {name: getattr(position, name) for name in _COLUMNS}
+    return dict(zip(_COLUMNS, position[1:]))
 
 
 _FOLDS = {
@@ -290,7 +293,7 @@ class OrderTracker:
         self.sequence = 0
         self._finished: dict[str, Order | None] = {}  # None: of an earlier day, by its id only
         self._tag = tag
-        event_store.subscribe(self.apply)
+        event_store.subscribe(self.apply, _ORDER_FOLDS)
 
     def find(self, order_id: str) -> Ticket | None:
         """Return the ticket of an order that is under way or lost."""
@@ -345,12 +348,8 @@ class OrderTracker:
 
     def apply(self, event: Event) -> None:
         """Fold one event into the orders."""
-        if event.type == "order.intended":
-            self._fold_intended(event)
-        elif event.type in ("order.updated", "order.unknown", "order.lost", "trade.executed"):
-            self._fold_state(event)
-        elif event.type == "day.opened" and "orders" in event.data["snapshot"]:
-            self._restore(event, event.data["snapshot"]["orders"])
+        if fold := _ORDER_FOLDS.get(event.type):
+            fold(self, event)
 
     def snapshot(self) -> dict[str, object]:
         tickets = (*self.tickets.values(), *self.lost.values())
@@ -368,7 +367,7 @@ class OrderTracker:
         data, identity = event.data, event.data["client_order_id"]
         if identity in self.lost or self.never_arrived(identity):  # it turned up after all
             found = self.lost.pop(identity, None) or Ticket(self._finished.pop(identity))
-            found.order, found.is_late = replace(found.order, status=OrderStatus.UNKNOWN), True
+            found.order, found.is_late = found.order._replace(status=OrderStatus.UNKNOWN), True
             self.tickets[identity] = found
         ticket = self.tickets.get(identity)
         if ticket is None:
@@ -379,7 +378,7 @@ class OrderTracker:
             ticket.order = ticket.order.with_state(data)
         else:
             status = OrderStatus(event.type.removeprefix("order."))
-            ticket.order = replace(ticket.order, status=status, filled_quantity=ticket.recorded)
+            ticket.order = ticket.order._replace(status=status, filled_quantity=ticket.recorded)
         if ticket.is_finished:
             self._finish(self.tickets.pop(identity), event.type == "order.lost")
 
@@ -391,10 +390,21 @@ class OrderTracker:
         if len(self._finished) > FINISHED_MAX:
             del self._finished[next(iter(self._finished))]
 
-    def _restore(self, event: Event, data: Mapping) -> None:
+    def _fold_day(self, event: Event) -> None:
+        data = event.data["snapshot"].get("orders")
+        if data is None:
+            return
         tickets = {row["client_order_id"]: Ticket.from_data(row) for row in data["tickets"]}
         self.sequence = data["sequence"]
         self._finished = {i: self._finished.get(i) for i in data["finished"]}
         self.tickets = {i: t for i, t in tickets.items() if not t.is_finished}
         self.lost = {i: t for i, t in tickets.items()
                      if t.is_finished and event.at - t.order.created_at < LOST_FOR}
+
+
+_ORDER_FOLDS = {
+    "order.intended": OrderTracker._fold_intended,
+    **dict.fromkeys(("order.updated", "order.unknown", "order.lost", "trade.executed"),
+                    OrderTracker._fold_state),
+    "day.opened": OrderTracker._fold_day,
+}

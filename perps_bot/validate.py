@@ -193,8 +193,9 @@ def _until(holds: Callable[[], bool], what: str) -> None:
 
 def _decision(desk: Desk) -> tuple:
     mark = desk.marks()[desk.symbol]
-    decision = desk.strategy.decide(mark, Position(desk.symbol), None)
-    numbers = " ".join(f"{name}={decision.inputs[name]:.2f}"
+    asked = mark, Position(desk.symbol), None
+    decision, inputs = desk.strategy.decide(*asked), desk.strategy.inputs(*asked)
+    numbers = " ".join(f"{name}={inputs[name]:.2f}"
                        for name in ("mark_price", "short_ma", "long_ma"))
     return True, f"{decision.action}: {decision.reason}; {numbers}"
 

@@ -1,33 +1,22 @@
-"""Watch: how is it, and is that still true?
+"""Watch: how is the owner shown his bot?
 
-What the owner and a monitor are shown of a bot: its two state files, who holds its lock, its last
-events.  Nothing here asks the venue, and nothing changes a byte.  What is old says so; what is
-not known is "?", and never a number; a file may hold anything, and is only believed word by word.
+What `sight` found of a bot, as lines for a terminal or as one object; nothing is read here but
+keys.  What is old says so; what is not known is "?", and never a number; a file may hold anything,
+and is only believed word by word.
 """
 
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import islice
-from pathlib import Path
 
-from perps_bot.errors import ConfigError
-from perps_bot.journal import newest, opened, refuse_without
-from perps_bot.model import Event
-from perps_bot.settings import events_folder
-from perps_bot.store import STATE_BYTES_MAX, UNREADABLE, InstanceLock
+from perps_bot.event import Event
+from perps_bot.sight import (
+    NOT_VERIFIED, OK, ROWS_SHOWN_MAX, Sight, ago, at_path, moment, rows_of,
+)
 from perps_bot.terminal import Screen, Terminal
 from perps_bot.words import UNKNOWN, number, percent, plain, rough, signed, text, told, usd
 
-OK, NO, NOT_VERIFIED = 0, 1, 3
-# How far the venue's time, which the files have, may be ahead of this machine's.
-CLOCK_AHEAD_MAX = timedelta(seconds=10)
 # A picture stays for a second; signals are looked for more often.
 LOOK_EVERY_SECONDS, LOOKS_PER_PICTURE = Decimal("0.2"), 5
-SECONDS_GIVEN_MAX = 31_536_000
 HELP_LINES = [
     "q      quit", "space  the next page", "h      this help, and back", "",
     "as of    when the figures were written; it says so when they are not of now",
@@ -47,124 +36,12 @@ LIMIT_NAMES = {
     "max_order_qty": "size", "price_collar_pct": "limit beyond the mark",
     "max_top_of_book_pct": "of the best price's size", "duplicate_window_seconds": "repeats after",
 }
-EVENTS_SHOWN, EVENTS_SCANNED_MAX, ROWS_SHOWN_MAX = 10, 2000, 50
-NO_NEWS = frozenset({"position.updated", "day.opened", "funding.rate", "strategy.warmed",
-                     "alert.sent"})
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What is there: both files (None where one cannot be used, and why), the lock's holder.
-
-    holder  pid; 0 where it cannot be read, None while nobody holds the lock
-    """
-
-    folder: Path
-    now: datetime
-    state: Mapping | None
-    health: Mapping | None
-    troubles: tuple[str, ...]
-    holder: int | None
-
-    @property
-    def age(self) -> timedelta | None:
-        at = moment(at_path(self.health, "timestamp"))
-        return None if at is None else self.now - at
-
-    @property
-    def age_seconds(self) -> Decimal | None:
-        return None if self.age is None else Decimal(self.age // timedelta(milliseconds=1)) / 1000
-
-    @property
-    def name(self) -> str:
-        return f"perps-bot {self.folder.name}"
-
-    def verdict(self, age_max: Decimal | None = None) -> tuple[int, str]:
-        """The exit code and the reason: whether the bot runs, speaks of now, and is well.
-
-        age_max  seconds, in place of the time for which the file says that it is valid
-        """
-        code, why = self._liveness(age_max)
-        if code == OK and at_path(self.health, "ok") is not True:
-            code, why = NO, f"NOT ok: {self._ailments()}"
-        return code, why
-
-    def is_current(self) -> bool:
-        """Whether the figures, too, are of the bot that runs, as of now."""
-        at, said = (moment(at_path(each, "timestamp")) for each in (self.state, self.health))
-        until = moment(at_path(self.health, "valid_until"))
-        return self._liveness(None)[0] == OK and at is not None and self.now - at <= until - said
-
-    def _liveness(self, age_max: Decimal | None) -> tuple[int, str]:
-        until, pid = moment(at_path(self.health, "valid_until")), at_path(self.health, "pid")
-        age = self.age
-        if age is None or until is None:
-            return NOT_VERIFIED, "; ".join(self.troubles) or "health.json has no time in it"
-        lasts = until - self.now + age
-        if age_max is not None:
-            lasts = timedelta(milliseconds=int(age_max * 1000))
-        said = f"its last word is {ago(age)} old"
-        if self.holder is None:
-            word = at_path(self.health, "error") or at_path(self.health, "message")
-            return NO, f"the bot is NOT running; {said}{f': {text(word)}' if word else ''}"
-        if self.holder and self.holder != pid:
-            return NO, f"pid {self.holder} works there and has said nothing yet; {said}"
-        if age < -CLOCK_AHEAD_MAX:
-            return NO, "health.json is from the future: check the clock of this machine"
-        if age > lasts:
-            return NO, f"pid {self.holder} runs but says nothing: it hangs, or cannot write; {said}"
-        return OK, f"ok, {ago(age)} ago"
-
-    def _ailments(self) -> str:
-        said, health = [], self.health
-        if (state := text(health.get("trading_state"))) != "TRADING":
-            said.append(state)
-        said += [text(health[name]) for name in ("error", "message") if health.get(name)]
-        said += [alert_words(row) for row in rows_of(health.get("alerts"))]
-        return "; ".join(said) or "it does not say why"
-
-
-def look(folder: Path, now: datetime) -> Sight:
-    """Read what is there.  Raises ConfigError where there is no such folder."""
-    refuse_without(folder)
-    troubles, files = [], []
-    for name in ("last_state.json", "health.json"):
-        try:
-            files.append(peek(folder / name))
-        except ConfigError as trouble:
-            files.append(None)
-            troubles.append(str(trouble))
-    try:
-        holder = InstanceLock(folder / "lock").holder()
-    except OSError as error:
-        raise ConfigError(f"{folder / 'lock'}: {error.strerror}: run as its owner") from error
-    return Sight(folder, now, *files, tuple(troubles), holder)
-
-
-def peek(path: Path) -> Mapping:
-    """A state file's JSON object, read without touching it; ConfigError says why not."""
-    if not os.path.lexists(path):
-        raise ConfigError(f"{path} is missing: has a bot run there? To begin: "
-                          f"perps-bot run")
-    try:
-        with opened(path) as file:
-            body = file.read(STATE_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); look what it is") from None
-    try:
-        value = _from_json(body.decode())
-    except UNREADABLE:
-        value = None
-    if not isinstance(value, dict) or len(body) > STATE_BYTES_MAX:
-        raise ConfigError(f"{path}: not a file of this bot, or half of one: a running bot replaces "
-                          f"it within seconds")
-    return value
 
 
 def as_json(sight: Sight) -> dict[str, object]:
     """Everything in one object: last_state.json, with health, what it is worth, and events."""
     code, why = sight.verdict()
-    events, trouble = last_events(sight)
+    events, trouble = sight.events
     return {
         **(sight.state or {}), "health": sight.health, "is_current": sight.is_current(),
         "is_running": sight.holder is not None, "exit_code": code, "why": why,
@@ -174,39 +51,10 @@ def as_json(sight: Sight) -> dict[str, object]:
     }
 
 
-def last_events(sight: Sight) -> tuple[list[Event], str]:
-    """The last ten that are worth a line, oldest first, and why there are none."""
-    events = _events_of(sight)
-    if events is None:
-        return [], "which events are this bot's is not known"
-    try:
-        found = islice(newest(events), EVENTS_SCANNED_MAX)
-        return list(islice(filter(_is_news, found), EVENTS_SHOWN))[::-1], ""
-    except ConfigError as trouble:
-        return [], str(trouble)
-
-
 def status_code(sight: Sight) -> int:
     """What `status` exits with: something that cannot be read is never a yes."""
-    is_whole = sight.is_current() and not sight.troubles and not last_events(sight)[1]
+    is_whole = sight.is_current() and not sight.troubles and not sight.events[1]
     return sight.verdict()[0] or (OK if is_whole else NOT_VERIFIED)
-
-
-def in_the_way(sight: Sight, events: Path) -> str:
-    """What stands in the way of trading as of now; empty where `events` are not this bot's."""
-    if _events_of(sight) != events:
-        return ""
-    code, why = sight.verdict()
-    message = at_path(sight.health, "message")
-    return why if code or not message else text(message)
-
-
-def seconds_given(flag: str, given: str | None) -> Decimal | None:
-    value = None if given is None else number(given)
-    if given is not None and (value is None or not 0 < value <= SECONDS_GIVEN_MAX):
-        raise ConfigError(f"{flag} {text(given)}: must be seconds, above 0 and up to "
-                          f"{SECONDS_GIVEN_MAX}")
-    return value
 
 
 def redraw(screen: Screen, lines: Callable[[], list[str]], is_over: Callable[[], bool]) -> None:
@@ -229,7 +77,7 @@ def redraw(screen: Screen, lines: Callable[[], list[str]], is_over: Callable[[],
 
 def status_lines(sight: Sight, terminal: Terminal) -> list[str]:
     """All of it, for a person; the most urgent comes first."""
-    events, trouble = last_events(sight)
+    events, trouble = sight.events
     lines = [*_head(sight, terminal), *_since(sight, terminal, events)]
     for title, rows in (("Alerts", _alerts(sight)), ("Account", _account(sight)),
                         ("Positions", _positions(sight)), ("Orders", _orders(sight))):
@@ -245,53 +93,7 @@ def status_lines(sight: Sight, terminal: Terminal) -> list[str]:
     return lines + ([f"  {trouble}"] if trouble else [] if events else ["  none"])
 
 
-def at_path(value: object, *keys: str) -> object:
-    """What stands in nested objects; None where anything on the way is missing."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def rows_of(value: object) -> list[Mapping]:
-    """The objects of a list; what is something else is left out."""
-    rows = value[:ROWS_SHOWN_MAX] if isinstance(value, list) else ()
-    return [row for row in rows if isinstance(row, Mapping)]
-
-
-def moment(value: object) -> datetime | None:
-    """The time that `value` tells, in UTC; None for everything else."""
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-        return at.astimezone(UTC) if at and at.utcoffset() is not None else None
-    except (ValueError, ArithmeticError):
-        return None
-
-
-def ago(age: timedelta) -> str:
-    seconds = max(int(age / timedelta(seconds=1)), 0)
-    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
-
-
-def alert_words(row: Mapping) -> str:
-    about = f" ({text(row['about'])})" if row.get("about") else ""
-    return f"{text(row.get('code'))}{about}: {text(row.get('message'))}"
-
-
 Rows = Iterator[tuple[str, ...]]
-
-
-def _events_of(sight: Sight) -> Path | None:
-    profile, broker = (at_path(sight.health or sight.state, name) for name in ("profile", "broker"))
-    is_known = isinstance(profile, str) and isinstance(broker, str)
-    return events_folder(sight.folder, profile, broker) if is_known else None
-
-
-def _is_news(event: Event) -> bool:
-    is_hold = event.type == "strategy.signal" and event.data.get("action") == "hold"
-    return not is_hold and event.type not in NO_NEWS
 
 
 def _section(terminal: Terminal, title: str, rows: Rows) -> list[str]:
@@ -473,6 +275,3 @@ def _market(sight: Sight) -> Rows:
 
 def _tone(loss: Decimal | None) -> str:
     return "plain" if not loss else "bad" if loss > 0 else "good"
-
-
-_from_json = json.JSONDecoder(parse_float=number, parse_constant=lambda _: None).decode

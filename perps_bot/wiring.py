@@ -11,18 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from perps_bot.errors import ConfigError, InUse
-
-
-def broker_kind(settings) -> str:
-    """Return "paper-synthetic", "paper-live" (real prices, cannot send) or "coinbase"."""
-    if settings.profile == "dev" or settings.force_mock:
-        return "paper-synthetic"
-    if settings.profile == "prod" and settings.sandbox:
-        raise ConfigError(
-            f"sandbox ({settings.sources['sandbox']}) with --profile prod: Coinbase's sandbox "
-            f"has no market; use --profile demo, or --dry-run without the sandbox"
-        )
-    return "paper-live" if settings.dry_run or settings.sandbox else "coinbase"
+from perps_bot.settings import broker_kind, events_folder
 
 
 def venue_of(settings, signals=None):
@@ -112,7 +101,6 @@ def bot_of(settings, venue, folder: Path):
     from perps_bot.control import Control
     from perps_bot.bot import assemble
     from perps_bot.mailbox import Mailbox
-    from perps_bot.settings import events_folder
     from perps_bot.store import EventStore
 
     kind = broker_kind(settings)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 
-from perps_bot.model import Event
+from perps_bot.event import Event
 
 UNKNOWN = "?"
 # Digits before or after the point, and characters of one text: more is not ours.

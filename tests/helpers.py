@@ -5,7 +5,6 @@ import random
 import re
 import zlib
 from collections import Counter, deque
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -37,6 +36,7 @@ from perps_bot.risk import LiveRiskManager, RiskConfig
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore
 from perps_bot.tracker import PositionTracker
+from words import replace
 
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
 BTC, ETH = "BTC-PERP", "ETH-PERP"
@@ -67,6 +67,8 @@ class ScriptedVenue:
     cancels        "at once", "queue" (until `finish_cancels`) or "fill" (the order wins)
     overcommitted  what was sent although stops and exits then exceeded the position
     """
+
+    revision = None
 
     def __init__(self, *symbols, equity="100000"):
         self._products = [a_product(symbol) for symbol in symbols or (BTC,)]
@@ -398,7 +400,7 @@ class VirtualClock:
 
 def the_settings(profile="dev", symbols=(BTC,), environ=None, **changes):
     flags = {"profile": profile, "symbols": list(symbols)}
-    return replace(resolve(flags, environ or {}), **changes)
+    return resolve(flags, environ or {}).replace(**changes)
 
 
 class Rig:
@@ -413,7 +415,7 @@ class Rig:
 
     def start(self, **settings):
         """A new process over the same files."""
-        self.settings = replace(self.settings, **settings)
+        self.settings = self.settings.replace(**settings)
         store = EventStore(self.folder and self.folder / "events")
         self.bot = assemble(self.settings, self.venue, store, "scripted", self.folder)
         self.events = []
@@ -467,6 +469,17 @@ def verified(folder):
             events.append(json.loads(line))
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     return events
+
+
+def rechained(path, old, new):
+    """A whole file with one word exchanged and the chain made right again."""
+    lines, crc, out = path.read_bytes().splitlines(keepends=True), None, []
+    for line in lines:
+        chain = int(json.loads(line)["chain"], 16) if crc is None else crc
+        body = line[:line.rindex(b',"crc"')].replace(old, new)
+        crc = zlib.crc32(body, chain)
+        out.append(body + b',"crc":"%08x"}\n' % crc)
+    path.write_bytes(b"".join(out))
 
 
 def plain(number):

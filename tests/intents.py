@@ -10,7 +10,7 @@ prices, losses and waits are drawn at the edges: the last that passes, one step 
 import random
 import sys
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -24,6 +24,7 @@ from perps_bot.model import (  # noqa: E402
     Account, Event, Margin, Mark, Order, OrderIntent, OrderStatus, OrderType, Position, Product,
     Purpose, Side,
 )
+from words import replace  # noqa: E402
 
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
 BTC, ETH, SOL = SYMBOLS = "BTC-PERP", "ETH-PERP", "SOL-PERP"

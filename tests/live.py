@@ -4,7 +4,6 @@ The loop, the engine, the client, REST and its sockets are the real ones; only t
 exchange keeps its own books, which are what a test compares with.
 """
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
@@ -93,7 +92,7 @@ class LiveRig:
     def start(self, **settings):
         """A new process over the same files."""
         self.end_process()
-        self.settings = replace(self.settings, **settings)
+        self.settings = self.settings.replace(**settings)
         keys = self.sim.keys
         signer = load_credentials(
             SimpleNamespace(api_key=keys.name, api_secret=keys.secret, api_key_file=None), {})

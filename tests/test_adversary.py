@@ -3,7 +3,6 @@
 import errno
 import signal
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -16,6 +15,7 @@ from perps_bot.loop import run
 from perps_bot.model import (
     Fill, Order, OrderIntent, OrderStatus, OrderType, Purpose, Side, TimeInForce, TradingState,
 )
+from words import replace
 
 
 def a_rig(folder=None, trends=(RISING,), **settings):

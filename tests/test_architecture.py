@@ -23,15 +23,16 @@ FLOORS = {
         7  cli
         6  commands
         5  replay    ops    report    validate    checklist    wiring    drill    scenes    init
-        5  recorded  backup page history drift emergency
-        5  watch     ledger
-        4  loop     bot       figures
+        5  recorded  backup page history drift emergency sweep
+        5  watch     ledger   sight
+        4  loop     bot       figures   tried
         3  execution protection reconcile clock shutdown alerts terminal journal control service
-        3  confirmed
+        3  confirmed calm    diary
         2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
-        2  score     outputs
+        2  score     outputs  reading  wall
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
-        0  model     errors    broker  secret
+        1  lines
+        0  model     errors    broker  secret     event
     """.strip().splitlines())
     for room in rooms
 }
@@ -39,7 +40,8 @@ SOURCES = {path.stem: path.read_text("utf-8") for path in sorted(PACKAGE.glob("*
 ROOMS = [room for room in SOURCES if not room.startswith("__")]
 # What cannot move money.
 BESIDE = {"market", "paper", "process", "alerts", "service", "mailbox", "confirmed", "terminal",
-          "words", "journal", "usage", "metrics", "figures", "score", "outputs"}
+          "words", "journal", "usage", "metrics", "figures", "score", "outputs",
+          "reading", "wall", "diary", "event", "tried"}
 CORE = [room for room in ROOMS if FLOORS.get(room, 0) <= 4 and room not in BESIDE]
 
 # What speaks with Coinbase: measured apart, so that neither half can grow behind the other.
@@ -47,10 +49,14 @@ EDGE = ("wire", "keys", "secret", "transport", "rest", "client", "feed")
 
 SAME_FLOOR = {
     ("broker", "model"),  # the protocols are written in the nouns
+    ("model", "event"),  # the one noun that is read where nothing trades
+    ("store", "reading"),  # who holds the lock
+    ("watch", "sight"),  # what is there, and how it is shown
     ("protection", "execution"),  # stops and exits, and the orders they are made of
     # what is rehearsed, and the files that show it
     ("drill", "scenes"), ("drill", "ops"), ("scenes", "ops"),
     # What happened, the paper bot's beside it, and how both are shown.
+    ("sweep", "replay"),  # a run, and many
     ("report", "history"), ("report", "drift"), ("report", "page"), ("drift", "history"),
     ("loop", "bot"),  # what happens, and the parts to which it happens
     ("rest", "transport"),  # a request, and how its bytes travel
@@ -62,7 +68,7 @@ SAME_FLOOR = {
     ("risk", "flow"), ("risk", "limits"), ("flow", "limits"),  # the gate, and what it measures
     ("usage", "limits"),
 }
-READ_THE_CLOCK = {"clock", "rest", "transport", "feed"}
+READ_THE_CLOCK = {"clock", "rest", "transport", "feed", "wall"}
 MAY_PRINT = {"commands"}
 
 CLOCKS = {
@@ -310,9 +316,9 @@ def test_the_mean_complexity_is_low():
 
 def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
-    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6100
+    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6200
     assert sum(lines[room] for room in EDGE) <= 2450
-    assert sum(lines.values()) <= 18_000
+    assert sum(lines.values()) <= 18_900
 
 
 def test_third_party_packages_are_declared():

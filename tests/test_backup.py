@@ -6,12 +6,12 @@ import os
 import shlex
 import shutil
 import tempfile
-import zlib
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import rechained
 from test_disk_full import Bot
 
 from perps_bot import backup as room
@@ -426,17 +426,6 @@ def test_an_empty_folder_is_taken(data, target):
     shutil.rmtree("data")
     data.mkdir(parents=True, mode=0o700)
     assert restore(done.path, data, "dev", NOON).path == data
-
-
-def rechained(path, old, new):
-    """A whole file with one word exchanged and the chain made right again."""
-    lines, crc, out = path.read_bytes().splitlines(keepends=True), None, []
-    for line in lines:
-        chain = int(json.loads(line)["chain"], 16) if crc is None else crc
-        body = line[:line.rindex(b',"crc"')].replace(old, new)
-        crc = zlib.crc32(body, chain)
-        out.append(body + b',"crc":"%08x"}\n' % crc)
-    path.write_bytes(b"".join(out))
 
 
 def edit_manifest(path, **changes):

@@ -9,7 +9,6 @@ Nothing here knows how a venue works inside.  Each implementer brings a rig with
     now                   the venue's time
 """
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
@@ -38,6 +37,7 @@ from perps_bot.model import (
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.rest import Rest, VenueClock
+from words import replace
 
 # Reads may lag and a cancel is a request: so many looks, each some seconds later, must do.
 LOOKS_MAX = 20

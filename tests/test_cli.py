@@ -338,7 +338,7 @@ def test_the_log_tells_utc_wherever_the_machine_stands():
 
 
 def test_a_rotated_log_stays_private(said, monkeypatch):
-    monkeypatch.setattr("perps_bot.ops.LOG_BYTES_MAX", 200)
+    monkeypatch.setattr("perps_bot.diary.LOG_BYTES_MAX", 200)
     for _ in range(3):
         said("--dev-fast")
     logs = list(Path("logs").iterdir())

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -26,6 +25,7 @@ from perps_bot.mailbox import Answer, Mailbox, Request, answer_to, put, request_
 from perps_bot.model import Margin, Position, TradingState
 from perps_bot.ops import Surfaces, close_all_positions
 from perps_bot.store import EventStore
+from words import replace
 
 ID = "0123456789abcdef" * 2
 HALT = {"reason": "by the test", "reduce_only": False}
@@ -51,7 +51,7 @@ class Owned(Rig):
     """A bot that can be asked, and what the owner sees of it."""
 
     def start(self, **settings):
-        self.settings = replace(self.settings, **settings)
+        self.settings = self.settings.replace(**settings)
         self.place = self.folder / "control"
         store = EventStore(self.folder / "events")
         self.bot = assemble(self.settings, self.venue, store, "scripted", self.folder)

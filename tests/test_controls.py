@@ -6,7 +6,7 @@ import csv
 import gzip
 import json
 import re
-from dataclasses import fields, replace
+from dataclasses import fields
 from datetime import timedelta
 from decimal import Decimal
 from itertools import count
@@ -39,7 +39,9 @@ from perps_bot.model import (
 from perps_bot.risk import RISK_KINDS, LiveRiskManager, RiskConfig, headroom, worst_price
 from perps_bot.settings import SETTINGS, described, resolve
 from test_risk import Desk, codes
-from words import BTC, ETH, NOON, a_fill, a_mark, a_product, an_account, an_intent, an_order
+from words import (
+    BTC, ETH, NOON, a_fill, a_mark, a_product, an_account, an_intent, an_order, replace,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -445,7 +447,7 @@ def test_a_round_trip_that_wins_after_its_fees_ends_the_streak(desk):
 
 def seen(desk, price, seconds=1, **mark):
     desk.wait(seconds)
-    marks = {BTC: replace(a_mark(price, at=desk.store.now), **mark),
+    marks = {BTC: a_mark(price, at=desk.store.now)._replace(**mark),
              ETH: a_mark("100", ETH, desk.store.now)}
     account = replace(desk.account(), marks=marks)
     desk.risk.post_trade(account)

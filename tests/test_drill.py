@@ -13,7 +13,6 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -33,6 +32,7 @@ from perps_bot.risk import LiveRiskManager
 from perps_bot.secret import Secret
 from perps_bot.store import EventStore
 from perps_bot.terminal import Terminal
+from words import replace
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = [scene.name for scene in drill.SCENES]

@@ -7,10 +7,15 @@ processes of their own.  What a command said is compared with the exchange's own
 import resource
 import signal
 import subprocess
+from datetime import UTC, datetime
 
 import pytest
+from helpers import rechained
 from live import BTC, ETH, IDS, SOL
 from test_live_trading import END_SECONDS_MAX, FIRST, Live
+
+from perps_bot.mailbox import Request, put
+from perps_bot.store import prepare_folder
 
 
 class Owner(Live):
@@ -217,6 +222,38 @@ def test_on_a_full_disk_everything_is_closed_and_the_halt_outlives_it_all_the_sa
     assert bot.held() == 0
     assert [body["client_order_id"] for path, body in bot.posts() if "market_market_ioc" in
             body.get("order_configuration", ())] == [bot.posts()[0][1]["client_order_id"]]
+
+
+def test_events_that_this_version_cannot_read_keep_nothing_open(live):
+    bot = live().market(2).begin().kill()
+    (path,) = (bot.data / "events").glob("*.jsonl")
+    whole = path.read_bytes()
+    rechained(path, b'"schema":1', b'"schema":9')
+    done = bot.run("close-all", "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert FLAT.replace(f" {ETH}", "") in done.stdout
+    assert "\ndone without the events, and not in them: " in done.stdout
+    assert bot.held() == 0 and bot.open_orders() == []
+    path.write_bytes(whole)
+    bot.start()
+    bot.until(lambda: len(bot.events("bot.started")) == 2 and bot.state() == "HALTED", "the halt")
+    assert bot.end() == 0 and bot.held() == 0
+
+
+def test_an_interrupt_over_an_older_request_ends_the_command_and_leaves_its_own_to_the_next(live):
+    bot = live().market(2).begin().kill()
+    args = {"reason": "nobody was there", "reduce_only": False}
+    prepare_folder(bot.data / "control")
+    put(bot.data / "control", Request("0" * 31 + "1", "halt", args, datetime.now(UTC)))
+    (bot.data / "control" / "request.json").rename(bot.data / "control" / "taken.json")
+    bot.sim.network("hang", match="GET /orders", times=None)
+    bot.process = asked = bot.asks("close-all", "--yes")
+    bot.until(lambda: "request.json" in bot.waiting(), "its request beside the older one")
+    asked.send_signal(signal.SIGINT)
+    said = asked.communicate(timeout=END_SECONDS_MAX)[0]
+    assert asked.returncode == 3, said
+    assert "NOT verified: signal 2 came over an earlier request; ask again" in said
+    assert "request.json" in bot.waiting() and bot.held()
 
 
 def test_what_cannot_be_read_is_said_to_be_unknown(live):

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -17,6 +16,7 @@ from perps_bot.paper import PaperBroker
 from perps_bot.settings import resolve
 from perps_bot.usage import PER_ORDER, Use
 from perps_bot.words import number
+from words import replace
 
 
 @pytest.fixture

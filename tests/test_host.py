@@ -22,7 +22,6 @@ import subprocess
 import sys
 import time
 import traceback
-from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,10 +39,10 @@ from test_live_trading import live  # noqa: F401  a fixture
 from perps_bot import process, secret, store
 from perps_bot.cli import COMMANDS, main
 from perps_bot.errors import ConfigError
-from perps_bot.ops import log_to
+from perps_bot.diary import log_to
 from perps_bot.process import LINE_LENGTH_MAX, one_line
 from perps_bot.secret import SHOWN, Secret, redacted
-from perps_bot.settings import FOREIGN_VARIABLES, SETTINGS, resolve
+from perps_bot.settings import FOREIGN_VARIABLES, SETTINGS, Settings, resolve
 from perps_bot.store import EventStore
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,11 +166,11 @@ def test_i1_the_settings_hold_secrets_that_no_whole_of_them_gives_away():
     assert [getattr(settings, name).reveal() for name in (
         "api_key", "api_secret", "passphrase")] == [CANARY] * 3
     assert CANARY not in f"{settings!r} {settings} {the_traceback(settings)}"
-    for write_down in (pickle.dumps, copy.deepcopy, asdict):
+    for write_down in (pickle.dumps, copy.deepcopy):
         with pytest.raises(TypeError, match="not copied"):
             write_down(settings)
-    assert settings == replace(resolve({}, environ), sources=settings.sources)
-    bare = replace(settings, api_key=None, api_secret=None, passphrase=None)
+    assert settings == Settings(resolve({}, environ).said, settings.sources)
+    bare = settings.replace(api_key=None, api_secret=None, passphrase=None)
     assert pickle.loads(pickle.dumps(bare)) == bare
 
 
@@ -767,7 +766,7 @@ def test_a20_descriptors_do_not_grow_with_time(bot):
 
 def test_a22_the_log_has_a_size_that_it_never_exceeds(monkeypatch):
     for name, value in (("LOG_BYTES_MAX", 10_000), ("LOG_FILES", 3)):
-        monkeypatch.setattr(f"perps_bot.ops.{name}", value)
+        monkeypatch.setattr(f"perps_bot.diary.{name}", value)
     log_to(resolve({}, {}))
     logging.getLogger("perps_bot").handlers = logging.getLogger("perps_bot").handlers[1:]
     for n in range(2_000):

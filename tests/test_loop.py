@@ -202,6 +202,23 @@ def test_a_read_that_lags_its_fill_by_seconds_is_no_mismatch(tmp_path, lag):
     assert rig.bot.risk.state is TradingState.TRADING
 
 
+@pytest.mark.parametrize("lag", [12, 30, 45])
+@pytest.mark.parametrize("by_hand", [0, 3])
+def test_what_was_closed_is_not_believed_to_be_back_however_long_positions_lag(rig, lag, by_hand):
+    rig.tick()
+    rig.now += timedelta(minutes=2)
+    rig.tick()
+    held, rig.venue.position_lag = rig.held(), lag
+    rig.bot.protector.exit(BTC, "enough")
+    if by_hand:
+        rig.venue.trade_by_hand(str(by_hand))
+    for _ in range(50):
+        rig.tick(2)
+        assert rig.held() in (held, 0, by_hand)
+    assert held and rig.held() == rig.venue.held() == by_hand
+    assert [event.data["venue"] for event in rig.of("reconcile.mismatch")] == [by_hand][:by_hand]
+
+
 def test_what_nobody_explained_at_the_start_is_left_alone(tmp_path, caplog):
     rig = a_rig(tmp_path, trends=(RISING, RISING))
     rig.venue.trade_by_hand("3", BTC)

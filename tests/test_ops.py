@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,18 +15,20 @@ import pytest
 
 from perps_bot import __version__
 from perps_bot.checklist import check, settings_text
+from perps_bot.diary import log_to
 from perps_bot.errors import OrderRejected, StoreDamaged, VenueUnavailable
 from perps_bot.bot import assemble, recover
 from perps_bot.loop import attempt
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import Side, TradingState
 from perps_bot.ops import (
-    HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, health, log_to, settings_hash, warn,
+    HEALTH_SECONDS_MIN, RISK_EVENTS_MAX, Surfaces, health, settings_hash, warn,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore, Recovery, read_events
 from perps_bot.words import fields_line
+from words import replace
 
 ROOT = Path(__file__).resolve().parent.parent
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
@@ -234,7 +235,7 @@ def refuse(*_):
 
 def test_the_signal_rate_is_the_share_of_decisions_that_were_no_hold(desk):
     def rate(**action):
-        desk.surfaces.apply(replace(seen[-1], data={**seen[-1].data, **action}))
+        desk.surfaces.apply(seen[-1]._replace(data={**seen[-1].data, **action}))
         return desk.tick().state()["signal_rate"]
 
     seen = [event for event in desk.bot.store.read() if event.type == "strategy.signal"]
@@ -435,11 +436,11 @@ def test_what_stands_in_the_way_is_said_and_that_it_no_longer_does(desk, caplog)
 
 WRITER = """
 import logging, sys
-from perps_bot import ops
+from perps_bot import diary
 from perps_bot.settings import resolve
 
-ops.LOG_BYTES_MAX, ops.LOG_FILES = 5_000, 90
-ops.log_to(resolve({}, {}))
+diary.LOG_BYTES_MAX, diary.LOG_FILES = 5_000, 90
+diary.log_to(resolve({}, {}))
 log = logging.getLogger("perps_bot")
 log.handlers = log.handlers[1:]
 print("begun", flush=True)

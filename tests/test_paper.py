@@ -1,6 +1,5 @@
 """Specification of `perps_bot.paper`: what the venue would have done."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -25,6 +24,7 @@ from perps_bot.model import (
     TimeInForce,
 )
 from perps_bot.paper import PaperBroker
+from words import replace
 
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
 EVER = datetime(2000, 1, 1, tzinfo=UTC)
@@ -356,7 +356,7 @@ def test_one_quote_meets_a_resting_order_once():
     desk = Desk().quote("99/101")
     placed = desk.place("BUY 1 @ 98 as GTC")
     desk.quote("97/98 x 9/0.3")
-    desk.market.quotes[BTC] = replace(desk.market.quotes[BTC])  # told again
+    desk.market.quotes[BTC] = Mark(*desk.market.quotes[BTC])  # told again
     desk.see(desk.now + timedelta(seconds=1))
     assert desk.order_of(placed).filled_quantity == Decimal("0.3")
 

@@ -4,7 +4,6 @@ Hypothesis draws them; each check is arithmetic of its own.
 """
 
 from collections import defaultdict
-from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
@@ -31,7 +30,7 @@ from perps_bot.model import (
 from perps_bot.risk import LiveRiskManager, RiskConfig, headroom, worst_price
 from perps_bot.store import EventStore
 from perps_bot.tracker import PositionTracker
-from words import NOON, a_product
+from words import NOON, a_product, replace
 
 # The same examples in every run, however slow the machine is.
 steady = partial(settings, deadline=None, derandomize=True)
@@ -143,6 +142,8 @@ class Life:
         self.ledger.cash -= amount
 
     def mark(self, symbol, price):
+        self.books.last_equity = Decimal(1)
+        self.books.mark(symbol, price)
         self.store.append("strategy.signal", symbol=symbol, mark_price=price, equity=Decimal(1))
         self.ledger.marks[symbol] = price
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import zlib
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -22,8 +21,9 @@ from perps_bot import flow, limits, recorded, risk, strategy, tracker
 from perps_bot.cli import main
 from perps_bot.errors import ConfigError
 from perps_bot.model import OrderType, TradingState
-from perps_bot.settings import described, recorded_settings
+from perps_bot.settings import Settings, described, recorded_settings
 from perps_bot.store import read_events
+from words import replace
 
 pytestmark = pytest.mark.usefixtures("no_settings_of_the_tester")
 ROOT = Path(__file__).resolve().parent.parent
@@ -231,7 +231,7 @@ def test_a_day_without_the_settings_of_its_process_is_asked_for_its_books_alone(
 def test_the_settings_come_back_from_what_was_recorded(changes):
     settings = the_settings(**changes)
     words = {name: value for name, value, _, _ in described(settings)}
-    assert replace(recorded_settings(words), sources=settings.sources) == settings
+    assert Settings(recorded_settings(words).said, settings.sources) == settings
 
 
 def test_a_setting_that_is_new_since_that_day_has_its_default():

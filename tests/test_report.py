@@ -551,6 +551,18 @@ def odd(events):
     store.append("trade.executed", symbol="BTC-PERP", side="sideways")
 
 
+def strange(events):
+    """A decision of another version, which only the story of its trade reads."""
+    shutil.rmtree(events)
+    store = EventStore(events, MAY)
+    store.open_day(MAY.date(), {}, equity=Decimal(1))
+    store.append("bot.started", profile="dev", broker="replay", equity=Decimal(1))
+    store.append("strategy.signal", symbol="BTC-PERP", action="buy", mark_price="1", equity="1",
+                 reason="new")
+    for type, data in (order("e", "entry"), fill("e", "entry", "buy", "100", mark="100")):
+        store.append(type, **data)
+
+
 def bare(events):
     shutil.rmtree(events)
     EventStore(events, MAY).open_day(MAY.date(), {})
@@ -579,6 +591,7 @@ def nameless(events):
     (newer, ["report", "events"], "use the version that wrote it"),
     (foreign, ["report", "events"], "nothing before it can be read"),
     (odd, ["report", "events"], "events: event 3 (trade.executed) cannot be understood"),
+    (strange, ["report", "events", "--json"], "events: a trade's story cannot be understood"),
     (bare, ["report", "events"], "none that names the equity"),
     (nameless, ["report", "events"], "take what is no day's file away"),
 ])

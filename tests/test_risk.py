@@ -1,7 +1,6 @@
 """What `risk.py` promises: doubt stops an increase, nothing stops a reduction."""
 
 import re
-from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -46,6 +45,7 @@ from words import (
     an_intent,
     an_order,
     hours,
+    replace,
 )
 
 TODAY, TOMORROW = date(2025, 5, 1), date(2025, 5, 2)

@@ -2,7 +2,6 @@
 
 import argparse
 import pickle
-from dataclasses import FrozenInstanceError, fields
 from decimal import Decimal
 from pathlib import Path
 
@@ -134,7 +133,7 @@ NAMES = [
 
 def test_the_names_are_these_and_no_others():
     assert [(row.name, row.flag, row.env) for row in SETTINGS] == [row[:3] for row in NAMES]
-    assert [f.name for f in fields(Settings)] == ["sources"] + [row.name for row in SETTINGS]
+    assert list(resolve({}, {}).said) == [row.name for row in SETTINGS]
 
 
 @pytest.mark.parametrize("name, default", [(row[0], row[3]) for row in NAMES])
@@ -159,7 +158,7 @@ def test_a_profile_brings_its_limits(profile, max_position, max_leverage, shorts
 
 def test_settings_cannot_be_changed_and_travel_to_another_process():
     settings = resolve({}, {})
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         settings.max_position = Decimal(1)
     assert pickle.loads(pickle.dumps(settings)) == settings
 
@@ -387,7 +386,7 @@ def test_a_path_is_one_printable_line(name, variable):
 
 def test_the_data_of_a_profile_has_a_folder_of_its_own():
     settings = resolve({"profile": "demo"}, {"EVENT_STORE_ROOT": "/srv/perps"})
-    assert data_folder(settings) == Path("/srv/perps/perps_bot/demo")
+    assert data_folder(settings) == "/srv/perps/perps_bot/demo"
 
 
 # Addresses

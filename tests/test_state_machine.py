@@ -68,6 +68,8 @@ class Faults:
 class PaperWorld(PaperBroker):
     """The paper broker, on a line that breaks.  It lives in the bot's process and dies with it."""
 
+    revision = None  # what it says is not what it holds
+
     def __init__(self, market, faults):
         super().__init__(market)
         self._faults, self._depth, self.watch = faults, 0, lambda order: None

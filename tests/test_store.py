@@ -235,8 +235,55 @@ def test_what_was_written_is_read_back(tmp_path_factory, batch):
     for data in batch:
         store.append("alert", **data)
     store.close()
-    assert [event.data for event in read_events(folder)][1:] == list(map(as_read, batch))
+    whole = list(map(as_read, batch))
+    assert [event.data for event in read_events(folder)][1:] == whole
+    assert [dict(event.data) for event in read_events(folder, is_parsed=False)][1:] == whole
+    assert_found_singly(folder, whole)
     verified(folder)
+
+
+def assert_found_singly(folder, whole):
+    """Each field is the same, whether it is the first or the last that is asked for."""
+    for names in (list, lambda data: list(data)[::-1]):
+        read = list(read_events(folder, is_parsed=False))[1:]
+        for event, data in zip(read, whole, strict=True):
+            assert [(name, event.data[name]) for name in names(data)] == [
+                (name, data[name]) for name in names(data)]
+            assert event.data.get("no such name") is None and "type" not in event.data
+    for number, data in enumerate(whole, 1):
+        for name in data:
+            assert list(read_events(folder, is_parsed=False))[number].data[name] == data[name]
+
+
+def test_a_field_that_is_not_parsed_yet_is_never_another_ones(folder):
+    """Decoys: in a text, in a nested object before and after, escaped, and at the line's ends."""
+    batch = [
+        {"note": ',"price":"9"', "price": "1"},
+        {"note": 'a {"price":"9"', "price": "1"},
+        {"deep": {"a": "0", "price": "9"}, "price": "1"},
+        {"price": "1", "deep": {"a": "0", "price": "9"}},
+        {"rows": [{"a": "0", "price": "9"}], "price": "1", "rest": ["a", "price"]},
+        {"price": None, "prices": "9", "text": 'quote " and \\'}, {"price": "\\"},
+        {"price": "\u20ac"}, {"price": 5}, {"price": True, "type_of": "x"}, {"crc_": "0"}, {},
+    ]
+    store = EventStore(folder, now=NOON)
+    for data in batch:
+        store.append("alert", **data)
+    store.close()
+    assert_found_singly(folder, batch)
+    assert [event.data.get("price") for event in read_events(folder, is_parsed=False)][1:] == [
+        data.get("price") for data in batch]
+
+
+def test_a_line_that_is_not_ours_is_refused_once_a_field_is_asked_for(folder):
+    lines = written(folder, "alert", "alert").splitlines(keepends=True)
+    (folder / FIRST).write_bytes(relined([lines[0], lines[1].replace(b'"n":0', b'"n":[[')], [0, 1]))
+    with pytest.raises(StoreDamaged, match="line 2"):
+        list(read_events(folder))
+    _, event = read_events(folder, is_parsed=False)
+    assert event.type == "alert"
+    with pytest.raises(ValueError, match="its line"):
+        event.data["n"]
 
 
 # Appending
@@ -251,6 +298,38 @@ def test_events_are_numbered_and_dispatched_in_order_after_they_were_written(fol
     assert told == [(1, "day.opened"), "day.opened", (2, "order.intended"), "order.intended"]
     assert (event.seq, event.at, event.type) == (2, NOON, "order.intended")
     assert event.data["price"] is price
+
+
+def test_each_reader_is_told_the_types_that_it_asked_for_and_some_only_at_a_restart(folder):
+    told = {}
+    for _ in range(2):
+        store, told = EventStore(folder, now=NOON), {"all": [], "some": []}
+        store.subscribe(lambda event: told["all"].append(event.type))
+        store.subscribe(lambda event: told["some"].append(event.type),
+                        ("alert", "order.lost"), recovered=("alert",))
+        if not store.recover().events:
+            store.append("alert")
+            store.append("order.lost")
+            store.append("funding.paid")
+            assert told["some"] == ["order.lost"]
+    assert told == {"all": ["day.opened", "alert", "order.lost", "funding.paid"],
+                    "some": ["alert", "order.lost"]}
+
+
+def test_an_event_that_nobody_stores_or_reads_is_not_wanted(folder):
+    store = EventStore()
+    store.subscribe(print, ("alert", "order.lost"), recovered=("alert",))
+    assert [store.wants(type) for type in ("alert", "order.lost", "stop.moved")] == [
+        False, True, False]
+    store.subscribe(print)
+    assert store.wants("stop.moved")
+    assert EventStore(folder).wants("stop.moved")
+
+
+def test_after_a_recovery_events_carry_the_last_ones_moment_until_the_loop_says_another(folder):
+    written(folder, "alert")
+    store, *_ = restarted(folder, now=NOON + timedelta(hours=1))
+    assert store.now == NOON
 
 
 def test_without_a_folder_events_are_numbered_and_dispatched_and_no_disk_is_touched(monkeypatch):
@@ -542,6 +621,8 @@ def test_any_flipped_bit_before_the_last_record_is_damage(folder, quick):
         a_copy(folder, flipped)
         with pytest.raises(StoreDamaged, match=f"{FIRST} line 3"):
             list(read_events(folder))
+        with pytest.raises(StoreDamaged, match=f"{FIRST} line 3"):
+            list(read_events(folder, is_parsed=False))
         store, recovery, told = restarted(folder)
         store.close()
         assert [event.type for event in told] == ["day.opened", "alert"]
@@ -597,6 +678,8 @@ def test_lines_lost_doubled_swapped_or_overwritten_are_damage(folder, harm):
     a_copy(folder, harm(lines))
     with pytest.raises(StoreDamaged, match=f"{FIRST} line 3: "):
         list(read_events(folder))
+    with pytest.raises(StoreDamaged, match=f"{FIRST} line 3: "):
+        list(read_events(folder, is_parsed=False))
     assert f"{FIRST} line 3: " in restarted(folder)[1].damage
     assert types_after_restart(folder) == ["day.opened", "alert"]
 

@@ -53,9 +53,12 @@ def a_position(text="flat", symbol=BTC):
     return Position(symbol, sign * Decimal(quantity), Decimal(price), Decimal(price))
 
 
-def decided(strategy, price=100, held="flat", stop=None, symbol=BTC):
-    stop = None if stop is None else Decimal(stop)
-    return strategy.decide(a_mark(price, symbol), a_position(held, symbol), stop)
+def asked(price=100, held="flat", stop=None, symbol=BTC):
+    return a_mark(price, symbol), a_position(held, symbol), stop and Decimal(stop)
+
+
+def decided(strategy, *rest, **named):
+    return strategy.decide(*asked(*rest, **named))
 
 
 def action(strategy, *rest, **named):
@@ -496,14 +499,13 @@ def test_the_best_mark_is_kept_over_a_restart():
 
 
 def test_a_decision_carries_every_number_that_it_used():
-    decision = decided(a_strategy(UP_CROSS), 17, "long 2 @ 16", "15.5")
-    assert decision.inputs == {
+    assert a_strategy(UP_CROSS).inputs(*asked(17, "long 2 @ 16", "15.5")) == {
         "mark_price": 17, "bid": 16, "ask": 18, "mark_at": START, "short_ma": Decimal("13.5"),
         "long_ma": 13, "bars": 4, "position_quantity": 2, "entry_price": 16,
         "stop_price": Decimal("15.5")}
-    nothing = decided(a_strategy()).inputs
+    nothing = a_strategy().inputs(*asked())
     assert (nothing["short_ma"], nothing["long_ma"], nothing["stop_price"]) == (None, None, None)
-    assert decided(a_strategy([10, 12, 15])).inputs["long_ma"] == Decimal(37) / 3
+    assert a_strategy([10, 12, 15]).inputs(*asked())["long_ma"] == Decimal(37) / 3
 
 
 def judged(inputs, memory, config):
@@ -528,9 +530,10 @@ def judged(inputs, memory, config):
 def test_a_decision_can_be_made_again_from_its_event(closes, held, price, stop, shorts, at_start):
     strategy = a_strategy(closes, enable_shorts=shorts, enter_on_start=at_start)
     position = Position(BTC, Decimal(held), Decimal(3), Decimal(price))
-    decision = strategy.decide(a_mark(price), position, None if stop is None else Decimal(stop))
+    numbers = a_mark(price), position, None if stop is None else Decimal(stop)
+    decision = strategy.decide(*numbers)
     written = as_read(Event(1, START, "strategy.signal", {
-        **decision.inputs, "memory": strategy.memory(BTC)})).data
+        **strategy.inputs(*numbers), "memory": strategy.memory(BTC)})).data
     assert decision.action is judged(written, written["memory"], strategy.config)
 
 

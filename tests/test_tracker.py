@@ -48,7 +48,9 @@ class Books:
         return self
 
     def see(self, price, symbol=BTC, equity="10000"):
-        """What a decision leaves in the events: the mark, and the venue's equity."""
+        """As the loop does: value everything, and leave mark and equity in the events."""
+        self.tracker.last_equity = Decimal(equity)
+        self.tracker.mark(symbol, Decimal(price))
         self.store.append("strategy.signal", symbol=symbol, mark_price=Decimal(price),
                           equity=Decimal(equity))
         return self

@@ -100,7 +100,7 @@ def test_a_round_trip_waits_until_enough_is_offered(thin_looks, code, told, said
 
     def marks(*arguments):
         size = Decimal("0.01") if next(looks) < thin_looks else Decimal(1)
-        return {symbol: replace(mark, bid_size=size, ask_size=size)
+        return {symbol: mark._replace(bid_size=size, ask_size=size)
                 for symbol, mark in quotes(*arguments).items()}
 
     monkeypatch.setattr(PaperBroker, "marks", marks)

@@ -1,4 +1,4 @@
-"""The specification of `perps_bot/watch.py`, and of `status`, `health`, `why` and `tail`."""
+"""The specification of `sight.py` and `watch.py`, and of `status`, `health`, `why` and `tail`."""
 
 import hashlib
 import json
@@ -24,9 +24,10 @@ from test_ops import BTC, NOON, ADesk, QuietMarket
 from perps_bot.cli import main
 from perps_bot.errors import ConfigError
 from perps_bot.model import Candle
+from perps_bot.sight import ago, look, peek
 from perps_bot.store import InstanceLock
 from perps_bot.terminal import Terminal
-from perps_bot.watch import ago, look, peek, status_code, status_lines
+from perps_bot.watch import status_code, status_lines
 from perps_bot.words import plain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -354,7 +355,7 @@ def test_a_folder_of_another_user_is_refused_with_the_way_out(place, said, monke
     def refused(*_):
         raise PermissionError(13, "Permission denied")
 
-    for owner, name in ((Path, "is_dir"), (os, "listdir"), (os, "open")):
+    for owner, name in ((os, "stat"), (os, "listdir"), (os, "open")):
         with monkeypatch.context() as another:
             another.setattr(owner, name, refused)
             for line in READING:

@@ -1,8 +1,9 @@
 """How the tests of the pure rooms say things: `long 1 @ 100`, `BUY 1 @ 110 fee 2`."""
 
-from dataclasses import replace
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 
 from perps_bot.model import (
     Account,
@@ -20,6 +21,12 @@ from perps_bot.model import (
 
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)
 BTC, ETH = "BTC-PERP", "ETH-PERP"
+
+
+def replace(value, **changes):
+    """A copy of one of the model's values with these fields changed."""
+    how = value._replace if isinstance(value, tuple) else partial(dataclasses.replace, value)
+    return how(**changes)
 
 
 def hours(count):

@@ -74,6 +74,18 @@ def replay(*paths, events=None):
     return {"bars": result.bars, "trades": result.trades, "equity": f"{result.end_equity:f}"}
 
 
+def sweep(path, workers, grid="short_ma_period=3,5,8,12 long_ma_period=20,30,40,50"):
+    """Sixteen combinations over the same bars, by so many processes."""
+    from perps_bot.settings import resolve
+    from perps_bot.sweep import job_of, sweep as run
+    from perps_bot.tried import combinations
+
+    settings = resolve({"paper_equity": EQUITY, "fee_rate": str(FEE), "fee_per_contract": "0"}, {})
+    done = run(job_of(path, settings), combinations(grid.split()), jobs=int(workers))
+    figures = done.rows[0]["out_of_sample"]
+    return {"runs": len(done.rows), "best": done.rows[0]["set"], "equity": figures["end_equity"]}
+
+
 def write_events(path, folder):
     """The events of a replay, into a folder that is there."""
     made = Path(folder) / "made"
@@ -128,7 +140,7 @@ def read_all_limit(folder):
 # Imported before the clock starts.
 NEEDED = ("perps_bot.loop", "perps_bot.market", "perps_bot.replay", "perps_bot.settings")
 JOBS = {job.__name__: job for job in
-        (stream_limit, replay, write_events, recover, recover_limit, read_all, read_all_limit)}
+        (stream_limit, replay, sweep, write_events, recover, recover_limit, read_all, read_all_limit)}
 
 
 def memory_mib(name="VmHWM", pid="self"):

@@ -28,6 +28,7 @@ SIZES = {"smoke": (2_000, 20_000, 400), "quick": (50_000, 100_000, 20_000),
          "full": (1_000_000, 1_000_000, 1_000_000)}
 REASON_LENGTH_MAX = 300
 LINEAR_FACTOR = 10
+SWEEP_BARS_MAX = 250_000  # what a worker keeps in memory
 START_ROUNDS_EACH = 5  # a start is short, so there are more of them
 FORM = "{:<24} {:>13} {:>13} {:>10}  {:<12} {:<4} {}"
 
@@ -188,6 +189,20 @@ def symbols(bench):
                  of(four, "cpu") / of(one, "cpu"), "<= 4.4", "four symbols and one")
 
 
+def sweep(bench):
+    """Sixteen combinations by two processes, as a share of one process's time."""
+    if len(os.sched_getaffinity(0)) < 2:
+        raise NotRun("there is one processor")
+    path = inputs.bars(bench.cache, min(bench.bars // 2, SWEEP_BARS_MAX))
+    one, two = bench.in_turn(lambda: bench.job("sweep", path, 1),
+                             lambda: bench.job("sweep", path, 2))
+    if one[0]["equity"] != two[0]["equity"]:
+        raise NotRun("two processes did not find what one found")
+    ours, most = of(two, "wall"), of(one, "wall")
+    yield Figure("sweep", ours, "s", most, most / ours, ">= 1.8",
+                 f"{one[0]['runs']} combinations, two processes beside one, reading included")
+
+
 # Events
 
 
@@ -333,6 +348,7 @@ BENCHES = {
     "replay":      replay,       # bars a second, peak memory      0.12 counts, 0.17 is the goal
     "linear":      linear,       # ten times the bars              10.5 times the time
     "symbols":     symbols,      # four symbols                    4.4 times one
+    "sweep":       sweep,        # two processors                  1.8 times one
     "start":       start,        # --version, status, first tick   1.6 times bare Python; 0.5 s
     "recovery":    recovery,     # a long history                  1 s; 200,000 events a second
     "hold":        hold,         # a frame that changes nothing    1.5 times straight lines

@@ -39,13 +39,13 @@ def sound(value, name="", infinite_mark=False):
         sound_text(value, name)
     elif isinstance(value, datetime):
         require(value.utcoffset() == timedelta(), f"{name} is not in UTC")
-    elif is_dataclass(value):
-        for field in fields(value):
-            found = getattr(value, field.name)
-            if not found and _may_be_nothing(value, field.name):
+    elif names := _names(value):
+        for each in names:
+            found = getattr(value, each)
+            if not found and _may_be_nothing(value, each):
                 continue
             if found is not None:
-                sound(found, field.name, infinite_mark)
+                sound(found, each, infinite_mark)
     elif isinstance(value, dict):
         for key, each in value.items():
             sound(key, f"a key of {name}")
@@ -62,6 +62,11 @@ def _may_be_nothing(value, name):
     """No rates where the product may not be traded; no entry price where the value is unbounded."""
     return (name in RATES and not value.tradable) or (
         name == "entry_price" and value.mark_price == Decimal("Infinity"))
+
+
+def _names(value):
+    return [each.name for each in fields(value)] if is_dataclass(value) else getattr(
+        value, "_fields", ())
 
 
 def _sound_number(value, name, infinite_mark):

@@ -14,7 +14,7 @@ from collections import Counter, namedtuple
 from contextlib import contextmanager
 
 from perps_bot import rest as rest_room
-from perps_bot.process import Line
+from perps_bot.diary import Line
 
 from . import answers, days, files, frames, words
 from .judge import Broken, sound_text
