@@ -1,40 +1,26 @@
 """Alerts: what must a person know now, and was it told?
 
 An alert is a state: it stands for as long as what it tells of, health.json lists it meanwhile,
-and its coming and going are events.  Where an address is set it is posted there too, by a thread
-of its own: the loop puts a job on a bounded queue and later takes back what became of it, so no
-tick ever waits.  Nothing is decided here, and no address is ever shown.
+and its coming and going are events.  Where an address is set, `courier` posts it there too, and
+later says what became of it, so no tick ever waits.  Nothing is decided here.
 """
 
-import json
-import queue
-import threading
-from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
-
-import requests
 
 from perps_bot.model import Event, Order, OrderStatus, Purpose, TradingState, moment
 from perps_bot.process import one_line
 from perps_bot.risk import EXPIRY_DAYS
-from perps_bot.secret import Secret, conceal
-from perps_bot.transport import Answer, Lane, Origin, Until
+from perps_bot.secret import Secret
 
 # The same code is posted at most this often; the heartbeat is sent after each such good time.
 TELL_EVERY = BEAT_EVERY = timedelta(minutes=1)
 TEXT_LENGTH_MAX = 1500  # what every receiver takes whole
-# Jobs that wait for the thread; one post, how often it is tried, and the pauses between.
-WAITING_MAX = 16
-POST_SECONDS_MAX, PAUSES_SECONDS = 5, (1, 5)
 FLUSH_SECONDS_MAX = 0.9  # at the end of a run, with what the ending itself costs below 1
 # How old the products may be before somebody should ask whether one was delisted.
 PRODUCTS_AGE_MAX = timedelta(minutes=1)
-HEADERS = {"User-Agent": "perps-bot", "Accept-Encoding": "identity"}
 
 Key = tuple[str, str]  # code, and what it is about
 
@@ -111,8 +97,8 @@ class Alerts:
     def __init__(self, profile: str = "", webhook: Secret | None = None,
                  heartbeat: Secret | None = None) -> None:
         self._profile = profile
-        self._webhook = webhook and Courier("alerts", webhook)
-        self._heartbeat = heartbeat and Courier("heartbeat", heartbeat)
+        self._webhook = webhook and _courier("alerts", webhook)
+        self._heartbeat = heartbeat and _courier("heartbeat", heartbeat)
         self._standing: dict[Key, Alert] = {}
         self._recorded: dict[Key, Alert] = {}
         self._shown: set[Key] = set()  # by the last `look`
@@ -199,7 +185,7 @@ class Alerts:
     def flush(self) -> None:
         """Let the thread post what waits, for a moment; nothing is posted any more after it."""
         if self._webhook:
-            self._webhook.close(Until(FLUSH_SECONDS_MAX))
+            self._webhook.close(FLUSH_SECONDS_MAX)
 
     def _see_hold(self, event: Event) -> None:
         kind, state, reason = (event.data[name] for name in ("kind", "state", "reason"))
@@ -261,92 +247,8 @@ def _can_record(bot: Any) -> bool:
     return bot._observes is not None and bot.store.day is not None
 
 
-class Courier:
-    """One address, the thread that posts there, and what waits for it.
+def _courier(name: str, url: Secret):
+    # Half of what a bot without an address would load belongs to this room.
+    from perps_bot.courier import Courier
 
-    counts  how many posts were taken there, were not, and found the queue full
-    trouble why the last one was not taken; empty when it was
-    """
-
-    def __init__(self, name: str, url: Secret) -> None:
-        conceal(url.reveal().partition("://")[2].partition("/")[2])
-        self._url, self.trouble = url, ""
-        self.counts = dict.fromkeys(("sent", "failed", "dropped"), 0)
-        self._jobs: queue.Queue = queue.Queue(maxsize=WAITING_MAX)
-        # Twice what can wait: the thread may finish a queue while the loop fills the next.
-        self._results: deque[tuple[str, str]] = deque(maxlen=2 * WAITING_MAX)
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"post-{name}", daemon=True)
-        self._thread.start()
-
-    def put(self, code: str, body: Mapping | None) -> bool:
-        """Have `body` posted, or the address fetched; False where too much waits already."""
-        try:
-            self._jobs.put_nowait((code, body))
-        except queue.Full:
-            self.counts["dropped"] += 1
-            return False
-        return True
-
-    def results(self) -> Iterator[tuple[str, str, bool]]:
-        """Yield what was done since the last call: code, why not, and whether that is new."""
-        while self._results:
-            code, trouble = self._results.popleft()
-            self.counts["failed" if trouble else "sent"] += 1
-            is_news, self.trouble = trouble != self.trouble, trouble
-            yield code, trouble, is_news
-
-    def figures(self) -> dict[str, object]:
-        ended = "" if self._thread.is_alive() or self._closing.is_set() else "its thread ended"
-        trouble = ended or self.trouble
-        return {"ok": not trouble, "error": trouble, "waiting": self._jobs.qsize(), **self.counts}
-
-    def close(self, until: Until) -> None:
-        """Post what waits, each once, and end the thread; one that hangs is left behind."""
-        self._closing.set()
-        with suppress(queue.Full):
-            self._jobs.put(None, timeout=max(until.left(), 0))
-            self._thread.join(max(until.left(), 0))
-
-    def _run(self) -> None:
-        lane = _lane(self._url)
-        while (job := self._jobs.get()) is not None:
-            code, body = job
-            self._results.append((code, self._delivered(lane, body)))
-
-    def _delivered(self, lane: Lane, body: Mapping | None) -> str:
-        """Try it a few times; return why it was not taken, or nothing."""
-        for pause in (*PAUSES_SECONDS, None):
-            answer = _asked(lane, self._url, body)
-            trouble = _trouble(answer)
-            may_help = answer.status == 0 or answer.status == 429 or answer.status >= 500
-            if not trouble or not may_help or pause is None or self._closing.wait(pause):
-                return trouble
-        return trouble
-
-
-def post(url: Secret, body: Mapping) -> str:
-    """Post once, and wait for the answer; return what went wrong, without the address."""
-    return _trouble(_asked(_lane(url), url, body))
-
-
-def _lane(url: Secret) -> Lane:
-    parts = urlsplit(url.reveal())
-    return Lane("post", Origin(f"{parts.scheme}://{parts.netloc}".lower(), hosts=None))
-
-
-def _asked(lane: Lane, url: Secret, body: Mapping | None) -> Answer:
-    made = requests.Request("GET" if body is None else "POST", url.reveal(), HEADERS).prepare()
-    if body is not None:
-        made.headers["Content-Type"] = "application/json"
-        made.prepare_body(json.dumps(body), None)
-    answer = lane.ask(made, Until(POST_SECONDS_MAX))
-    lane.close()  # the next one comes much later, when this connection would be stale
-    return answer
-
-
-def _trouble(answer: Answer) -> str:
-    if answer.status:
-        return "" if 200 <= answer.status < 300 else f"HTTP {answer.status}"
-    # Only the kind of error: its words could tell the host.
-    return f"not delivered: {answer.trouble.partition(':')[0]}"
+    return Courier(name, url)

@@ -13,7 +13,10 @@ from decimal import Decimal
 from typing import Any
 
 from perps_bot.limits import INFINITY
-from perps_bot.model import ZERO, Mark, OrderStatus, Purpose, Side, Ticket, TradingState
+from perps_bot.model import (
+    ZERO, Account, Mark, Order, OrderStatus, Position, Purpose, Side, Ticket, TradingState,
+)
+from perps_bot.risk import MARGIN_RATIO_MIN
 
 # What ends so soon is closed while it can be.
 EXPIRES_SOON = timedelta(days=1)
@@ -40,38 +43,40 @@ class Calm:
 
     revision, seq  of the venue's account and of our events, as that look knew them
     watches        one for each symbol; None where something is to be done at the next tick
-    until          the first moment at which something is; None: no time is known
+    losses         today's, USD, between which no limit turns
+    until          the first moment at which something is to be done; None: no time is known
     """
 
     revision: int
     seq: int
     watches: tuple[Watch, ...] | None
+    losses: tuple[Decimal, Decimal]
     until: datetime | None
 
 
-def found(bot: Any, marks: Mapping[str, Mark], revision: int | None) -> Calm | None:
+def found(bot: Any, account: Account, revision: int | None) -> Calm | None:
     """What the whole look that ends has found, or None where the next tick has to look again.
 
-    revision  of the venue's account before that look
+    account   what it has seen; revision  of the venue's account before it did
     """
-    engine, books = bot.engine, bot.books
-    is_told = revision is not None and revision == bot.venue.revision and books.agrees and not (
+    engine = bot.engine
+    is_told = revision is not None and revision == bot.venue.revision and bot.books.agrees and not (
         engine.foreign or engine.moved_by_others) and all(
             map(_is_at_rest, engine.orders.tickets.values()))
     if not is_told:
         return None
-    watches, until = _watches(bot, marks), [*bot._next_bar.values()]
-    for watch in watches or ():
-        ends_at = watch.side and bot.catalog.get(watch.symbol).expires_at
+    losses, until = bot.risk.calm_losses(account), [*bot._next_bar.values()]
+    watches = losses and _watches(bot, account)
+    for symbol in account.positions:
+        ends_at = bot.catalog.get(symbol).expires_at
         until += [ends_at - EXPIRES_SOON] if ends_at else []
-    return Calm(revision, bot.store.seq, watches, min(until, default=None))
+    return Calm(revision, bot.store.seq, watches, losses, min(until, default=None))
 
 
 def is_still(bot: Any) -> bool:
     """Whether neither the venue's account nor our events have moved since the last whole look."""
     calm = bot.calm
-    return (calm is not None and calm.seq == bot.store.seq
-            and calm.revision == bot.venue.revision)
+    return calm is not None and (calm.seq, calm.revision) == (bot.store.seq, bot.venue.revision)
 
 
 def passes(bot: Any, marks: Mapping[str, Mark], now: datetime) -> bool:
@@ -79,35 +84,50 @@ def passes(bot: Any, marks: Mapping[str, Mark], now: datetime) -> bool:
 
     What was taken until then stands: a whole look takes no bar twice.
     """
-    calm, strategy, fresh = bot.calm, bot.strategy, []
+    calm, seen, fresh = bot.calm, bot._seen, []
     if calm.watches is None or bot.protector.has_exits or calm.until and now >= calm.until:
         return False
     for watch in calm.watches:
-        symbol, side = watch.symbol, watch.side
-        mark = marks.get(symbol)
-        if mark is bot._seen[symbol]:
+        mark = marks.get(watch.symbol)
+        if mark is seen[watch.symbol]:
             continue
-        if mark is None or not watch.below < mark.price < watch.above:
+        if mark is None or not _follows(bot, watch, mark, now):
             return False
-        if mark.candle is None:
-            bot.risk.flow.see((mark,))
-        else:
-            strategy.observe(symbol, mark.price, now)
-            if not strategy.wants_nothing(symbol, side):
-                return False
-        if side is not None:
-            position = bot.tracker.get_position(symbol)
-            if strategy.watch(mark, position) and (
-                    strategy.trailing_stop(position) - watch.trail_at) * side.sign >= 0:
-                return False
         fresh.append(mark)
     bot.engine.see(marks)
     bot.books.note_funding(bot.venue, now)
-    if bot.tracker.positions() and bot.risk.post_trade(bot.engine.picture()):
+    if bot.tracker.positions() and not _stays_within(bot, calm.losses):
         return False
-    bot._seen.update((mark.symbol, mark) for mark in fresh)
+    for mark in fresh:
+        seen[mark.symbol] = mark
     bot.message = None
     return True
+
+
+def _follows(bot: Any, watch: Watch, mark: Mark, now: datetime) -> bool:
+    """Take a new mark; False where something is to be done at it."""
+    if not watch.below < mark.price < watch.above:
+        return False
+    symbol, side, strategy = watch.symbol, watch.side, bot.strategy
+    if mark.candle is None:
+        bot.risk.flow.see((mark,))
+    else:
+        strategy.observe(symbol, mark.price, now)
+        if not strategy.wants_nothing(symbol, side):
+            return False
+    if side is None:
+        return True
+    position = bot.tracker.get_position(symbol)
+    return not strategy.watch(mark, position) or (
+        strategy.trailing_stop(position) - watch.trail_at) * side.sign < 0
+
+
+def _stays_within(bot: Any, losses: tuple[Decimal, Decimal]) -> bool:
+    """Read what the prices have made of the account; False at a new high, and near a limit."""
+    bot.tracker.last_equity = bot.venue.equity()
+    loss = bot.tracker.daily_loss()
+    bot.risk.flow.curve.see(loss)
+    return losses[0] <= loss < losses[1]
 
 
 def _is_at_rest(ticket: Ticket) -> bool:
@@ -117,30 +137,44 @@ def _is_at_rest(ticket: Ticket) -> bool:
             and ticket.missed_at is None and not ticket.is_late)
 
 
-def _watches(bot: Any, marks: Mapping[str, Mark]) -> tuple[Watch, ...] | None:
+def _watches(bot: Any, account: Account) -> tuple[Watch, ...] | None:
     if bot._refused or bot.protector.has_exits or bot.risk.state is not TradingState.TRADING:
         return None
-    tells = bot.store.wants("strategy.signal")
-    watches = tuple(_watch(bot, symbol, marks.get(symbol), tells) for symbol in bot.symbols)
+    watches = tuple(_watch(bot, symbol, account) for symbol in bot.symbols)
     return None if None in watches else watches
 
 
-def _watch(bot: Any, symbol: str, mark: Mark | None, tells: bool) -> Watch | None:
-    """tells: whether the strategy's signals are read, for then each of them is an event."""
-    position, orders = bot.tracker.get_position(symbol), bot.engine.outstanding(symbol)
-    side, strategy = position.side, bot.strategy
-    if (mark is None or bot._seen.get(symbol) is not mark or tells and mark.candle is not None
-            or not strategy.wants_nothing(symbol, side)):
+def _watch(bot: Any, symbol: str, account: Account) -> Watch | None:
+    mark, position = account.marks.get(symbol), bot.tracker.get_position(symbol)
+    # Where the signals are read, each end of a bar is an event.
+    tells = bot.store.wants("strategy.signal")
+    if mark is None or bot._seen.get(symbol) is not mark or tells and mark.candle is not None:
         return None
-    if side is None:
-        return None if orders else Watch(symbol, None, ZERO, INFINITY, ZERO)
-    if len(orders) != 1 or orders[0].purpose is not Purpose.STOP or (
-            orders[0].remaining != abs(position.quantity)):
+    if not bot.strategy.wants_nothing(symbol, position.side):
         return None
-    stop, trail_to = orders[0].intent.stop_price, strategy.trailing_stop(position)
+    orders = bot.engine.outstanding(symbol)
+    if position.quantity:
+        return _watch_held(bot, account, position, orders, tells)
+    return None if orders else Watch(symbol, None, ZERO, INFINITY, ZERO)
+
+
+def _watch_held(
+    bot: Any, account: Account, position: Position, orders: tuple[Order, ...], tells: bool
+) -> Watch | None:
+    """One stop on exactly the position, and the price between it and what would move it."""
+    symbol, side, margin = position.symbol, position.side, account.margin
+    trail_to, price = bot.strategy.trailing_stop(position), account.marks[symbol].price
+    shape = [(order.purpose, order.remaining) for order in orders]
+    if shape != [(Purpose.STOP, abs(position.quantity))] or None in (trail_to, margin):
+        return None
+    stop = orders[0].intent.stop_price
     trail_at = stop * (1 + bot.engine.config.stop_move_min_pct * side.sign)
-    if trail_to is None or (trail_to - trail_at) * side.sign >= 0:
+    if (trail_to - trail_at) * side.sign >= 0:
         return None
-    best = strategy.best(symbol) if tells else INFINITY * side.sign
+    # Each better price is an event, too.
+    best = bot.strategy.best(symbol) if tells else INFINITY * side.sign
     below, above = (stop, best) if side is Side.BUY else (best, stop)
-    return Watch(symbol, side, below, above, trail_at)
+    # What liquidates may grow with the price, by less than the position is worth.
+    room = (margin.available - MARGIN_RATIO_MIN * margin.threshold) / len(account.positions)
+    move = room / (3 * abs(position.quantity))
+    return Watch(symbol, side, max(below, price - move), min(above, price + move), trail_at)

@@ -15,7 +15,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any, NamedTuple
 
-from perps_bot.alerts import post
+from perps_bot.courier import post
 from perps_bot.broker import MarketData
 from perps_bot.catalog import ProductCatalog, ceil_to, quantity_for, quantize_quantity
 from perps_bot.errors import BelowMinimum, ConfigError, StoreDamaged, VenueUnavailable

@@ -98,18 +98,18 @@ def _dispatch(argv: list[str]) -> int:
         arguments = _parser(name).parse_args(rest)
     except SystemExit as printed:  # --help
         return printed.code
-    if name not in LOOKING:
+    if name not in LOOKING or vars(arguments).get("watch") or vars(arguments).get("follow"):
         _prepare()
     return COMMANDS[name].run(arguments)
 
 
 def _prepare() -> None:
-    """What every command needs that does more than look."""
+    """What every command needs that does more than look once."""
     import logging
 
     # The diary goes where `run` says; without this, Python would print warnings on its own.
     logging.getLogger("perps_bot").handlers = [logging.NullHandler()]
-    process.begin_threads()
+    process.begin_work()
 
 
 def _parser(name: str) -> argparse.ArgumentParser:

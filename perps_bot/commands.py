@@ -29,9 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     from perps_bot.diary import log_to
     from perps_bot.ops import Surfaces, cycle_lines, start_lines, warn
     from perps_bot.service import Service
-    from perps_bot.settings import broker_kind, data_folder, refuse_foreign_variables
+    from perps_bot.settings import data_folder, refuse_foreign_variables
     from perps_bot.store import prepare_folder
-    from perps_bot.wiring import alone_in, alone_on, bot_of, clock_of, venue_of
+    from perps_bot.wiring import alone_in, alone_on, bot_of, broker_kind, clock_of, venue_of
 
     settings, signals = _settings(arguments), StopRequest()
     if broker_kind(settings) == "coinbase":
@@ -70,8 +70,8 @@ def check(arguments: argparse.Namespace) -> int:
 
     from perps_bot import checklist
     from perps_bot.clock import SystemClock
-    from perps_bot.settings import broker_kind, data_folder
-    from perps_bot.wiring import inquirer, market_of
+    from perps_bot.settings import data_folder
+    from perps_bot.wiring import broker_kind, inquirer, market_of
 
     settings = _settings(arguments)
     kind, sends = broker_kind(settings), arguments.send_test_alert
@@ -145,7 +145,7 @@ def resume(arguments: argparse.Namespace) -> int:
 
 def close_all(arguments: argparse.Namespace) -> int:
     """Ask a person, unless told not to; nobody else is taken for one."""
-    from perps_bot.settings import broker_kind
+    from perps_bot.wiring import broker_kind
 
     settings, said = _settings(arguments), vars(arguments).get("symbols", [])
     if not arguments.yes:
@@ -427,7 +427,8 @@ def _profile_folder(arguments: argparse.Namespace):
 def _events_folder(arguments: argparse.Namespace):
     """The events that a run with these settings would go on with."""
     from perps_bot.reading import refuse_without
-    from perps_bot.settings import broker_kind, data_folder, events_folder
+    from perps_bot.settings import data_folder, events_folder
+    from perps_bot.wiring import broker_kind
 
     settings = _settings(arguments)
     folder = events_folder(data_folder(settings), settings.profile, broker_kind(settings))
@@ -483,7 +484,8 @@ def _place(arguments: argparse.Namespace) -> tuple:
     """The profile's folder, whether paper was asked for, and the profile."""
     from pathlib import Path
 
-    from perps_bot.settings import broker_kind, data_folder
+    from perps_bot.settings import data_folder
+    from perps_bot.wiring import broker_kind
 
     settings = _settings(arguments)
     return Path(data_folder(settings)), broker_kind(settings) != "coinbase", settings.profile

@@ -20,11 +20,11 @@ from perps_bot.control import LOOK_FOR_ALONE, Control
 from perps_bot.errors import ConfigError
 from perps_bot.bot import assemble, recover
 from perps_bot.mailbox import Answer, Request, answer_to, put, turn
-from perps_bot.settings import Settings, broker_kind, data_folder, resolve
+from perps_bot.settings import Settings, data_folder, resolve
 from perps_bot.store import (
     EventStore, InstanceLock, account_lock, prepare_folder, read_state, refuse_denied,
 )
-from perps_bot.wiring import alone_in, alone_on, bot_of, clock_of, venue_of
+from perps_bot.wiring import alone_in, alone_on, bot_of, broker_kind, clock_of, venue_of
 
 POLL_SECONDS = 0.1
 # How often an answer is looked for (10 s), another command is waited for, and a killed bot.

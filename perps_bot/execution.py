@@ -206,12 +206,7 @@ class ExecutionEngine:
         watched = [t.order.created_at for t in (*orders.tickets.values(), *orders.lost.values())]
         since = min(watched, default=self.store.now)
         listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
-        known = {order.venue_order_id for order in listed.values() if orders.knows(order.id)}
-        for order in listed.values():
-            if self._is_missing(order, known):
-                self._take_in(order)
-        self.foreign = tuple(order for order in listed.values()
-                             if not order.status.is_terminal and not orders.knows(order.id))
+        self._look_for_missing(listed)
         try:
             self._book_fills(since)
         except VenueUnavailable:  # what is listed holds all the same; an absence proves nothing
@@ -219,6 +214,18 @@ class ExecutionEngine:
             raise
         self._learn_all(listed, tuple(orders.tickets))
         self._asked &= orders.tickets.keys()
+
+    def _look_for_missing(self, listed: Mapping[str, Order]) -> None:
+        """Take in what is ours and not under way; what then rests there is not ours."""
+        orders = self.orders
+        others = [order for order in listed.values() if order.id not in orders.tickets]
+        if others:
+            known = {order.venue_order_id for order in listed.values() if orders.knows(order.id)}
+            for order in others:
+                if self._is_missing(order, known):
+                    self._take_in(order)
+        self.foreign = tuple(order for order in others
+                             if not order.status.is_terminal and not orders.knows(order.id))
 
     def enter(self, symbol: str, side: Side, quantity: Decimal, reason: str) -> Order:
         """Open a position as the settings say: market, or a limit on our side of the book."""
@@ -260,7 +267,8 @@ class ExecutionEngine:
         order, mark = Order(identity, intent, self.store.now), self.marks.get(intent.symbol)
         # An increase whose intent is not on disk raises here and is never sent; a reduction goes
         # on without it.
-        self.store.append("order.intended", required=not reduces, **order.intent_data(),
+        self.store.append("order.intended", required=not reduces, noun=order,
+                          **order.intent_data(),
                           mark_price=mark.price if mark else None, placed_at=order.created_at,
                           saw=None if reduces else self._saw(intent.symbol))
         send = self.broker.close if intent.purpose is Purpose.EXIT else self.broker.place
@@ -313,7 +321,8 @@ class ExecutionEngine:
         if order.status is OrderStatus.OPEN and before and before.status in IN_DOUBT and (
                 before.purpose is Purpose.STOP):
             self._found.append(order)
-        self.store.append("order.updated", client_order_id=order.id, symbol=order.symbol,
+        self.store.append("order.updated", noun=before and before.answered(order),
+                          client_order_id=order.id, symbol=order.symbol,
                           purpose=order.purpose, code=code, asked=order.id in self._asked,
                           quantity=order.quantity, **order.state_data())
 
@@ -401,7 +410,8 @@ class ExecutionEngine:
         if listed is not None:
             ticket.missed_at = None
             is_old = order.status.is_terminal and listed.filled_quantity <= order.filled_quantity
-            if not is_old and (seen := _as_listed(order, listed)) != order:
+            seen = order.answered(listed, is_resized=order.purpose is Purpose.STOP)
+            if not is_old and seen != order:
                 self._update(seen)
         elif ticket.recorded == order.quantity and order.venue_order_id:  # its stop names that id
             self._update(order._replace(status=OrderStatus.FILLED, filled_quantity=order.quantity))
@@ -446,16 +456,10 @@ class ExecutionEngine:
     def _take_in(self, order: Order) -> None:
         """Book an order of ours that the books do not have, or one that was thought gone."""
         if known := self.orders.get(order.id):
-            self._update(_as_listed(known, order))
+            self._update(known.answered(order, is_resized=known.purpose is Purpose.STOP))
             return
         self.store.append("order.intended", **order.intent_data(), mark_price=None,
                           placed_at=order.created_at, saw=None)
         self._update(order)
         if order.purpose is Purpose.STOP:
             self._found.append(order)
-
-
-def _as_listed(order: Order, listed: Order) -> Order:
-    """What a listing says of an order of ours; the venue makes stops larger and smaller, too."""
-    size = {"quantity": listed.quantity} if order.purpose is Purpose.STOP else {}
-    return order.with_state({**listed.state_data(), **size})

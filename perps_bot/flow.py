@@ -224,6 +224,12 @@ class _Curve:
         """The fraction that was lost since the highest point."""
         return 1 - self.level / self._peak if self._peak > 0 else Decimal(1)
 
+    def loss_at(self, share: Decimal) -> Decimal | None:
+        """Today's loss, USD, at which so much is left of the highest point; None: of nothing."""
+        if self._start <= 0 or self._base <= 0:
+            return None
+        return self._start * (1 - self._peak * share / self._base)
+
     def see(self, loss: Decimal) -> None:
         """Take today's loss so far, USD; a gain is negative."""
         if loss == self._loss:

@@ -13,10 +13,10 @@ from decimal import Decimal
 
 from perps_bot.errors import ConfigError
 from perps_bot.model import ZERO, Event, Fill, Position, Purpose, Side
-from perps_bot.score import MONEY, Figures, Score, fill_of, standing
+from perps_bot.score import MONEY, Figures, Score, standing
 from perps_bot.stats import RoundTrip
 from perps_bot.store import EventStore
-from perps_bot.tracker import PositionTracker
+from perps_bot.tracker import PositionTracker, fill_of
 from perps_bot.words import plain, rough, usd
 from perps_bot.words import told as words_of
 

@@ -6,16 +6,16 @@ year.  Nothing is ever changed here, and a line that does not follow from the on
 refused, not skipped.
 """
 
-import fnmatch
 import io
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 
 from perps_bot.errors import ConfigError
 from perps_bot.event import (
-    CRC_FORM, CRC_LENGTH, DAY_FILES, SCHEMA, UNREADABLE, Event, decoded,
+    CRC_FORM, CRC_LENGTH, DAY_FILE, SCHEMA, UNREADABLE, Event, decoded,
 )
 from perps_bot.reading import opened, unreadable
 
@@ -91,7 +91,7 @@ def _lines_before(folder, place: Place) -> Iterator[tuple[bytes, int | None, str
 
 def _days(folder: str | os.PathLike) -> list[str]:
     try:
-        names = sorted(fnmatch.filter(os.listdir(folder), DAY_FILES))
+        names = sorted(name for name in os.listdir(folder) if re.fullmatch(DAY_FILE, name))
     except FileNotFoundError:
         return []
     except OSError as error:

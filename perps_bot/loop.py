@@ -154,7 +154,7 @@ def tick(bot: Bot, now: datetime) -> None:
     if failures:
         raise failures[0]
     _enter_one(bot, wanted)
-    bot.calm = None if wanted or paused else calm.found(bot, marks, revision)
+    bot.calm = None if wanted or paused else calm.found(bot, account, revision)
 
 
 def _open_day(bot: Bot, now: datetime) -> None:

@@ -74,13 +74,14 @@ class SyntheticMarket:
 
     def __init__(self, seed: int = 1, symbols: Sequence[str] | None = None):
         self._products = _products_of(symbols or _BASE_TICKS, SYNTHETIC_PRODUCTS)
+        self._listing = tuple(self._products.values())
         self._keys = {symbol: f"{seed}|{symbol}" for symbol in self._products}
 
     def connect(self, traded: Iterable[str] = ()) -> str:
         return ""
 
     def products(self) -> Sequence[Product]:
-        return tuple(self._products.values())
+        return self._listing
 
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         second = (now - EPOCH) // SECOND
@@ -253,7 +254,7 @@ class RecordedMarket:
         counts = f"{len(files)} files, {len(symbols)} symbols, {len(funding_files)} funding files"
         if not len(set(symbols)) == len(symbols) == len(files) >= max(1, len(funding_files)):
             raise ConfigError(f"{counts}: give each file a symbol of its own")
-        self._products = _products_of(symbols, products or SYNTHETIC_PRODUCTS)
+        self._listing = tuple(_products_of(symbols, products or SYNTHETIC_PRODUCTS).values())
         bar, skip = bar_seconds and timedelta(seconds=bar_seconds), skip_bad_rows
         options = _PRICE_KINDS, skip, bar, begin, end
         self._files = [_CsvFile(file, symbol, *options) if isinstance(file, str | Path) else
@@ -276,7 +277,7 @@ class RecordedMarket:
         return ""
 
     def products(self) -> Sequence[Product]:
-        return tuple(self._products.values())
+        return self._listing
 
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Return the newest marks of all symbols: always one dict, which `advance` changes."""

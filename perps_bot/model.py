@@ -301,6 +301,15 @@ class Order(NamedTuple):
         return {"client_order_id": self.id, **self.intent._asdict(),
                 "originating_order_id": self.originating_order_id}
 
+    def answered(self, said: "Order", is_resized: bool = True) -> "Order":
+        """Return this order with the state that the venue says, and its size but for a zero."""
+        intent = self.intent
+        if is_resized and said.intent is not intent and said.quantity:
+            intent = intent._replace(quantity=said.quantity)
+        return Order(self.id, intent, self.created_at, said.status, said.venue_order_id,
+                     said.filled_quantity, said.average_price, said.reason,
+                     self.originating_order_id)
+
     def state_data(self) -> dict[str, object]:
         """The fields that the venue's answers change, by name, as events carry them."""
         return {

@@ -70,7 +70,7 @@ class PaperBroker:
         self._payments: deque[FundingPayment] = deque(maxlen=HISTORY_MAX)
         self._seen_at: datetime | None = None
         self._hour_ends = LAST_MOMENT  # the first one after `_seen_at`
-        self.revision = 0
+        self._changes = 0
         # Between which prices nothing happens, by symbol, and until when: as of that revision.
         self._bounds: dict[str, tuple[Decimal, Decimal]] = {}
         self._expires_at, self._bounded_at = LAST_MOMENT, -1
@@ -84,7 +84,7 @@ class PaperBroker:
         balance  USD: equity less the open positions' unrealized profit and loss
         orders   those that are open, filled as far as the positions show
         """
-        self.revision += 1
+        self._changes += 1
         self._balance, self._seen_at = balance, seen_at
         self._positions = {p.symbol: p for p in positions}
         self._funded = dict.fromkeys(self._positions, seen_at)
@@ -126,6 +126,10 @@ class PaperBroker:
 
     # The account.
 
+    @property
+    def revision(self) -> int:
+        return self._changes
+
     def equity(self) -> Decimal:
         return self._balance + sum((p.unrealized_pnl for p in self._positions.values()), ZERO)
 
@@ -157,7 +161,7 @@ class PaperBroker:
             raise refusal
         order = order._replace(status=OrderStatus.OPEN, venue_order_id=f"paper-{order.id}")
         self._live[order.id] = order
-        self.revision += 1
+        self._changes += 1
         # A recording of candles knows the next price only at the next open.
         if not _is_stop(order) and mark.candle is None:
             self._execute(order, mark, now)
@@ -272,13 +276,13 @@ class PaperBroker:
                     name = f"funding-{symbol}-{rate.at.isoformat()}"
                     payment = FundingPayment(name, symbol, amount, rate.rate, rate.at)
                     self._payments.append(payment)
-                    self.revision += 1
+                    self._changes += 1
             self._seen_at = moment
 
     def _pass(self, marks: Mapping[str, Mark], now: datetime) -> None:
         """Let the new marks act; between the bounds of its symbol a mark only values."""
         for symbol, mark in marks.items():
-            if self._bounded_at != self.revision:
+            if self._bounded_at != self._changes:
                 self._find_bounds()
             bounds = self._bounds.get(symbol)
             if bounds is None or mark == self._marks.get(symbol):
@@ -297,7 +301,7 @@ class PaperBroker:
         self._bounds = {symbol: self._bounds_of(symbol) for symbol in self._symbols()}
         ends = (order.intent.expires_at for order in self._live.values())
         self._expires_at = min((at for at in ends if at is not None), default=LAST_MOMENT)
-        self._bounded_at = self.revision
+        self._bounded_at = self._changes
 
     def _bounds_of(self, symbol: str) -> tuple[Decimal, Decimal]:
         """The prices between which no order of `symbol` can fill or fire, and nothing liquidate."""
@@ -366,7 +370,7 @@ class PaperBroker:
         intent = order.intent
         if _is_stop(order) and (mark.price - intent.stop_price) * intent.side.sign >= 0:
             order = self._live[order.id] = order._replace(reason=TRIGGERED)
-            self.revision += 1
+            self._changes += 1
         if order.reason == TRIGGERED or not _rests(order):
             self._execute(order, mark, now)
         elif intent.order_type is not STOP_LIMIT:
@@ -413,7 +417,7 @@ class PaperBroker:
     def _book(self, fill: Fill) -> None:
         before = self._position(fill.symbol)
         after = apply_fill(before, fill)
-        self.revision += 1
+        self._changes += 1
         self._balance += after.realized_pnl - before.realized_pnl - fill.fee
         if before.quantity * after.quantity <= 0:
             self._funded[fill.symbol] = fill.at
@@ -472,7 +476,7 @@ class PaperBroker:
         )
 
     def _end(self, identity: str, status: OrderStatus, now: datetime) -> None:
-        self.revision += 1
+        self._changes += 1
         self._ended[identity] = now, self._live.pop(identity)._replace(status=status)
         if len(self._ended) > HISTORY_MAX:
             del self._ended[next(iter(self._ended))]

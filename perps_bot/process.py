@@ -31,14 +31,16 @@ def begin() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # print would take stdout for it
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # no text is refused for its letters
-    leave_no_core()
+    _write_no_core()
     sys.excepthook = _tell_of_a_bug
 
 
-def begin_threads() -> None:
-    """What happens in another thread is told like everything else; comes before the first."""
+def begin_work() -> None:
+    """The rest, for whatever does more than look once: no other process may look into this one,
+    and what happens in another thread is told like everything else."""
     import threading
 
+    leave_no_core()
     threading.excepthook = lambda bug: _tell_of_a_bug(bug.exc_type, bug.exc_value,
                                                       bug.exc_traceback)
 
@@ -59,16 +61,13 @@ def leave(code: int) -> None:
 
 def leave_no_core() -> None:
     """Keep memory, which holds the key, out of core files and from other processes."""
-    try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (OSError, ValueError):
-        pass  # a sandbox may forbid it, and then has done it itself
+    _write_no_core()
     try:
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     except (ImportError, OSError, AttributeError, MemoryError):
-        pass  # a core that is piped to a program heeds no limit; else the limit has to do
+        pass  # then what comes without it has to do
 
 
 def answer(text: str) -> bool:
@@ -119,6 +118,16 @@ def takes(stream: io.TextIOBase | None) -> bool:
     except (AttributeError, OSError, ValueError):  # no file behind it, as in a test
         return stream is not None
     return bool(poll.poll(PATIENCE_MILLISECONDS))
+
+
+def _write_no_core() -> None:
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # A core that is piped to a program heeds no limit, but holds only what this says: nothing.
+        with open("/proc/self/coredump_filter", "w") as parts:
+            parts.write("0")
+    except (OSError, ValueError):
+        pass  # a sandbox may forbid it, and then has done it itself
 
 
 def _answered(text: str) -> bool:

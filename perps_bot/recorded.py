@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -178,7 +178,7 @@ class _Tape(EventStore):
     def wants(self, type: str) -> bool:
         return True
 
-    def append(self, type: str, required: bool = False, **data: object) -> Event:
+    def append(self, type: str, required=False, noun: object = None, **data: object) -> Event:
         if type in COMPARED:
             raise _Said(type, data)  # before anything can be sent
         self.heard.append(data)
@@ -441,8 +441,8 @@ def _margin(figures: list[str] | None) -> Margin | None:
 
 def _restored(kind: type, data: Mapping) -> object:
     """The frozen value whose fields were written by name; one that is new has its default."""
-    return kind(**{each.name: READ_AS[each.type](data[each.name]) for each in fields(kind)
-                   if each.name in data})
+    return kind(**{name: READ_AS[type](data[name]) for name, type in kind.__annotations__.items()
+                   if name in data})
 
 
 READ_AS = {

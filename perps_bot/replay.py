@@ -19,9 +19,10 @@ from perps_bot.market import RecordedMarket
 from perps_bot.model import ZERO, Event
 from perps_bot.outputs import kept_when_done, table
 from perps_bot.paper import PaperBroker
-from perps_bot.score import MONEY, SCORED, Figures, Score, figure_lines, fill_of
+from perps_bot.score import MONEY, SCORED, Figures, Score, figure_lines
 from perps_bot.settings import Settings
 from perps_bot.store import EventStore
+from perps_bot.tracker import fill_of
 
 TRADE_COLUMNS = ("time", "symbol", "side", "quantity", "price", "fee", "order_id", "reason")
 # Ticks between two calls of the progress function.

@@ -133,6 +133,8 @@ class _Venue(PaperBroker):
     available  USD of margin left; None: as much as there is
     """
 
+    revision = None  # what a scene changes moves none
+
     def __init__(self, market: _Market, settings: Settings) -> None:
         super().__init__(market, settings.paper_equity, settings.fee_rate,
                          settings.fee_per_contract * market.scale, settings.slippage_bps)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from perps_bot.model import Event, Fill, FundingPayment, OrderStatus, Side, TradingState, moment
+from perps_bot.model import Event, FundingPayment, OrderStatus, TradingState, moment
 from perps_bot.risk import RISK_KINDS
 from perps_bot.stats import EquityCurve, RoundTrip, TripSummary, sharpe, sortino
-from perps_bot.tracker import PositionTracker
+from perps_bot.tracker import PositionTracker, fill_of
 
 ROWS = (
     # what                Figures field       form      unit and meaning
@@ -130,13 +130,6 @@ class Score:
 def standing(books: PositionTracker) -> dict[str, Decimal]:
     """What the books say now: equity, and the sum of each column of money."""
     return {"equity": books.equity(), **{name: books.total(name) for name in MONEY}}
-
-
-def fill_of(data: Mapping) -> Fill:
-    """The fill of a `trade.executed`."""
-    return Fill(data["fill_id"], data["client_order_id"], data["symbol"], Side(data["side"]),
-                Decimal(data["quantity"]), Decimal(data["price"]), Decimal(data["fee"]),
-                moment(data["filled_at"]))
 
 
 def figure_lines(figures: Figures) -> Iterator[str]:

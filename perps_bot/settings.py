@@ -485,18 +485,6 @@ def refuse_foreign_variables(settings: Settings, environ: Mapping[str, str]) -> 
                           f"not be set where it trades: unset it")
 
 
-def broker_kind(settings: Settings) -> str:
-    """Return "paper-synthetic", "paper-live" (real prices, cannot send) or "coinbase"."""
-    if settings.profile == "dev" or settings.force_mock:
-        return "paper-synthetic"
-    if settings.profile == "prod" and settings.sandbox:
-        raise ConfigError(
-            f"sandbox ({settings.sources['sandbox']}) with --profile prod: Coinbase's sandbox "
-            f"has no market; use --profile demo, or --dry-run without the sandbox"
-        )
-    return "paper-live" if settings.dry_run or settings.sandbox else "coinbase"
-
-
 def data_folder(settings: Settings) -> str:
     return os.path.join(settings.said["event_store_root"], "perps_bot", settings.profile)
 

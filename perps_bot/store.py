@@ -68,6 +68,7 @@ class EventStore:
 
     sync      False for a replay, whose events need not survive a power cut: no line is fsynced
     now       the moment that the next events carry: the last one's at first, then the loop sets it
+    seq       the number of the last event
     profile   whose events these are; a file that says another is refused.  Empty: not asked
     day       the day that is open; None before the first
     trouble   why a line is not safely on disk, in one line; empty while all are
@@ -84,7 +85,7 @@ class EventStore:
         self._syncs = sync
         # By type, "" for all: who is told as it happens, and who at a restart.
         self._tells, self._recovers = defaultdict(list), defaultdict(list)
-        self._seq = self._crc = 0  # of the last event
+        self.seq = self._crc = 0  # of the last event
         self._fd, self._offset = -1, 0  # the open file, and where its last good line ends
         self._owed: deque[Callable[[], None]] = deque()  # what must reach the disk, in order
         self._sealed = False  # a line was lost, so none may follow it
@@ -93,11 +94,6 @@ class EventStore:
     def writable(self) -> bool:
         """Whether the last line went to disk; while it is False, increase nothing."""
         return not self.trouble
-
-    @property
-    def seq(self) -> int:
-        """The number of the last event."""
-        return self._seq
 
     def subscribe(self, apply: Callable[[Event], None], types: Iterable[str] = ("",),
                   recovered: Collection[str] = ()) -> None:
@@ -114,15 +110,15 @@ class EventStore:
         """Whether anybody reads or stores such an event as it happens; else it need not be made."""
         return self._folder is not None or bool(self._tells[type] or self._tells[""])
 
-    def append(self, type: str, required: bool = False, **data: object) -> Event:
-        """Record that `type` happened now, then dispatch it.
+    def append(self, type: str, required=False, noun: object = None, **data: object) -> Event:
+        """Record that `type` happened now, then dispatch it with the `noun` that it tells of.
 
         A line that the disk refuses waits in memory and its event is dispatched all the same.
         With `required` it raises StoreDamaged instead, and the event never happened.
         """
         if self.day is None and self._folder is not None:
             self.open_day(self.now.astimezone(UTC).date(), {})
-        return self._happen(type, data, self.day, required)
+        return self._happen(type, data, self.day, required, noun)
 
     def open_day(self, day: date, snapshot: Mapping[str, object], **data: object) -> Event:
         """Start the file of `day`; `snapshot` is all that recovery needs of the days before."""
@@ -138,7 +134,7 @@ class EventStore:
 
         While the disk refuses the repair every line waits: closing works, opening does not.
         """
-        if self._seq:
+        if self.seq:
             raise ValueError("recover comes once, before the first append")
         files: list[_DayFile] = []  # back to the newest whose opening is intact
         for path in reversed(_files(self._folder, DAY_FILES)):
@@ -147,12 +143,12 @@ class EventStore:
                 self._dispatch(event, self._recovers)
                 self.now = event.at
             if file.last:
-                (self._seq, self._crc), self.day = file.last, date.fromisoformat(path.stem)
+                (self.seq, self._crc), self.day = file.last, date.fromisoformat(path.stem)
                 break
         damage = [file.damage for file in files if file.damage]
         # Said again if the last process died before it could record what it had repaired.
-        damage += map(str, _files(self._folder, f"quarantine/*.jsonl.{self._seq}-*"))
-        self._owed += [partial(self._repair, file, self._seq) for file in files]
+        damage += map(str, _files(self._folder, f"quarantine/*.jsonl.{self.seq}-*"))
+        self._owed += [partial(self._repair, file, self.seq) for file in files]
         if self.day:
             self._owed.append(partial(self._turn_to, self.day, file.offset))
         self._settle()
@@ -185,11 +181,11 @@ class EventStore:
             os.close(self._fd)
         self._fd = -1
 
-    def _happen(self, type: str, data: dict, day: date | None, required: bool) -> Event:
-        event = Event(self._seq + 1, self.now, type, data)
+    def _happen(self, type: str, data: dict, day: date | None, required: bool, noun=None) -> Event:
+        event = Event(self.seq + 1, self.now, type, data, noun)
         if self._folder is not None:
             self._record(event, day, required)
-        self._seq, self.day = event.seq, day
+        self.seq, self.day = event.seq, day
         self._dispatch(event, self._tells)
         return event
 

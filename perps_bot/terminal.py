@@ -15,7 +15,6 @@ terminal through `process.draw` alone, which lets pass only these styles' own co
 
 import io
 import os
-import textwrap
 from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import ROUND_CEILING, Decimal
@@ -51,8 +50,7 @@ class Terminal(namedtuple("Terminal", "width has_colour has_blocks",
 
     def wrapped(self, text: str, indent: int = 0, style: str = "plain") -> list[str]:
         """Lines within the width, those after the first indented; a long word is broken."""
-        lines = textwrap.wrap(text, self.width, subsequent_indent=" " * indent,
-                              break_on_hyphens=False) or [""]
+        lines = _wrapped(text, self.width, " " * indent) or [""]
         return [self.paint(line, style) for line in lines]
 
     def rows(self, rows: Iterable[tuple], indent: int = 2) -> list[str]:
@@ -74,8 +72,8 @@ class Terminal(namedtuple("Terminal", "width has_colour has_blocks",
                 yield f"{pad}{label:{column}}  {self.bar(used, allowed)}  {words}"
             return
         for label, used, allowed, words in rows:
-            yield from textwrap.wrap(label, self.width, initial_indent=pad, subsequent_indent=pad)
-            first, *rest = textwrap.wrap(words, self.width - 2 * indent - cells - 3) or [""]
+            yield from (pad + line for line in _wrapped(label, self.width - indent))
+            first, *rest = _wrapped(words, self.width - 2 * indent - cells - 3) or [""]
             yield f"{2 * pad}{self.bar(used, allowed)} {first}"
             yield from (f"{2 * pad}{'':{cells + 2}} {line}" for line in rest)
 
@@ -94,7 +92,7 @@ class Terminal(namedtuple("Terminal", "width has_colour has_blocks",
 
     def _beside(self, label: str, text: str, style: str, indent: int, column: int) -> list[str]:
         room = self.width - column
-        lines = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
+        lines = _wrapped(text, room) or [""]
         heads = [f"{'':{indent}}{label:{column - indent}}", *[" " * column] * (len(lines) - 1)]
         return [head + self.paint(line, style) for head, line in zip(heads, lines, strict=True)]
 
@@ -103,9 +101,18 @@ class Terminal(namedtuple("Terminal", "width has_colour has_blocks",
         if len(label) + 1 + len(text) <= room:
             yield f"{pad}{label} {self.paint(text, style)}"
             return
-        yield from (pad + line for line in textwrap.wrap(label, room))
-        for line in textwrap.wrap(text, room - indent, break_on_hyphens=False):
+        yield from (pad + line for line in _wrapped(label, room))
+        for line in _wrapped(text, room - indent):
             yield 2 * pad + self.paint(line, style)
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """The lines of a text; most texts fit, and need no more than to be looked at."""
+    if len(text) <= width and text.isprintable():
+        return [text.rstrip()] if text.strip() else []
+    import textwrap
+
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def terminal_of(stream: io.TextIOBase | None, environ: Mapping[str, str]) -> Terminal:

@@ -55,6 +55,8 @@ class PositionTracker:
     def __init__(self, event_store) -> None:
         self._store = event_store
         self._positions: dict[str, Position] = {}
+        self._open: dict[str, Position] = {}
+        self._pnl: Decimal | None = ZERO  # None: to be summed up anew
         self._seen: dict[str, datetime] = {}
         self.start_equity: Decimal | None = None  # the venue's, when the books began
         self.last_equity: Decimal | None = None  # the venue's, as last read
@@ -72,7 +74,7 @@ class PositionTracker:
         side = Side.BUY if quantity > 0 else Side.SELL
         fill = Fill("", "", symbol, side, abs(quantity), price, ZERO, self._store.now)
         after = apply_fill(self.get_position(symbol), fill).valued(price)
-        self._positions[symbol] = after
+        self._set(after)
         self._publish(after)
         return after
 
@@ -89,16 +91,18 @@ class PositionTracker:
         if self._is_booked(fill.fill_id, fill.at):
             return
         before = self.get_position(fill.symbol)
+        if not before.quantity:
+            before = before.valued(fill.price)  # the old mark is from long ago
         after = apply_fill(before, fill)
         self._store.append(
-            "trade.executed", fill_id=fill.fill_id, client_order_id=fill.client_order_id,
-            symbol=fill.symbol, side=fill.side, quantity=fill.quantity, price=fill.price,
-            fee=fill.fee, filled_at=fill.at, purpose=purpose, reason=reason,
-            is_liquidation=fill.is_liquidation, mark_price=mark_price,
-            realized_pnl=after.realized_pnl - before.realized_pnl,
+            "trade.executed", noun=after, fill_id=fill.fill_id,
+            client_order_id=fill.client_order_id, symbol=fill.symbol, side=fill.side,
+            quantity=fill.quantity, price=fill.price, fee=fill.fee, filled_at=fill.at,
+            purpose=purpose, reason=reason, is_liquidation=fill.is_liquidation,
+            mark_price=mark_price, realized_pnl=after.realized_pnl - before.realized_pnl,
             position_quantity=after.quantity, entry_price=after.entry_price,
         )
-        self._publish(self.get_position(fill.symbol))
+        self._publish(after)
 
     def apply_funding(self, payment: FundingPayment) -> None:
         """Book `payment` once; a repeat does nothing."""
@@ -122,13 +126,13 @@ class PositionTracker:
 
     def mark(self, symbol: str, price: Decimal) -> None:
         """Value the position in `symbol` at `price`, USD per base unit."""
-        position = self._positions.get(symbol)
-        if position is not None and position.quantity and position.mark_price != price:
-            self._positions[symbol] = position.valued(price)
+        position = self._open.get(symbol)
+        if position is not None and position.mark_price != price:
+            self._set(position.valued(price))
 
     def positions(self) -> Mapping[str, Position]:
-        """Open positions by symbol."""
-        return {s: p for s, p in self._positions.items() if p.quantity}
+        """Open positions by symbol, as they are now: what changes is put into another dict."""
+        return self._open
 
     def knows(self, identity: str) -> bool:
         """Whether a fill or payment with this id was booked."""
@@ -140,11 +144,11 @@ class PositionTracker:
 
     def pnl(self) -> Decimal:
         """USD since the books began: realized + unrealized - fees - funding."""
-        return sum(
-            (p.realized_pnl + p.unrealized_pnl - p.fees - p.funding
-             for p in self._positions.values()),
-            ZERO,
-        )
+        if self._pnl is None:
+            self._pnl = ZERO
+            for p in self._positions.values():
+                self._pnl += p.realized_pnl + p.unrealized_pnl - p.fees - p.funding
+        return self._pnl
 
     def equity(self) -> Decimal:
         return (self.start_equity or ZERO) + self.pnl()
@@ -160,6 +164,8 @@ class PositionTracker:
         total = ZERO
         for symbol, position in theirs.items():
             ours, mark = self.get_position(symbol).quantity, marks.get(symbol)
+            if position.quantity == ours:
+                continue
             if position.quantity * ours <= 0 or abs(position.quantity) > abs(ours):
                 price = mark.price if mark else position.mark_price
                 total += abs(position.quantity - ours) * (price or INFINITY)
@@ -170,7 +176,7 @@ class PositionTracker:
         fold = _FOLDS.get(event.type)
         if fold is not None:
             self._at = event.at
-            fold(self, event.data)
+            fold(self, event)
 
     def snapshot(self) -> dict[str, object]:
         return {
@@ -179,55 +185,65 @@ class PositionTracker:
             "seen": dict(self._seen),
         }
 
+    def _set(self, position: Position) -> None:
+        symbol = position.symbol
+        self._positions[symbol], self._pnl = position, None
+        if position.quantity and symbol in self._open:
+            self._open = {**self._open, symbol: position}
+        else:
+            self._open = {s: p for s, p in self._positions.items() if p.quantity}
+
+    def _after(self, trade: Mapping) -> Position:
+        """The position after a `trade.executed` that was read back."""
+        before = self.get_position(trade["symbol"])
+        if not before.quantity:
+            before = before.valued(Decimal(trade["price"]))
+        return apply_fill(before, fill_of(trade))
+
     def _publish(self, position: Position) -> None:
         if self._store.wants("position.updated"):
             self._store.append("position.updated", symbol=position.symbol,
                                unrealized_pnl=position.unrealized_pnl, **_columns(position))
 
-    def _fold_trade(self, data: Mapping) -> None:
-        fill = Fill(
-            data["fill_id"], data["client_order_id"], data["symbol"], Side(data["side"]),
-            Decimal(data["quantity"]), Decimal(data["price"]), Decimal(data["fee"]),
-            moment(data["filled_at"]),
-        )
-        before = self.get_position(fill.symbol)
-        if not before.quantity:
-            before = before.valued(fill.price)  # the old mark is from long ago
-        self._positions[fill.symbol] = apply_fill(before, fill)
-        self._remember(fill.fill_id, fill.at)
+    def _fold_trade(self, event: Event) -> None:
+        data = event.data
+        self._set(event.noun or self._after(data))
+        self._remember(data["fill_id"], moment(data["filled_at"]))
 
-    def _fold_funding(self, data: Mapping) -> None:
+    def _fold_funding(self, event: Event) -> None:
+        data = event.data
         position = self.get_position(data["symbol"])
-        paid = position.funding + Decimal(data["amount"])
-        self._positions[position.symbol] = position._replace(funding=paid)
+        self._set(position._replace(funding=position.funding + Decimal(data["amount"])))
         self._remember(data["payment_id"], moment(data["paid_at"]))
 
-    def _fold_position(self, data: Mapping) -> None:
-        fields = {name: Decimal(data[name]) for name in _COLUMNS}
-        self._positions[data["symbol"]] = Position(data["symbol"], **fields)
+    def _fold_position(self, event: Event) -> None:
+        self._set(_position(event.data["symbol"], event.data))
 
-    def _fold_adoption(self, data: Mapping) -> None:
+    def _fold_adoption(self, event: Event) -> None:
+        data = event.data
         ours, entry = self.get_position(data["symbol"]), Decimal(data["entry_price"])
         theirs = ours._replace(quantity=Decimal(data["venue"]), entry_price=entry,
                                mark_price=Decimal(data["mark_price"]) or entry)
         realized = ours.realized_pnl + ours.unrealized_pnl - theirs.unrealized_pnl
-        self._positions[ours.symbol] = theirs._replace(realized_pnl=realized)
+        self._set(theirs._replace(realized_pnl=realized))
 
-    def _fold_signal(self, data: Mapping) -> None:
-        self.last_equity = Decimal(data["equity"])
-        self.mark(data["symbol"], Decimal(data["mark_price"]))
+    def _fold_signal(self, event: Event) -> None:
+        self.last_equity = Decimal(event.data["equity"])
+        self.mark(event.data["symbol"], Decimal(event.data["mark_price"]))
 
-    def _fold_state(self, data: Mapping) -> None:
+    def _fold_state(self, event: Event) -> None:
+        data = event.data
         if data.get("clears_loss"):
             known = maybe_decimal(data.get("pnl"))  # at the marks of then, which a restart forgets
             self._day_start_pnl = self.pnl() if known is None else known
 
-    def _fold_day(self, data: Mapping) -> None:
+    def _fold_day(self, event: Event) -> None:
+        data = event.data
         books = data["snapshot"].get("tracker")
         if books:
             self.start_equity = maybe_decimal(books["start_equity"])
             for symbol, fields in books["positions"].items():
-                self._fold_position({"symbol": symbol, **fields})
+                self._set(_position(symbol, fields))
             self.last_booked_at = maybe_moment(books["last_booked_at"])
             self._seen = {identity: moment(at) for identity, at in books["seen"].items()}
             self._forget()
@@ -237,10 +253,10 @@ class PositionTracker:
                 self.start_equity = self.day_start_equity - self.pnl()
         self._day_start_pnl = self.pnl()
 
-    def _fold_start(self, data: Mapping) -> None:
+    def _fold_start(self, event: Event) -> None:
         """A day that had to be opened before the venue answered begins when it has."""
         if self.start_equity is None:
-            self.day_start_equity = self.last_equity = Decimal(data["equity"])
+            self.day_start_equity = self.last_equity = Decimal(event.data["equity"])
             self.start_equity = self.day_start_equity - self.pnl()
             self._day_start_pnl = self.pnl()
 
@@ -259,7 +275,18 @@ class PositionTracker:
             self._seen = {identity: at for identity, at in self._seen.items() if at >= since}
 
 
+def fill_of(trade: Mapping) -> Fill:
+    """The fill of a `trade.executed`."""
+    return Fill(trade["fill_id"], trade["client_order_id"], trade["symbol"], Side(trade["side"]),
+                Decimal(trade["quantity"]), Decimal(trade["price"]), Decimal(trade["fee"]),
+                moment(trade["filled_at"]))
+
+
 _COLUMNS = Position._fields[1:]  # all but the symbol
+
+
+def _position(symbol: str, data: Mapping) -> Position:
+    return Position(symbol, *(Decimal(data[name]) for name in _COLUMNS))
 
 
 def _columns(position: Position) -> dict[str, Decimal]:
@@ -292,6 +319,7 @@ class OrderTracker:
         self.lost: dict[str, Ticket] = {}
         self.sequence = 0
         self._finished: dict[str, Order | None] = {}  # None: of an earlier day, by its id only
+        self._outstanding: dict[str | None, tuple[Order, ...]] = {}  # as said since the last fold
         self._tag = tag
         event_store.subscribe(self.apply, _ORDER_FOLDS)
 
@@ -320,8 +348,12 @@ class OrderTracker:
 
     def outstanding(self, symbol: str | None = None) -> tuple[Order, ...]:
         """Orders that may still move the position; an unknown outcome counts as live."""
-        return tuple(t.booked() for t in self.tickets.values()
-                     if symbol is None or t.order.symbol == symbol)
+        said = self._outstanding.get(symbol)
+        if said is None:
+            said = self._outstanding[symbol] = tuple(
+                t.booked() for t in self.tickets.values()
+                if symbol is None or t.order.symbol == symbol)
+        return said
 
     def resting(self) -> list[Order]:
         """What still rests at the venue by our own books, which may know of later fills."""
@@ -349,6 +381,7 @@ class OrderTracker:
     def apply(self, event: Event) -> None:
         """Fold one event into the orders."""
         if fold := _ORDER_FOLDS.get(event.type):
+            self._outstanding.clear()
             fold(self, event)
 
     def snapshot(self) -> dict[str, object]:
@@ -357,7 +390,8 @@ class OrderTracker:
                 "finished": list(self._finished)}
 
     def _fold_intended(self, event: Event) -> None:
-        order = Order.from_data(event.data, moment(event.data.get("placed_at", event.at)))
+        order = event.noun or Order.from_data(
+            event.data, moment(event.data.get("placed_at", event.at)))
         self.tickets[order.id] = Ticket(order, maybe_decimal(event.data["mark_price"]))
         head, _, number = order.id.rpartition("-")
         if head.startswith(f"{self._tag}-") and number.isdigit():
@@ -375,7 +409,7 @@ class OrderTracker:
         if event.type == "trade.executed":
             ticket.recorded += Decimal(data["quantity"])
         elif event.type == "order.updated":
-            ticket.order = ticket.order.with_state(data)
+            ticket.order = event.noun or ticket.order.with_state(data)
         else:
             status = OrderStatus(event.type.removeprefix("order."))
             ticket.order = ticket.order._replace(status=status, filled_quantity=ticket.recorded)

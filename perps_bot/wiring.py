@@ -8,10 +8,21 @@ are imported only where they are used, so that `--help` starts at once.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from perps_bot.errors import ConfigError, InUse
-from perps_bot.settings import broker_kind, events_folder
+from perps_bot.settings import events_folder
+
+
+def broker_kind(settings) -> str:
+    """Return "paper-synthetic", "paper-live" (real prices, cannot send) or "coinbase"."""
+    if settings.profile == "dev" or settings.force_mock:
+        return "paper-synthetic"
+    if settings.profile == "prod" and settings.sandbox:
+        raise ConfigError(
+            f"sandbox ({settings.sources['sandbox']}) with --profile prod: Coinbase's sandbox "
+            f"has no market; use --profile demo, or --dry-run without the sandbox"
+        )
+    return "paper-live" if settings.dry_run or settings.sandbox else "coinbase"
 
 
 def venue_of(settings, signals=None):
@@ -63,7 +74,7 @@ def clock_of(venue, signals=None):
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: os.PathLike) -> Iterator[None]:
     """Be the only writer of `folder` for a while."""
     from perps_bot.store import InstanceLock
 
@@ -96,7 +107,7 @@ def alone_on(venue) -> Iterator[None]:
         yield
 
 
-def bot_of(settings, venue, folder: Path):
+def bot_of(settings, venue, folder: os.PathLike):
     """The parts, put together over the profile's events."""
     from perps_bot.control import Control
     from perps_bot.bot import assemble

@@ -1,4 +1,4 @@
-"""The specification of `perps_bot/alerts.py`: what stands, and what becomes of a post.
+"""The specification of `alerts.py` and `courier.py`: what stands, and what becomes of a post.
 
 The receivers are real servers on loopback: one that takes alerts, and ones that hang, drip,
 refuse and redirect.
@@ -20,8 +20,9 @@ from bad_server import BadServer, answer, close_after, drip, forever, hang, rese
 from helpers import Rig
 from pace import Stopwatch
 
-from perps_bot import alerts as room
-from perps_bot.alerts import WAITING_MAX, Alerts, Courier, causes, post
+from perps_bot import courier as room
+from perps_bot.alerts import TEXT_LENGTH_MAX, Alerts, causes
+from perps_bot.courier import WAITING_MAX, Courier, post
 from perps_bot.errors import VenueUnavailable
 from perps_bot.model import Event, OrderStatus, Purpose, TradingState
 from perps_bot.ops import settings_hash
@@ -29,7 +30,6 @@ from perps_bot.risk import Hold
 from perps_bot.secret import Secret, redacted
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore, read_events
-from perps_bot.transport import Until
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 60
@@ -365,7 +365,7 @@ def test_a_text_is_one_line_of_bounded_length_without_secrets_I1_J5():
         alerts = Alerts("prod", secret(server))
         alerts.look(a_bot(disk=said), NOON)
         (text,) = eventually(lambda: texts(server))
-    assert text.isprintable() and len(text) <= room.TEXT_LENGTH_MAX
+    assert text.isprintable() and len(text) <= TEXT_LENGTH_MAX
     assert "[secret]" in text and "horse" not in text
 
 
@@ -523,7 +523,7 @@ def test_what_waits_at_the_end_is_posted_once():
         courier = Courier("test", secret(server))
         courier.put("ONE", {"text": "one"})
         courier.put("TWO", {"text": "two"})
-        courier.close(Until(PATIENCE_SECONDS))
+        courier.close(PATIENCE_SECONDS)
         assert [row[:2] for row in courier.results()] == [("ONE", "HTTP 500"), ("TWO", "")]
         assert texts(server) == ["one", "two"]
 
@@ -575,7 +575,7 @@ def test_a_bot_that_is_well_is_heard_and_one_that_fails_is_not_L6(rig, monkeypat
         rig.bot.risk.activate_kill_switch("enough")
         for _ in range(30):
             rig.tick(5)
-        alerts._heartbeat.close(Until(PATIENCE_SECONDS))
+        alerts._heartbeat.close(PATIENCE_SECONDS)
     (request,) = server.requests
     assert (request.method, request.target, request.body) == (
         "GET", "/swordfish/of/the/owner", b"")

@@ -27,7 +27,7 @@ FLOORS = {
         5  watch     ledger   sight
         4  loop     bot       figures   tried
         3  execution protection reconcile clock shutdown alerts terminal journal control service
-        3  confirmed calm    diary
+        3  confirmed calm     diary   courier
         2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
         2  score     outputs  reading  wall
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
@@ -41,7 +41,7 @@ ROOMS = [room for room in SOURCES if not room.startswith("__")]
 # What cannot move money.
 BESIDE = {"market", "paper", "process", "alerts", "service", "mailbox", "confirmed", "terminal",
           "words", "journal", "usage", "metrics", "figures", "score", "outputs",
-          "reading", "wall", "diary", "event", "tried"}
+          "reading", "wall", "diary", "event", "tried", "courier"}
 CORE = [room for room in ROOMS if FLOORS.get(room, 0) <= 4 and room not in BESIDE]
 
 # What speaks with Coinbase: measured apart, so that neither half can grow behind the other.
@@ -50,6 +50,7 @@ EDGE = ("wire", "keys", "secret", "transport", "rest", "client", "feed")
 SAME_FLOOR = {
     ("broker", "model"),  # the protocols are written in the nouns
     ("model", "event"),  # the one noun that is read where nothing trades
+    ("alerts", "courier"),  # what is told, and how it gets out
     ("store", "reading"),  # who holds the lock
     ("watch", "sight"),  # what is there, and how it is shown
     ("protection", "execution"),  # stops and exits, and the orders they are made of
@@ -316,7 +317,7 @@ def test_the_mean_complexity_is_low():
 
 def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
-    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6200
+    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6480
     assert sum(lines[room] for room in EDGE) <= 2450
     assert sum(lines.values()) <= 18_900
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 from exchange.harness import Simulator
 
-from perps_bot.alerts import post
+from perps_bot.courier import post
 from perps_bot.model import Position
 from perps_bot.secret import Secret
 from perps_bot.settings import FOREIGN_VARIABLES

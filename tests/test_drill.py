@@ -197,7 +197,7 @@ def test_a_drill_that_is_interrupted_ends_at_once_with_all_its_processes(tmp_pat
 
 def test_nobody_is_alarmed_by_a_drill(tmp_path, monkeypatch):
     called = tmp_path / "called"
-    monkeypatch.setattr("perps_bot.alerts.post", lambda *_: called.write_text("!"))
+    monkeypatch.setattr("perps_bot.courier.post", lambda *_: called.write_text("!"))
     settings = {"alert_webhook_url": Secret("https://x.invalid/"),
                 "heartbeat_url": Secret("https://x.invalid/")}
     told = played([LOSS, FEED], tmp_path / "drill", monkeypatch, **settings)

@@ -362,7 +362,8 @@ def test_i4_a_running_bot_may_not_be_dumped_and_its_limit_is_zero(bot):
     limits = Path(f"/proc/{bot._process.pid}/limits").read_text()
     assert re.search(r"^Max core file size +0 +0 ", limits, re.M), hard
     done = python("-c", "import ctypes; from perps_bot import process; process.begin(); "
-                        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))", check=True)
+                        "process.begin_work(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))",
+                  check=True)
     assert done.stdout == "0\n"
     assert ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) == 1, "it could have been seen to be allowed"
 

@@ -91,7 +91,8 @@ CHANGES = {
     "how long a crossing waits": (
         strategy, "CROSS_AGE_BARS_MAX", 1, "strategy.signal", "memory.pending"),
     "which side the averages show": (
-        strategy._Memory, "lean", lambda self: None, "strategy.signal", "memory.side"),
+        strategy._Windows, "push", lambda self, close, old=strategy._Windows.push:
+        old(self, close) and None, "strategy.signal", "memory.side"),
     "where the trail is": (
         strategy.BaselinePerpsStrategy, "watch", lambda self, mark, position: False,
         "strategy.signal", "memory.best_mark"),

@@ -429,15 +429,43 @@ def test_feeds_and_failing_posts_are_shown(place):
     assert "webhook fails  HTTP 500" in text
 
 
-def test_health_and_status_load_nothing_that_trades():
-    heavy = ["requests", "websocket", "jwt", "perps_bot.loop", "perps_bot.client", "perps_bot.ops",
-             "perps_bot.risk", "perps_bot.market"]
-    program = ("import sys; from perps_bot.cli import main; main(sys.argv[1:]); "
-               f"print([name for name in {heavy} if name in sys.modules])")
-    for line in ("health", "status", "tail", "why BTC-PERP"):
-        run = subprocess.run([sys.executable, "-c", program, *line.split()], text=True, check=True,
-                             capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        assert run.stdout.splitlines()[-1] == "[]"
+# What a monitor asks every minute beside a bot that trades: each room it loads stands here, and
+# what is dear in the standard library stays out.
+ALWAYS = "__init__ cli commands errors process secret"
+LOOKS = f"{ALWAYS} event reading settings sight wall words"
+DEAR = ("requests urllib3 ssl socket websocket jwt inspect dataclasses typing pathlib logging "
+        "threading queue signal ctypes traceback hashlib tomllib shutil fnmatch ipaddress").split()
+
+
+@pytest.mark.parametrize("line, rooms", [
+    ("--version", ALWAYS),
+    ("health", LOOKS),
+    ("health --json --max-age 60", LOOKS),
+    ("status", f"{LOOKS} journal terminal watch"),
+    ("status --json", f"{LOOKS} journal terminal watch"),
+])
+def test_who_only_looks_loads_these_rooms_and_nothing_dear(place, line, rooms):
+    program = (
+        "import sys; before = set(sys.modules); from perps_bot.cli import main; "
+        f"main({line.split()!r}); new = set(sys.modules) - before; "
+        f"print(*sorted(name.partition('.')[2] or '__init__' for name in new if name.startswith("
+        f"'perps_bot')), '|', *sorted(new & {set(DEAR)!r}))")
+    # -S: what a tester's own site loads is not there before us.
+    run = subprocess.run([sys.executable, "-S", "-c", program], text=True, capture_output=True,
+                         check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    loaded, dear = run.stdout.splitlines()[-1].split("|")
+    assert loaded.split() == sorted(rooms.split())
+    assert dear.split() == []
+
+
+@pytest.mark.parametrize("line", ["tail", "why BTC-PERP"])
+def test_who_tells_the_events_loads_nothing_that_trades(place, line):
+    heavy = {"requests", "websocket", "jwt", "perps_bot.model", "perps_bot.store", "perps_bot.bot"}
+    program = (f"import sys; from perps_bot.cli import main; main({line.split()!r}); "
+               f"print(*({heavy!r} & set(sys.modules)))")
+    run = subprocess.run([sys.executable, "-c", program], text=True, check=True,
+                         capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert run.stdout.splitlines()[-1] == ""
 
 
 # A real bot

@@ -41,9 +41,9 @@ PLANTS = (
           "ABSENCE_OF_AN_INCREASE = ABSENCE_PROOF = timedelta()", "sim",
           "answer lost,listing lag,fills lag"),
     Plant("an unknown outcome does not count as live", "tracker",
-          "if symbol is None or t.order.symbol == symbol)\n\n    def resting",
+          "if symbol is None or t.order.symbol == symbol)\n        return said",
           "if (symbol is None or t.order.symbol == symbol)\n"
-          "                     and t.order.status is not OrderStatus.UNKNOWN)\n\n    def resting",
+          "                and t.order.status is not OrderStatus.UNKNOWN)\n        return said",
           "sim", "answer lost"),
     Plant("an order counts as cancelled once that was asked for", "wire",
           '"CANCEL_QUEUED":        OrderStatus.CANCEL_QUEUED',
