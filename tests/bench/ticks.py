@@ -4,33 +4,32 @@ The venue is instant (its answers are there before they are asked for), so that 
 is the bot; only the order's path runs against the exchange process, with a disk that turns.
 """
 
-import gc
 import json
 import os
 from collections import deque
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
-from socket import create_connection, create_server
+from math import inf
+from socket import IPPROTO_TCP, TCP_NODELAY, create_connection, create_server
 from statistics import median
-from threading import current_thread
+from threading import Event, current_thread
 from time import perf_counter, process_time
 from types import SimpleNamespace
 
+import websocket
+import ws_server
 from bench.inputs import Missing
-from bench.jobs import memory_mib
+from exchange.harness import wait_until
 from helpers import BTC, NOON, Rig, ScriptedVenue, a_product
-from live import IDS, LiveRig, at_once
+from live import ETH, IDS, SOL, XRP, LiveRig, at_once
 from recorded_day import RECORDED, WARM_UP, Played, played, recorded
 
 from perps_bot import feed as feed_room
 from perps_bot import transport, wire
 from perps_bot.feed import MarkFeed
-from perps_bot.market import SyntheticMarket
-from perps_bot.paper import PaperBroker
-
+from perps_bot.loop import attempt
 TICKS, WARM_TICKS = 2_000, 200
-FIFTHS = 5
 ENTRY = b"POST /api/v3/brokerage/orders HTTP", b"market_market_ioc"  # no stop, which is a bracket
 
 
@@ -79,23 +78,23 @@ def idle_desk(count):
 
 
 def frames():
-    """Ticker messages as the venue sends them; each price is another."""
+    """Ticker messages as the venue sends them, framed; each price is another."""
     at, number = NOON.isoformat().replace("+00:00", "Z"), 0
     while True:
         number += 1
         bid = 60000 + number % 7 * 5
-        yield json.dumps({
+        yield ws_server.frame(json.dumps({
             "channel": "ticker", "client_id": "", "timestamp": at, "sequence_num": number,
             "events": [{"type": "snapshot" if number == 1 else "update", "tickers": [{
                 "type": "ticker", "product_id": IDS[BTC], "price": f"{bid}", "best_bid": f"{bid}",
                 "best_bid_quantity": "50", "best_ask": f"{bid + 5}", "best_ask_quantity": "50",
                 "volume_24_h": "12345.67", "low_24_h": "59000", "high_24_h": "61000",
                 "low_52_w": "0", "high_52_w": "0", "price_percent_chg_24_h": "1.2345"}]}],
-        }).encode()
+        }).encode())
 
 
 class HoldDesk:
-    """The feed's own reading of a frame, then a whole tick, which decides to hold."""
+    """A frame comes by a socket; the feed's own reading of it; a whole tick, which holds."""
 
     def __init__(self):
         venue = InstantVenue(BTC)
@@ -104,39 +103,127 @@ class HoldDesk:
         self.feed = MarkFeed("ws://127.0.0.1:9", "ws://127.0.0.1:9", None, lambda: NOON,
                              lambda: None)
         self.feed._want([product])
-        line = self.feed._market
-        line._sequence, line._is_whole = None, True
+        self.market = self.feed._market
+        self.market._sequence, self.market._is_whole = None, True
         self.rig.now, self.frames = NOON, frames()
+        self.theirs, ours = _pair()
+        line = feed_room._Line(ours, Event())
+        line.recv, line.allowance, line.patient_until = line.read_ahead, inf, inf
+        self.client = _listening(line, line)
 
     def step(self):
-        self.feed._market._hear(wire.decoded(next(self.frames)))
+        self.theirs.send(next(self.frames))
+        _, frame = self.client.recv_data_frame()
+        self.market._hear(wire.decoded(frame.data))
         self.rig.venue.the_marks = self.feed.marks((BTC,))
         self.rig.tick(0)
         assert self.rig.bot.last_decisions[BTC] == "hold", self.rig.bot.trouble
 
 
+def _pair():
+    """Both ends of a connection on loopback."""
+    with create_server(("127.0.0.1", 0)) as listener:
+        ours = create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    theirs.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+    return theirs, ours
+
+
+def _listening(sock, buffer=None):
+    """The library's end of a WebSocket that is open."""
+    client = websocket.WebSocket(skip_utf8_validation=True)
+    client.sock, client.connected = sock, True
+    client.frame_buffer = buffer or client.frame_buffer
+    return client
+
+
 class PlainHold:
-    """The same chain in straight lines: parse, value, average, size, three limits."""
+    """The same chain in straight lines, with every check that a hold rests on, and no object.
+
+    The frame by the same library; its number, form, age and jump; the mark; equity, the day's
+    loss, drawdown, margin and exposure against their limits; the bar's end, the averages and the
+    stop; what an entry would be, and its three limits.
+    """
 
     def __init__(self):
-        self.frames = frames()
+        self.theirs, ours = _pair()
+        self.client, self.frames = _listening(ours), frames()
         self.short, self.long = deque(maxlen=5), deque(maxlen=20)
-        self.sums, self.equity = [Decimal(0), Decimal(0)], Decimal(100000)
+        self.sums, self.cash = [Decimal(0), Decimal(0)], Decimal(100000)
+        self.sequence, self.last, self.peak = 0, None, self.cash
+        self.quantity, self.entry, self.stop = Decimal(0), Decimal(0), None
+        self.bar_ends = NOON + timedelta(hours=1)
 
     def step(self):
-        row = json.loads(next(self.frames))["events"][0]["tickers"][0]
+        self.theirs.send(next(self.frames))
+        _, frame = self.client.recv_data_frame()
+        message = json.loads(frame.data.decode("utf-8"), object_pairs_hook=_once)
+        row = message["events"][0]["tickers"][0]
+        assert row["product_id"] == IDS[BTC] and message["channel"] == "ticker"
+        assert message["sequence_num"] == self.sequence + 1
+        self.sequence += 1
         bid, ask = Decimal(row["best_bid"]), Decimal(row["best_ask"])
+        sizes = Decimal(row["best_bid_quantity"]), Decimal(row["best_ask_quantity"])
+        at = datetime.fromisoformat(message["timestamp"])
+        assert 0 < bid < ask and min(sizes) > 0 and abs(NOON - at) < timedelta(seconds=5)
         mark = (bid + ask) / 2
-        for place, window in enumerate((self.short, self.long)):
-            if len(window) == window.maxlen:
-                self.sums[place] -= window[0]
-            window.append(mark)
-            self.sums[place] += mark
+        assert self.last is None or abs(mark - self.last) <= self.last * Decimal("0.05")
+        self.last = mark
+        equity = self.cash + (mark - self.entry) * self.quantity
+        self.peak = max(self.peak, equity)
+        loss, drawdown = self.cash - equity, 1 - equity / self.peak
+        exposure = abs(self.quantity) * mark / equity
+        sound = loss < self.cash * Decimal("0.05") and drawdown < 1 and exposure < Decimal("0.8")
+        if NOON >= self.bar_ends or len(self.long) < 20:
+            for place, window in enumerate((self.short, self.long)):
+                if len(window) == window.maxlen:
+                    self.sums[place] -= window[0]
+                window.append(mark)
+                self.sums[place] += mark
+        is_stopped = self.stop is not None and mark <= self.stop
         crossed = self.sums[0] * 20 > self.sums[1] * 5
-        size = (self.equity / 5 / mark).quantize(Decimal("0.01"))
-        notional = size * mark
-        fits = notional < self.equity and notional < 50000 and notional * 5 < self.equity
-        return "hold" if not crossed or fits else "enter"
+        notional = (equity / 5 / mark).quantize(Decimal("0.01")) * mark
+        fits = notional < equity and notional < 50000 and notional * 5 < equity
+        return "hold" if sound and not is_stopped and not (crossed and fits) else "act"
+
+
+def _once(pairs):
+    found = dict(pairs)
+    assert len(found) == len(pairs)
+    return found
+
+
+class LiveIdle:
+    """A prod bot in `count` symbols against the exchange process, flat, with the feed's quotes.
+
+    Whatever it reads of the account counts, the feed's thread and the transport's too.
+    """
+
+    PRICES = dict(zip((BTC, ETH, SOL, XRP), ("60000", "2500", "150", "2"), strict=True))
+
+    def __init__(self, folder):
+        at_once(SimpleNamespace(setattr=setattr))
+        self.rig = LiveRig(folder, with_feed=True, symbols=tuple(self.PRICES),
+                           enter_on_start=False)
+        for symbol, price in self.PRICES.items():
+            self.rig.history([price] * 60, symbol)
+            self.rig.price(price, symbol)
+        self.rig.start()
+        self.rig.tick()
+
+    def step(self):
+        """Processor seconds of one tick, the frames of its quotes among them."""
+        rig = self.rig
+        rig.now += timedelta(seconds=5)
+        rig.sim.advance(rig.now)
+        for symbol, price in self.PRICES.items():
+            rig.price(price, symbol)
+        wait_until(Played(rig)._is_heard, "the newest quotes")
+        begun = process_time()
+        attempt(rig.bot, SimpleNamespace(now=lambda: rig.now))
+        took = process_time() - begun
+        assert not rig.bot.trouble, rig.bot.trouble
+        return took
 
 
 @dataclass
@@ -254,15 +341,12 @@ class _Parts:
 
     def __init__(self, folder):
         self._frames, self._file = frames(), os.open(folder / "parts", os.O_CREAT | os.O_WRONLY)
-        listener = create_server(("127.0.0.1", 0))
-        self._out = create_connection(listener.getsockname())
-        self._in, _ = listener.accept()
-        listener.close()
+        self._out, self._in = _pair()
         self._order = dict(client_order_id="pb-0-000001", symbol=BTC, side="buy", quantity="1",
                            order_type="market", purpose="entry", mark_price="60000")
 
     def measure(self, parts, rig):
-        frame, body = next(self._frames), json.dumps(self._order).encode()
+        frame, body = next(self._frames)[4:], json.dumps(self._order).encode()
         for name, part in (
             ("parse", lambda: json.loads(frame)),
             ("append", lambda: (os.write(self._file, json.dumps(self._order).encode() + b"\n"),
@@ -280,33 +364,3 @@ class _Parts:
         os.close(self._file)
         self._out.close()
         self._in.close()
-
-
-@dataclass
-class LongRun:
-    """Seconds a tick, early and late; memory and open files that were added in between."""
-
-    first: float
-    last: float
-    grown_mib: float
-    opened: int
-
-
-def long_run(folder, count):
-    """A dev bot over so many ticks of five seconds, with its files."""
-    (folder / "bot").mkdir()
-    rig = Rig(PaperBroker(SyntheticMarket()), folder=folder / "bot", bar=60)
-    share, took, at = count // FIFTHS, [], None
-    for part in range(FIFTHS):
-        begun = process_time()
-        for _ in range(share):
-            rig.tick()
-            rig.events.clear()
-        took.append((process_time() - begun) / share)
-        if part == 0:
-            gc.collect()
-            at = memory_mib("VmRSS"), len(os.listdir("/proc/self/fd"))
-    gc.collect()
-    rig.bot.store.close()
-    return LongRun(took[1], took[-1], max(0, memory_mib("VmRSS") - at[0]),
-                   max(0, len(os.listdir("/proc/self/fd")) - at[1]))
