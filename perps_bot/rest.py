@@ -54,6 +54,7 @@ DEFINITE = (400, 401, 403, 404, 422)
 # How often what may be asked twice is asked again; what stands not here: to the last attempt.
 ASKED_AGAIN = {400: 0, 404: 0, 422: 0, 401: 1, 403: 1}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_to_json = json.JSONEncoder(allow_nan=False).encode
 
 
 class VenueClock:
@@ -206,7 +207,7 @@ class Rest:
         path, body, more = ROOT + request.path, None, {}
         if request.body is not None:
             more = {"Content-Type": "application/json"}
-            body = json.dumps(request.body, allow_nan=False).encode()
+            body = _to_json(request.body).encode()
         if not request.is_public:
             more |= {"Authorization": f"Bearer {self._token(request.method, request.path)}"}
         target = f"{path}?{urlencode(request.query)}" if request.query else path

@@ -76,9 +76,9 @@ class Until:
         return self.left() > 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """One request, as it goes out.
+    """One request, as it goes out; it shows nothing, as its headers hold a token.
 
     target   path and query, encoded
     headers  all but the host and the length of the body

@@ -237,4 +237,6 @@ def test_none_of_them_is_shown():
     with Desk() as desk:
         desk.reads()
         assert len(desk.rest._ready) == len(SENDS)
-        assert "eyJ" not in repr(desk.rest._ready)
+        made = desk.rest._prepared(room._Request("POST", "/orders", {}))
+        assert "Bearer eyJ" in made.headers["Authorization"]
+        assert "eyJ" not in f"{desk.rest._ready}{made}{vars(desk.rest)}"
