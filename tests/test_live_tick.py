@@ -12,6 +12,7 @@ from live import BTC, LiveRig, at_once
 
 from perps_bot import store as disk
 from perps_bot import transport
+from perps_bot.model import TradingState
 
 SYNC = "sync"
 
@@ -62,6 +63,19 @@ def test_the_disk_turns_once_before_each_order_and_never_where_nothing_happens(t
             assert rig.bot.last_decisions[BTC] == "hold" and not rig.bot.trouble
         assert len([each for each in wire if each.startswith("GET")]) > 10
         assert SYNC not in wire
+
+
+def test_nothing_else_turns_it_in_the_tick_that_enters(tmp_path, wire):
+    with LiveRig(tmp_path) as rig:
+        rig.rising()
+        rig.start()
+        rig.bot.risk.hold("operator", TradingState.REDUCING, "not yet")
+        rig.ticks(2)
+        assert "POST orders" not in wire
+        rig.bot.risk.lift("operator", "now")
+        wire.clear()
+        rig.tick()
+        assert wire[:wire.index("POST orders")].count(SYNC) == 1
 
 
 def test_and_once_before_the_order_that_closes_beside_what_was_learned_of_the_stop(tmp_path, wire):
