@@ -12,7 +12,6 @@ import subprocess
 import sys
 import termios
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -62,7 +61,7 @@ class StillMarket(QuietMarket):
     """One price, with more on offer than a test buys, at whatever second the tests run."""
 
     def marks(self, symbols, now):
-        return {symbol: replace(mark, at=now, bid_size=mark.price, ask_size=mark.price)
+        return {symbol: mark._replace(at=now, bid_size=mark.price, ask_size=mark.price)
                 for symbol, mark in super().marks(symbols, NOON).items()}
 
     def candles(self, symbol, seconds, count, now):
