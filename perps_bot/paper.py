@@ -113,7 +113,9 @@ class PaperBroker:
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
         if self._live or self._positions:
-            marks = self.market.marks({**dict.fromkeys(symbols), **self._symbols()}, now)
+            if self._bounded_at != self._changes:
+                self._find_bounds()
+            marks = self.market.marks({**dict.fromkeys(symbols), **self._bounds}, now)
             for missed in self._missed(now):
                 self._charge_funding(missed.at)
                 self._meet(missed, missed.at)
@@ -132,7 +134,10 @@ class PaperBroker:
         return self._changes
 
     def equity(self) -> Decimal:
-        return self._balance + sum((p.unrealized_pnl for p in self._positions.values()), ZERO)
+        equity = self._balance
+        for position in self._positions.values():
+            equity += position.unrealized_pnl
+        return equity
 
     def margin(self) -> Margin | None:
         initial = self._initial()
@@ -440,11 +445,10 @@ class PaperBroker:
             Purpose.STOP, profit, entry.intent.attached_stop_price, TimeInForce.GTC,
             reason="attached to its entry",
         )
-        identity = f"{entry.id}-stop-{entry.filled_quantity:f}"
+        name = f"{entry.id}-stop-{entry.filled_quantity:f}"
         if intent.quantity > 0:
-            self._live[identity] = Order(
-                identity, intent, now, OrderStatus.OPEN, f"paper-{identity}",
-                originating_order_id=entry.venue_order_id)
+            self._live[name] = Order(name, intent, now, OrderStatus.OPEN, f"paper-{name}",
+                                     originating_order_id=entry.venue_order_id)
 
     def _liquidate_if_due(self, mark: Mark, now: datetime) -> None:
         """Value the position; close what the margin no longer carries, at the bar's worst."""
@@ -474,7 +478,7 @@ class PaperBroker:
     def _margin(self, symbol: str, orders: Sequence[Order] = ()) -> Decimal:
         """USD of initial margin in `symbol`, with those `orders` filled that may open there."""
         product, position = self._product(symbol), self._position(symbol)
-        bought, sold = (_remaining(orders, symbol, side) for side in Side)
+        bought, sold = _remaining(orders, symbol, Side.BUY), _remaining(orders, symbol, Side.SELL)
         return position.mark_price * max(
             (position.quantity + bought) * product.long_margin_rate,
             (sold - position.quantity) * product.short_margin_rate,
@@ -501,7 +505,7 @@ class PaperBroker:
 
     def _symbols(self) -> dict[str, None]:
         """Where anything is held or open."""
-        return dict.fromkeys((*self._positions, *(o.symbol for o in self._live.values())))
+        return dict.fromkeys([*self._positions, *[o.symbol for o in self._live.values()]])
 
     def _of(self, symbol: str) -> list[Order]:
         return [order for order in self._live.values() if order.symbol == symbol]
@@ -576,12 +580,8 @@ def _rests(order: Order) -> bool:
 
 def _remaining(orders: Iterable[Order], symbol: str, side: Side, stops: bool = False) -> Decimal:
     """Base units on one side of one symbol that may still fill, of the stops or of the others."""
-    remaining = ZERO
-    for order in orders:
-        intent = order.intent
-        if intent.symbol == symbol and intent.side is side and _is_stop(order) is stops:
-            remaining += order.remaining
-    return remaining
+    return sum([o.remaining for o in orders if o.side is side and o.symbol == symbol
+                and _is_stop(o) is stops], ZERO)
 
 
 def _taker_limit(intent: OrderIntent) -> Decimal | None:

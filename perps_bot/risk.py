@@ -248,7 +248,7 @@ class LiveRiskManager:
              "x the liquidation threshold"),
         )
         found = self._losses(account)
-        found |= {kind: _breach(*row) for kind, turned, *row in rows if turned}
+        found |= {row[0]: _breach(*row[2:]) for row in rows if row[1]}
         for kind, breach in found.items():
             self.hold(kind, TradingState.REDUCING, str(breach), daily_loss=account.daily_loss,
                       margin=account.margin and account.margin.figures)
@@ -405,7 +405,7 @@ class LiveRiskManager:
              "Losing round trips in a row reach the limit (look why, then resume)", "in a row",
              "max_losses_in_a_row"),
         )
-        return {kind: _breach(*row) for kind, turned, *row in rows if turned}
+        return {row[0]: _breach(*row[2:]) for row in rows if row[1]}
 
     def _change(self, kind: str, state: TradingState, reason: str, **more: object) -> None:
         data = {"kind": kind, "state": state, "reason": reason, **more}

@@ -147,7 +147,9 @@ class PositionTracker:
         if self._pnl is None:
             self._pnl = ZERO
             for p in self._positions.values():
-                self._pnl += p.realized_pnl + p.unrealized_pnl - p.fees - p.funding
+                self._pnl += p.realized_pnl - p.fees - p.funding
+                if p.quantity:
+                    self._pnl += p.unrealized_pnl
         return self._pnl
 
     def equity(self) -> Decimal:
@@ -399,13 +401,14 @@ class OrderTracker:
 
     def _fold_state(self, event: Event) -> None:
         data, identity = event.data, event.data["client_order_id"]
-        if identity in self.lost or self.never_arrived(identity):  # it turned up after all
-            found = self.lost.pop(identity, None) or Ticket(self._finished.pop(identity))
-            found.order, found.is_late = found.order._replace(status=OrderStatus.UNKNOWN), True
-            self.tickets[identity] = found
         ticket = self.tickets.get(identity)
         if ticket is None:
-            return
+            if identity not in self.lost and not self.never_arrived(identity):
+                return
+            # It turned up after all.
+            ticket = self.lost.pop(identity, None) or Ticket(self._finished.pop(identity))
+            ticket.order, ticket.is_late = ticket.order._replace(status=OrderStatus.UNKNOWN), True
+            self.tickets[identity] = ticket
         if event.type == "trade.executed":
             ticket.recorded += Decimal(data["quantity"])
         elif event.type == "order.updated":
