@@ -50,7 +50,7 @@ class Calm:
     revision: int
     seq: int
     watches: tuple[Watch, ...] | None
-    losses: tuple[Decimal, Decimal]
+    losses: tuple[Decimal, Decimal] | None
     until: datetime | None
 
 
@@ -63,12 +63,13 @@ def found(bot: Any, account: Account, revision: int | None) -> Calm | None:
         return None
     if revision != bot.venue.revision and not _have_only_sent(bot, account):
         return None
-    losses, until = bot.risk.calm_losses(account), [*bot._next_bar.values()]
-    watches = losses and _watches(bot, account)
-    for symbol in account.positions:
-        ends_at = bot.catalog.get(symbol).expires_at
-        until += [ends_at - EXPIRES_SOON] if ends_at else []
-    return Calm(bot.venue.revision, bot.store.seq, watches, losses, min(until, default=None))
+    watches, losses, until = _watches(bot, account), None, [*bot._next_bar.values()]
+    if watches is not None:
+        losses = bot.risk.calm_losses(account)
+        ends = (bot.catalog.get(symbol).expires_at for symbol in account.positions)
+        until += [ends_at - EXPIRES_SOON for ends_at in ends if ends_at]
+    return Calm(bot.venue.revision, bot.store.seq, losses and watches, losses,
+                min(until, default=None))
 
 
 def is_still(bot: Any) -> bool:
@@ -147,7 +148,9 @@ def _have_only_sent(bot: Any, account: Account) -> bool:
 
 
 def _watches(bot: Any, account: Account) -> tuple[Watch, ...] | None:
-    if bot._refused or bot.protector.has_exits or bot.risk.state is not TradingState.TRADING:
+    orders = bot.engine.orders.tickets.values()
+    if (bot._refused or bot.protector.has_exits or bot.risk.state is not TradingState.TRADING
+            or any(ticket.order.purpose is not Purpose.STOP for ticket in orders)):
         return None
     watches = tuple(_watch(bot, symbol, account) for symbol in bot.symbols)
     return None if None in watches else watches

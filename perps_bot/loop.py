@@ -126,7 +126,8 @@ def tick(bot: Bot, now: datetime) -> None:
     """One tick.  Raises VenueUnavailable or StoreDamaged; what was done until then stands."""
     bot.store.now = now
     marks = bot.venue.marks(bot.symbols, now)
-    _open_day(bot, now)
+    if bot.store.day is None or now.date() > bot.store.day:
+        _open_day(bot, now)
     if not bot.is_started:
         _start(bot, now)
     if not bot._products_at <= now < bot._products_due:
