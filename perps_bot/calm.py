@@ -37,7 +37,7 @@ class Watch:
     trail_at: Decimal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Calm:
     """What the last whole look has left.
 
@@ -65,7 +65,7 @@ def found(bot: Any, account: Account, revision: int | None) -> Calm | None:
         return None
     watches, losses, until = _watches(bot, account), None, [*bot._next_bar.values()]
     if watches is not None:
-        losses = bot.risk.calm_losses(account)
+        losses = bot.risk.calm_losses(account.day_start_equity)
         ends = (bot.catalog.get(symbol).expires_at for symbol in account.positions)
         until += [ends_at - EXPIRES_SOON for ends_at in ends if ends_at]
     return Calm(bot.venue.revision, bot.store.seq, losses and watches, losses,
@@ -96,7 +96,7 @@ def passes(bot: Any, marks: Mapping[str, Mark], now: datetime) -> bool:
         fresh.append(mark)
     bot.engine.see(marks)
     bot.books.note_funding(bot.venue, now)
-    if bot.tracker.positions() and not _stays_within(bot, calm.losses):
+    if bot.tracker.positions() and not _stays_within(bot, calm):
         return False
     for mark in fresh:
         seen[mark.symbol] = mark
@@ -122,12 +122,14 @@ def _follows(bot: Any, watch: Watch, mark: Mark, now: datetime) -> bool:
         strategy.trailing_stop(position) - watch.trail_at) * side.sign < 0
 
 
-def _stays_within(bot: Any, losses: tuple[Decimal, Decimal]) -> bool:
-    """Read what the prices have made of the account; False at a new high, and near a limit."""
+def _stays_within(bot: Any, calm: Calm) -> bool:
+    """Read what the prices have made of the account; False near a limit on losses."""
     bot.tracker.last_equity = bot.venue.equity()
     loss = bot.tracker.daily_loss()
     bot.risk.flow.curve.see(loss)
-    return losses[0] <= loss < losses[1]
+    if loss < calm.losses[0]:  # a new high, from which a drawdown counts
+        calm.losses = bot.risk.calm_losses(bot.tracker.day_start_equity)
+    return loss < calm.losses[1]
 
 
 def _is_told(bot: Any) -> bool:

@@ -252,12 +252,13 @@ class LiveRiskManager:
                       margin=account.margin and account.margin.figures)
         return list(found.values())
 
-    def calm_losses(self, account: Account) -> tuple[Decimal, Decimal] | None:
+    def calm_losses(self, base: Decimal) -> tuple[Decimal, Decimal] | None:
         """The losses of today, USD, between which no limit on losses turns; None: there are none.
 
         The lower one is a new high, from which a drawdown is measured; the other leaves some room.
+        base  USD: the equity that the day began with
         """
-        limits, curve, base = self.config, self._flow.curve, account.day_start_equity
+        limits, curve = self.config, self._flow.curve
         high, deepest = curve.loss_at(Decimal(1)), curve.loss_at(1 - limits.max_drawdown_pct)
         if high is None or base <= 0:
             return None
