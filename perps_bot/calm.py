@@ -20,6 +20,8 @@ from perps_bot.risk import MARGIN_RATIO_MIN
 
 # What ends so soon is closed while it can be.
 EXPIRES_SOON = timedelta(days=1)
+# Before so little of a limit is left, nobody asks it.
+A_LITTLE = Decimal("0.001")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def found(bot: Any, account: Account, revision: int | None) -> Calm | None:
         return None
     watches, losses, until = _watches(bot, account), None, [*bot._next_bar.values()]
     if watches is not None:
-        losses = bot.risk.calm_losses(account.day_start_equity)
+        losses = _losses(bot)
         ends = (bot.catalog.get(symbol).expires_at for symbol in account.positions)
         until += [ends_at - EXPIRES_SOON for ends_at in ends if ends_at]
     return Calm(bot.venue.revision, bot.store.seq, losses and watches, losses,
@@ -128,8 +130,21 @@ def _stays_within(bot: Any, calm: Calm) -> bool:
     loss = bot.tracker.daily_loss()
     bot.risk.flow.curve.see(loss)
     if loss < calm.losses[0]:  # a new high, from which a drawdown counts
-        calm.losses = bot.risk.calm_losses(bot.tracker.day_start_equity)
+        calm.losses = _losses(bot)
     return loss < calm.losses[1]
+
+
+def _losses(bot: Any) -> tuple[Decimal, Decimal] | None:
+    """The losses of today, USD, between which no limit on losses turns; None: there are none.
+
+    The lower one is a new high, from which a drawdown is measured; the other leaves some room.
+    """
+    limits, curve, base = bot.risk.config, bot.risk.flow.curve, bot.tracker.day_start_equity
+    high, deepest = curve.loss_at(Decimal(1)), curve.loss_at(1 - limits.max_drawdown_pct)
+    if high is None or base <= 0:
+        return None
+    most = min(deepest, base * limits.max_daily_loss_pct)
+    return high, most - abs(most) * A_LITTLE
 
 
 def _is_told(bot: Any) -> bool:
