@@ -75,6 +75,8 @@ class PaperBroker:
         self._changes = 0
         # Between which prices nothing happens, by symbol, and until when: as of that revision.
         self._bounds: dict[str, tuple[Decimal, Decimal]] = {}
+        self._asked: tuple[str, ...] = ()  # whose marks are asked for, ...
+        self._wanted: dict[str, None] = {}  # ... and that of what is held or open besides
         self._expires_at, self._bounded_at = LAST_MOMENT, -1
 
     def restore(
@@ -114,9 +116,11 @@ class PaperBroker:
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
         if self._live or self._positions:
-            if self._bounded_at != self._changes:
+            asked = tuple(symbols)
+            if self._bounded_at != self._changes or asked != self._asked:
+                self._asked = asked
                 self._find_bounds()
-            marks = self.market.marks({**dict.fromkeys(symbols), **self._bounds}, now)
+            marks = self.market.marks(self._wanted, now)
             for missed in self._missed(now):
                 self._charge_funding(missed.at)
                 self._meet(missed, missed.at)
@@ -308,6 +312,7 @@ class PaperBroker:
 
     def _find_bounds(self) -> None:
         self._bounds = {symbol: self._bounds_of(symbol) for symbol in self._symbols()}
+        self._wanted = {**dict.fromkeys(self._asked), **self._bounds}
         ends = (order.intent.expires_at for order in self._live.values())
         self._expires_at = min((at for at in ends if at is not None), default=LAST_MOMENT)
         self._bounded_at = self._changes
