@@ -25,7 +25,6 @@ from perps_bot.settings import FOREIGN_VARIABLES, PROFILES, SETTINGS, described,
 from perps_bot.store import SYNCED, EventStore, read_events
 from perps_bot.tracker import PositionTracker
 
-pytestmark = pytest.mark.xdist_group("the commands share what they made")
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = {name: (ROOT / name).read_text("utf-8") for name in (
     "README.md", "docs/RUNBOOK_PERPS.md", "docs/ONE_TICK.md", "docs/EVENTS.md", "docs/FAQ.md",

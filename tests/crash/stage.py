@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -66,8 +65,8 @@ class Stage(Sim):
             self.time.at(seconds, self._act, act, arguments)
 
     def _drawn_settings(self):
-        return replace(resolve({"profile": "prod", "symbols": [BTC]}, {}),
-                       **{**BASE, **self.scene.settings})
+        settings = resolve({"profile": "prod", "symbols": [BTC]}, {})
+        return settings.replace(**{**BASE, **self.scene.settings})
 
     def _write_history(self):
         """The minutes before: the averages stand as the scene wants them to."""

@@ -13,7 +13,6 @@ import shutil
 import signal
 import tempfile
 import threading
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -140,8 +139,7 @@ class Sim:
     def _drawn_settings(self):
         dice = random.Random(f"{self.seed} settings")
         bar = dice.choice((5, 10, 60))
-        return replace(
-            resolve({"profile": "prod", "symbols": [BTC]}, {}),
+        return resolve({"profile": "prod", "symbols": [BTC]}, {}).replace(
             symbols=dice.choice(((BTC,), (BTC,), (BTC, ETH))), enter_on_start=True, bar=bar,
             short_ma_period=2 if bar < 60 else 5, long_ma_period=10 if bar < 60 else 20,
             enable_shorts=dice.random() < 0.8, interval=Decimal(5),
