@@ -26,6 +26,10 @@ from perps_bot.store import EPOCH, EventStore, Recovery
 from perps_bot.strategy import STRATEGY_EVENTS, BaselinePerpsStrategy, StrategyConfig
 from perps_bot.tracker import PositionTracker
 
+HOUR = timedelta(hours=1)
+# How old a product's flags and session may be when an entry is sent.
+PRODUCTS_AGE_MAX = timedelta(seconds=60)
+
 
 @dataclass
 class Bot:
@@ -62,6 +66,7 @@ class Bot:
     last_decisions: dict[str, str] = field(default_factory=dict)
     _observes: str | None = None  # None: not connected; else why nothing can be sent, or ""
     _products_at: datetime | None = None
+    _products_due: datetime = EPOCH
     _doubts: str = ""  # why the products could not be read anew
     _refused: dict[str, str] = field(default_factory=dict)  # by symbol, since its last decision
     _next_bar: dict[str, datetime] = field(default_factory=dict)
@@ -102,7 +107,14 @@ class Bot:
 
     def apply(self, event: Event) -> None:
         if event.data["code"] and remedy(event.data["code"]) is Remedy.REFRESH:
-            self._products_at = EPOCH  # sizes or steps are not what they were
+            self._products_at = self._products_due = EPOCH  # sizes or steps are not what they were
+
+    def know_products(self, now: datetime) -> None:
+        """They were read: again when they are old, and at once after the hour."""
+        self._products_at, due = now, now + PRODUCTS_AGE_MAX
+        if due.hour != now.hour:
+            due = now.replace(minute=0, second=0, microsecond=0) + HOUR
+        self._products_due = due
 
     def work(self, symbols: Iterable[str]) -> list[VenueUnavailable]:
         """Exits and stops, each one step further; return the failures, which hold up no other."""
@@ -187,7 +199,7 @@ def recover(bot: Bot) -> Recovery:
 def settle_first(bot: Bot, now: datetime) -> None:
     """Settle what an earlier process left: from here on a position can be given its stop."""
     bot.catalog.load_from_brokerage(bot.venue)
-    bot._products_at = now
+    bot.know_products(now)
     bot.engine.settle()
     _hold_as_set(bot)
     ours = {*bot.tracker.positions(), *(o.symbol for o in bot.engine.outstanding())}

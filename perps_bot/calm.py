@@ -14,7 +14,7 @@ from typing import Any
 
 from perps_bot.limits import INFINITY
 from perps_bot.model import (
-    ZERO, Account, Mark, Order, OrderStatus, Position, Purpose, Side, Ticket, TradingState,
+    ZERO, Account, Mark, Order, OrderStatus, Position, Purpose, Side, TradingState,
 )
 from perps_bot.risk import MARGIN_RATIO_MIN
 
@@ -59,24 +59,23 @@ def found(bot: Any, account: Account, revision: int | None) -> Calm | None:
 
     account   what it has seen; revision  of the venue's account before it did
     """
-    engine = bot.engine
-    is_told = revision is not None and revision == bot.venue.revision and bot.books.agrees and not (
-        engine.foreign or engine.moved_by_others) and all(
-            map(_is_at_rest, engine.orders.tickets.values()))
-    if not is_told:
+    if revision is None or not bot.books.agrees or not _is_told(bot):
+        return None
+    if revision != bot.venue.revision and not _have_only_sent(bot, account):
         return None
     losses, until = bot.risk.calm_losses(account), [*bot._next_bar.values()]
     watches = losses and _watches(bot, account)
     for symbol in account.positions:
         ends_at = bot.catalog.get(symbol).expires_at
         until += [ends_at - EXPIRES_SOON] if ends_at else []
-    return Calm(revision, bot.store.seq, watches, losses, min(until, default=None))
+    return Calm(bot.venue.revision, bot.store.seq, watches, losses, min(until, default=None))
 
 
 def is_still(bot: Any) -> bool:
     """Whether neither the venue's account nor our events have moved since the last whole look."""
     calm = bot.calm
-    return calm is not None and (calm.seq, calm.revision) == (bot.store.seq, bot.venue.revision)
+    return (calm is not None and calm.seq == bot.store.seq
+            and calm.revision == bot.venue.revision)
 
 
 def passes(bot: Any, marks: Mapping[str, Mark], now: datetime) -> bool:
@@ -112,8 +111,8 @@ def _follows(bot: Any, watch: Watch, mark: Mark, now: datetime) -> bool:
     if mark.candle is None:
         bot.risk.flow.see((mark,))
     else:
-        strategy.observe(symbol, mark.price, now)
-        if not strategy.wants_nothing(symbol, side):
+        has_turned = strategy.observe(symbol, mark.price, now)
+        if has_turned and not strategy.wants_nothing(symbol, side):
             return False
     if side is None:
         return True
@@ -130,11 +129,21 @@ def _stays_within(bot: Any, losses: tuple[Decimal, Decimal]) -> bool:
     return losses[0] <= loss < losses[1]
 
 
-def _is_at_rest(ticket: Ticket) -> bool:
-    """Whether it rests at the venue as our books have it."""
-    order = ticket.order
-    return (order.status is OrderStatus.OPEN and order.filled_quantity == ticket.recorded
-            and ticket.missed_at is None and not ticket.is_late)
+def _is_told(bot: Any) -> bool:
+    """Whether all that is known to be at the venue is ours, and rests there as our books say."""
+    engine = bot.engine
+    return not (engine.foreign or engine.moved_by_others) and all(
+        ticket.order.status is OrderStatus.OPEN and ticket.order.filled_quantity == ticket.recorded
+        and ticket.missed_at is None and not ticket.is_late
+        for ticket in engine.orders.tickets.values())
+
+
+def _have_only_sent(bot: Any, account: Account) -> bool:
+    """Whether the account has moved since `account` by nothing but orders of ours that rest."""
+    listed = bot.venue.orders(bot.store.now)
+    resting = {order.id: order.filled_quantity for order in listed if not order.status.is_terminal}
+    known = {each: ticket.recorded for each, ticket in bot.engine.orders.tickets.items()}
+    return resting == known and account.positions is bot.tracker.positions()
 
 
 def _watches(bot: Any, account: Account) -> tuple[Watch, ...] | None:
@@ -171,9 +180,9 @@ def _watch_held(
     trail_at = stop * (1 + bot.engine.config.stop_move_min_pct * side.sign)
     if (trail_to - trail_at) * side.sign >= 0:
         return None
-    # Each better price is an event, too.
+    # Each better price is an event, too: one beyond the best so far.
     best = bot.strategy.best(symbol) if tells else INFINITY * side.sign
-    below, above = (stop, best) if side is Side.BUY else (best, stop)
+    below, above = (stop, best.next_plus()) if side is Side.BUY else (best.next_minus(), stop)
     # What liquidates may grow with the price, by less than the position is worth.
     room = (margin.available - MARGIN_RATIO_MIN * margin.threshold) / len(account.positions)
     move = room / (3 * abs(position.quantity))

@@ -139,11 +139,13 @@ class ExecutionEngine:
     def send(self, intent: OrderIntent) -> Order:
         """Quantise, ask the gate, write the intent, send once.  Raises as `place_order`."""
         account, product = self.books(), self.catalog.get(intent.symbol)
-        if not account.reduces(intent):  # an increase reads everything anew
+        reduces = account.reduces(intent)
+        if not reduces:  # an increase reads everything anew
             if intent.symbol not in self.marks:
                 self.see({**self.marks, **self.broker.marks([intent.symbol], self.store.now)})
             account = self.picture()
-        reduces, mark = account.reduces(intent), self.marks.get(intent.symbol)
+            reduces = account.reduces(intent)
+        mark = self.marks.get(intent.symbol)
         if mark is not None or reduces:  # without a mark the gate says so
             try:
                 intent = quantized(product, intent, None if reduces else mark.price)
@@ -304,8 +306,10 @@ class ExecutionEngine:
         )
         self._refused[intent.symbol] = said
 
-    def _saw(self, symbol: str) -> dict[str, object]:
+    def _saw(self, symbol: str) -> dict[str, object] | None:
         """What the gate judged an increase by, beside what earlier events say."""
+        if not self.store.wants(""):
+            return None  # no fold reads it
         return {
             "equity": self.tracker.last_equity, "margin": self.margin and self.margin.figures,
             # As text: the mark of what is not ours may be without bound.

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from perps_bot import __version__, calm
-from perps_bot.bot import Bot, settle_first
+from perps_bot.bot import PRODUCTS_AGE_MAX, Bot, settle_first
 from perps_bot.catalog import ProductCatalog, floor_to, quantity_for
 from perps_bot.clock import SystemClock
 from perps_bot.errors import ConfigError, OrderRejected, StoreDamaged, VenueUnavailable
@@ -35,8 +35,6 @@ log = logging.getLogger("perps_bot")
 
 # Bars that may be missed before the windows start again from nothing.
 GAP_BARS_MAX = 2
-# How old a product's flags and session may be when an entry is sent.
-PRODUCTS_AGE_MAX = timedelta(seconds=60)
 # While an order's outcome is awaited the venue is asked this often, and for so long at most.
 AWAIT_SECONDS, AWAIT_FOR = Decimal(1), timedelta(seconds=30)
 
@@ -131,7 +129,8 @@ def tick(bot: Bot, now: datetime) -> None:
     _open_day(bot, now)
     if not bot.is_started:
         _start(bot, now)
-    _refresh_products(bot, now)
+    if not bot._products_at <= now < bot._products_due:
+        _refresh_products(bot, now)
     is_still = calm.is_still(bot)
     if is_still and calm.passes(bot, marks, now):
         return
@@ -201,14 +200,11 @@ def _refresh_products(bot: Bot, now: datetime) -> None:
 
     At once after each hour, too: its funding rate belongs to what was held at its end.
     """
-    is_same_hour = now.replace(minute=0, second=0, microsecond=0) <= bot._products_at
-    if is_same_hour and timedelta() <= now - bot._products_at < PRODUCTS_AGE_MAX:
-        return
     fresh = ProductCatalog()
     try:
         listing = bot.venue.products()
         if listing is bot._listing and not bot._doubts:
-            bot._products_at = now
+            bot.know_products(now)
             return
         fresh.load(listing)
         doubts = bot.books.check_listing(fresh)
@@ -218,7 +214,8 @@ def _refresh_products(bot: Bot, now: datetime) -> None:
         log.warning("products not refreshed, so nothing is opened: %s", doubts)
     bot._doubts, bot.calm = doubts, None
     if not doubts:
-        bot._products_at, bot._listing = now, listing
+        bot.know_products(now)
+        bot._listing = listing
         bot.catalog.take(fresh)
         bot.books.check_contracts({symbol: fresh.get(symbol) for symbol in bot.symbols})
 
@@ -374,7 +371,7 @@ def _close(bot: Bot, decision: Decision) -> None:
 
 def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
     """At most one entry a tick: the first that is neither blocked nor refused."""
-    if bot.store.now - bot._products_at >= PRODUCTS_AGE_MAX:
+    if bot.store.now >= bot._products_at + PRODUCTS_AGE_MAX:
         return  # flags and sessions are not known well enough
     for decision in wanted:
         symbol = decision.symbol

@@ -267,10 +267,11 @@ class RecordedMarket:
 
     def advance(self) -> datetime | None:
         """Move to the next moment at which any file has news and return it; None at the end."""
-        now = self._ahead and self._ahead.at
-        while self._ahead is not None and self._ahead.at == now:
-            self._marks[self._ahead.symbol] = self._ahead
-            self._ahead = next(self._news, None)
+        ahead, now = self._ahead, self._ahead and self._ahead.at
+        while ahead is not None and ahead.at == now:
+            self._marks[ahead.symbol] = ahead
+            ahead = next(self._news, None)
+        self._ahead = ahead
         return now
 
     def connect(self, traded: Iterable[str] = ()) -> str:

@@ -29,8 +29,9 @@ STOP_LIMIT_BEYOND_PCT, ATTACHED_PROFIT_PCT = Decimal("0.05"), Decimal("0.20")
 LIQUIDATION_SHARE = Decimal("0.88")
 # How many price levels, one tick apart, an order may walk through, and of how old a quote.
 BOOK_LEVELS_MAX, QUOTE_AGE_MAX = 10, timedelta(minutes=1)
-# Orders that may be open at once; finished orders, fills and payments that reads can still see.
-ORDERS_MAX, HISTORY_MAX = 500, 10_000
+# Orders that may be open at once; finished orders, fills and payments that reads can still see,
+# which is more than minutes of a bot at its limit of orders.
+ORDERS_MAX, HISTORY_MAX = 500, 1_000
 # A longer absence than this is made up for by candles, so many of each length at most; each row
 # has their seconds, and how long before now they end.
 ABSENCE_MIN, CANDLES_MAX = timedelta(minutes=2), 1_500
@@ -112,7 +113,9 @@ class PaperBroker:
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
         if self._live or self._positions:
-            marks = self.market.marks({**dict.fromkeys(symbols), **self._symbols()}, now)
+            if self._bounded_at != self._changes:
+                self._find_bounds()
+            marks = self.market.marks({**dict.fromkeys(symbols), **self._bounds}, now)
             for missed in self._missed(now):
                 self._charge_funding(missed.at)
                 self._meet(missed, missed.at)
@@ -131,7 +134,10 @@ class PaperBroker:
         return self._changes
 
     def equity(self) -> Decimal:
-        return self._balance + sum((p.unrealized_pnl for p in self._positions.values()), ZERO)
+        equity = self._balance
+        for position in self._positions.values():
+            equity += position.unrealized_pnl
+        return equity
 
     def margin(self) -> Margin | None:
         initial = self._initial()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from typing import NamedTuple
 
 from perps_bot.errors import ConfigError
 from perps_bot.flow import FLOW_EVENTS, Flow
@@ -47,11 +48,11 @@ A_LITTLE = Decimal("0.001")
 RISK_KINDS = (
     "daily_loss", "drawdown", "losses", "entries", "rejects", "refusal", "liquidation",
     "liquidation_distance", "mismatch")
+_STATE_CODES = {state: f"STATE_{state}" for state in TradingState}
 AS_SET = ("settings", "observe")  # as long as a setting or the key says so, whoever resumes
 
 
-@dataclass(frozen=True, slots=True)
-class Cap:
+class Cap(NamedTuple):
     """One limit on notional, measured as if everything outstanding had filled.
 
     limit   the setting's value, in `unit`; a row without one does not bind
@@ -77,7 +78,9 @@ class Cap:
         return _breach(self.code, measured, self.limit, self.message, self.unit, self.setting)
 
     def _counted(self, own: Decimal, others: Decimal, order: Decimal) -> Decimal:
-        return {"order": order, "symbol": own, "all": own + others}[self.counts]
+        if self.counts == "symbol":
+            return own
+        return order if self.counts == "order" else own + others
 
 
 def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> tuple[Cap, ...]:
@@ -197,8 +200,11 @@ class LiveRiskManager:
 
     @property
     def state(self) -> TradingState:
-        states = [self.config.state, *(hold.state for hold in self._holds.values())]
-        return max(states, key=lambda state: state.severity)
+        state = self.config.state
+        for hold in self._holds.values():
+            if hold.state.severity > state.severity:
+                state = hold.state
+        return state
 
     @property
     def holds(self) -> Mapping[str, Hold]:
@@ -238,7 +244,7 @@ class LiveRiskManager:
              REJECTS_IN_A_ROW_MAX - 1, "Repeated rejects of entries by the venue", "in a row"),
             ("refusal", reason, "ACCOUNT_REFUSED", reason, "none",
              "The venue refuses the account (look there, then resume)"),
-            ("entries", runaway, "ENTRIES_EXCEEDED", f"one more in {runaway}", "none",
+            ("entries", runaway, "ENTRIES_EXCEEDED", lambda: f"one more in {runaway}", "none",
              "Too many entries within an hour (look why, then resume)", "",
              "max_entries_per_hour"),
             ("liquidation_distance", ratio < MARGIN_RATIO_MIN, "LIQUIDATION_NEAR", ratio,
@@ -327,25 +333,29 @@ class LiveRiskManager:
 
     # The table of what is refused, in four parts.  Each row:
     # refused when, code, measured, allowed, message, unit, setting
+    # A text that has to be put together is a function: hardly any row is ever told.
 
     def _standing_rows(self, intent: OrderIntent, account: Account) -> tuple[tuple, ...]:
         """What stands against an increase, whatever it is."""
         state, symbol, now = self.state, intent.symbol, account.at
         allowed = self.config.symbols
         reason, since = self._refused.get("") or self._refused.get(symbol, ("", now))
-        held = [f"{kind} ({hold.reason})" for kind, hold in self._holds.items()]
         return (
             (intent.purpose is not Purpose.ENTRY, "NOT_REDUCING", "an increase", "a reduction",
              "A stop or exit may only shrink the position"),
-            (state is not TradingState.TRADING, f"STATE_{state}", state, "TRADING",
-             f"Trading is {state} because of {', '.join(held) or 'the settings'}; "
-             "perps-bot resume --reason lifts it", "", "trading state"),
+            (state is not TradingState.TRADING, _STATE_CODES[state], state, "TRADING",
+             self._why_held, "", "trading state"),
             (allowed is not None and symbol not in allowed, "SYMBOL_NOT_ALLOWED", symbol,
-             " ".join(allowed or ()), "The symbol is not among those to trade", "", "symbols"),
+             lambda: " ".join(allowed), "The symbol is not among those to trade", "", "symbols"),
             (reason and abs(now - since) < timedelta(minutes=PAUSE_MINUTES), "SYMBOL_PAUSED",
-             reason, "none", f"The venue refused {symbol} at {since:%H:%M:%S} UTC; "
+             reason, "none", lambda: f"The venue refused {symbol} at {since:%H:%M:%S} UTC; "
              f"entries pause for {PAUSE_MINUTES} minutes"),
         )
+
+    def _why_held(self) -> str:
+        held = ", ".join(f"{kind} ({hold.reason})" for kind, hold in self._holds.items())
+        return (f"Trading is {self.state} because of {held or 'the settings'}; "
+                "perps-bot resume --reason lifts it")
 
     def _flow_rows(self, intent: OrderIntent, account: Account) -> tuple[tuple, ...]:
         """What was sent and traded lately; each count includes this order."""
@@ -360,22 +370,23 @@ class LiveRiskManager:
                                 limits.max_messages_per_second, limits.max_entries_per_hour)
         return (
             (in_symbol > minute, "ORDER_THROTTLED", in_symbol, minute,
-             f"Too many entries in {symbol}", "a minute", "max_orders_per_minute_per_symbol"),
+             lambda: f"Too many entries in {symbol}", "a minute", "max_orders_per_minute_per_symbol"),
             (in_all > limits.max_orders_per_minute, "ORDERS_THROTTLED", in_all,
              limits.max_orders_per_minute, "Too many entries", "a minute",
              "max_orders_per_minute"),
             (messages > second, "MESSAGES_THROTTLED", messages, second,
              "Too many orders at once", "a second", "max_messages_per_second"),
             (entries > hour, "ENTRIES_EXCEEDED", entries, hour,
-             f"Too many entries in {symbol} within an hour", "an hour", "max_entries_per_hour"),
+             lambda: f"Too many entries in {symbol} within an hour", "an hour", "max_entries_per_hour"),
             (repeated < limits.duplicate_window_seconds, "DUPLICATE_ORDER", repeated,
-             f"from {limits.duplicate_window_seconds:f}", "The same order was just sent",
+             lambda: f"from {limits.duplicate_window_seconds:f}", "The same order was just sent",
              "s ago", "duplicate_window_seconds"),
             (moved, "MARK_MOVED", moved, limits.max_mark_move_pct,
-             f"The mark of {symbol} jumped; entries pause for 5 minutes",
+             lambda: f"The mark of {symbol} jumped; entries pause for 5 minutes",
              "of the price within a minute", "max_mark_move_pct"),
-            (turnover > limits.max_daily_turnover * base, "TURNOVER_EXCEEDED", turnover / base,
-             limits.max_daily_turnover, f"Too much traded in {symbol} today", "x max_position",
+            (turnover > limits.max_daily_turnover * base, "TURNOVER_EXCEEDED",
+             lambda: turnover / base, limits.max_daily_turnover,
+             lambda: f"Too much traded in {symbol} today", "x max_position",
              "max_daily_turnover"),
         )
 
@@ -488,15 +499,15 @@ def _order_rows(
          "an order through flat", "an exit first", "One order must not flip a position"),
         (account.equity <= 0, "EQUITY_NOT_POSITIVE", account.equity, "above 0",
          "No equity to trade with", "USD"),
-        (unknown_here, "OUTCOME_UNKNOWN", " ".join(unknown_here), "none",
-         f"An order in {symbol} has an unknown outcome"),
+        (unknown_here, "OUTCOME_UNKNOWN", lambda: " ".join(unknown_here), "none",
+         lambda: f"An order in {symbol} has an unknown outcome"),
         (len(unknown) > limits.max_unknown_orders, "UNKNOWN_ORDERS_EXCEEDED", len(unknown),
          limits.max_unknown_orders, "Too many orders have an unknown outcome", "orders",
          "max_unknown_orders"),
         (len(ours) >= limits.max_open_orders, "OPEN_ORDERS_EXCEEDED", len(ours) + 1,
-         limits.max_open_orders, f"Too many open orders in {symbol}", "orders",
+         limits.max_open_orders, lambda: f"Too many open orders in {symbol}", "orders",
          "max_open_orders"),
-        (crossing, "SELF_CROSS", " ".join(crossing), "none",
+        (crossing, "SELF_CROSS", lambda: " ".join(crossing), "none",
          "The order could trade with one of our own", "", "no_self_cross"),
     )
 
@@ -513,16 +524,17 @@ def _market_rows(
     rows = (
         (not (product.tradable and product.is_session_open), "PRODUCT_NOT_TRADABLE",
          "closed or restricted", "open",
-         f"The venue takes no orders in {symbol} now{product.note and f' ({product.note})'}"),
+         lambda: f"The venue takes no orders in {symbol} now"
+                 f"{product.note and f' ({product.note})'}"),
         (minutes <= CLOSING_MINUTES, "CLOSING_SOON", minutes, f"above {CLOSING_MINUTES}",
-         f"The market of {symbol} closes soon", "minutes"),
+         lambda: f"The market of {symbol} closes soon", "minutes"),
         (days <= EXPIRY_DAYS, "EXPIRING_SOON", days, f"above {EXPIRY_DAYS}",
-         f"The contract of {symbol} expires soon", "days"),
+         lambda: f"The contract of {symbol} expires soon", "days"),
         (contracts > most, "ORDER_SIZE_EXCEEDED", contracts, most,
          "Order size exceeds limit (reduce the size or set max_order_qty)", "contracts",
          "max_order_qty"),
         (mark is None, "NO_MARK", "none", "a fresh mark",
-         f"No mark price for symbol {symbol}: check the venue, the spelling, the mark cache"),
+         lambda: f"No mark price for symbol {symbol}: check the venue, the spelling, the mark cache"),
     )
     return rows + (_price_rows(intent, mark, account.at, product, limits) if mark else ())
 
@@ -545,14 +557,14 @@ def _price_rows(
         (is_market and age > older, "STALE_QUOTE", age, older,
          "The quote is too old for a market order", "s", "quote_staleness_seconds_max"),
         (is_market and apart > apart_max, "SPREAD_TOO_WIDE", apart, apart_max,
-         f"Bid and ask of {symbol} are too far apart for a market order", "USD",
+         lambda: f"Bid and ask of {symbol} are too far apart for a market order", "USD",
          "max_spread_pct"),
         (away > limits.price_collar_pct * mark.price, "PRICE_COLLAR_EXCEEDED",
-         away / mark.price, limits.price_collar_pct,
+         lambda: away / mark.price, limits.price_collar_pct,
          "The order's price lies too far beyond the mark", "of the mark", "price_collar_pct"),
         (is_market and intent.quantity > takes * there, "TOP_OF_BOOK_EXCEEDED",
-         intent.quantity / there if there else INFINITY, takes,
-         f"Too little is offered in {symbol} at the best price (lower --max-position)",
+         lambda: intent.quantity / there if there else INFINITY, takes,
+         lambda: f"Too little is offered in {symbol} at the best price (lower --max-position)",
          "of the size there", "max_top_of_book_pct"),
     )
 
@@ -579,13 +591,15 @@ def _margin_ratio(account: Account) -> Decimal:
 
 
 def _breach(
-    code: str, measured: object, allowed: object, message: str, unit: str = "", setting: str = ""
+    code: str, measured: object, allowed: object, message: object, unit: str = "", setting: str = ""
 ) -> Breach:
-    said = f"Risk check failed: {message}"
+    said = f"Risk check failed: {_text(message)}"
     return Breach(code, setting, _text(measured), _text(allowed), unit, said)
 
 
 def _text(value: object) -> str:
+    if callable(value):
+        value = value()
     if not isinstance(value, Decimal):
         return str(value)
     text = f"{value:.6f}"

@@ -143,18 +143,24 @@ class EquityCurve:
     def __init__(self) -> None:
         self.equity: Decimal | None = None
         self.peak: Decimal | None = None
-        self.drawdown = ZERO
         self._deepest = ZERO  # the drawdown so far
+        self._lowest = ZERO  # since the peak
         self._days: dict[date, Decimal] = {}
 
     def observe(self, at: datetime, equity: Decimal) -> None:
         """Take the next point; `at` is in UTC and not before the last one."""
         self._days[at.date()] = self.equity = equity
         if self.peak is None or equity > self.peak:
-            self.peak = equity
-        if self.peak > 0:
-            self.drawdown = (self.peak - equity) / self.peak
-            self._deepest = max(self._deepest, self.drawdown)
+            self.peak = self._lowest = equity
+        elif equity < self._lowest:
+            self._lowest = equity
+            if self.peak > 0:
+                self._deepest = max(self._deepest, (self.peak - equity) / self.peak)
+
+    @property
+    def drawdown(self) -> Decimal:
+        """The fraction of the peak that is lost now; zero until a peak above zero."""
+        return (self.peak - self.equity) / self.peak if self.peak and self.peak > 0 else ZERO
 
     @property
     def max_drawdown_pct(self) -> Decimal | None:

@@ -116,19 +116,25 @@ class BaselinePerpsStrategy:
         self.config = config or StrategyConfig()
         self._memories: dict[str, _Memory] = {}
 
-    def observe(self, symbol: str, price: Decimal, bar_at: datetime) -> None:
-        """Take the close of the bar that ended at `bar_at`, USD per base unit."""
-        memory = self._memory(symbol)
+    def observe(self, symbol: str, price: Decimal, bar_at: datetime) -> bool:
+        """Take the close of the bar that ended at `bar_at`, USD per base unit.
+
+        Return whether the averages have turned, now or so lately that nothing has answered it.
+        """
+        memory = self._memories.get(symbol) or self._memory(symbol)
         lean = memory.windows.push(price)
         memory.bar_at = bar_at
-        if memory.pending is not None:
-            memory.pending_bars += 1
-        if lean and lean is not memory.side:
+        has_turned = lean is not None and lean is not memory.side
+        if not has_turned and memory.pending is None:
+            return False
+        memory.pending_bars += memory.pending is not None
+        if has_turned:
             if memory.side or self.config.enter_on_start:
                 memory.cross(lean)
             memory.side = lean
         if memory.pending_bars >= CROSS_AGE_BARS_MAX:
             memory.pending = None
+        return True
 
     def warm(self, symbol: str, closes: list[tuple[datetime, Decimal]]) -> None:
         """Fill the windows from closed bars, oldest first.

@@ -147,7 +147,9 @@ class PositionTracker:
         if self._pnl is None:
             self._pnl = ZERO
             for p in self._positions.values():
-                self._pnl += p.realized_pnl + p.unrealized_pnl - p.fees - p.funding
+                self._pnl += p.realized_pnl - p.fees - p.funding
+                if p.quantity:
+                    self._pnl += p.unrealized_pnl
         return self._pnl
 
     def equity(self) -> Decimal:

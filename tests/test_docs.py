@@ -136,8 +136,8 @@ def runs_on(line):
     words = re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()
     is_bot = words[0] == "bin/perps-bot" or words[:3] == ["python", "-m", "perps_bot"]
     ends = {"backup", "check", "close-all", "drill", "export", "halt", "health", "init", "products",
-            "replay", "report", "restore", "resume", "status", "sweep", "symbol", "tail", "validate",
-            "why", "--dev-fast"}
+            "replay", "report", "restore", "resume", "status", "sweep", "symbol", "tail",
+            "validate", "why", "--dev-fast"}
     return is_bot and not set(words) & ends
 
 

@@ -65,8 +65,8 @@ class Stage(Sim):
             self.time.at(seconds, self._act, act, arguments)
 
     def _drawn_settings(self):
-        return resolve({"profile": "prod", "symbols": [BTC]}, {}).replace(
-            **{**BASE, **self.scene.settings})
+        settings = resolve({"profile": "prod", "symbols": [BTC]}, {})
+        return settings.replace(**{**BASE, **self.scene.settings})
 
     def _write_history(self):
         """The minutes before: the averages stand as the scene wants them to."""

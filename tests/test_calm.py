@@ -1,0 +1,244 @@
+"""What a quiet tick may leave out: nothing that would have done anything."""
+
+import random
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from types import SimpleNamespace
+
+import pytest
+from helpers import BTC, ETH, NOON, RISING, Rig, WildMarket, a_product, the_settings
+
+from perps_bot import calm
+from perps_bot import replay as replay_room
+from perps_bot.errors import VenueUnavailable
+from perps_bot.market import RecordedMarket
+from perps_bot.model import Candle, FundingRate, Mark, OrderStatus, OrderType, TradingState
+from perps_bot.paper import INFINITY, ZERO, PaperBroker
+from perps_bot.replay import replay
+
+SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=n) for n in (1, 60, 3600, 86400))
+
+
+class Street:
+    """A market of one symbol whose prices, rates and rules the test sets."""
+
+    def __init__(self):
+        self.price, self.rate, self.is_down = Decimal(100), None, False
+        self.listing = (a_product(BTC),)
+
+    def connect(self, traded=()):
+        return ""
+
+    def products(self):
+        return self.listing
+
+    def marks(self, symbols, now):
+        if self.is_down:
+            raise VenueUnavailable("the line is dead")
+        return {BTC: Mark(BTC, *[self.price] * 3, now)} if self.price else {}
+
+    def candles(self, symbol, seconds, count, now):
+        end = now.replace(second=0, microsecond=0)
+        return [Candle(end - (len(RISING) - n) * MINUTE, *[Decimal(close)] * 4)
+                for n, close in enumerate(RISING) if seconds == 60]
+
+    def funding(self, symbol, now):
+        return self.rate
+
+
+class Watched(PaperBroker):
+    """Counts the whole looks: each of them reads the margin."""
+
+    looks = 0
+
+    def margin(self):
+        self.looks += 1
+        return super().margin()
+
+
+class Quiet:
+    """A bot that holds a position, or none, and has nothing to do."""
+
+    def __init__(self, held, **settings):
+        self.street = Street()
+        self.venue = Watched(self.street, Decimal(1000))
+        self.rig = Rig(self.venue, enter_on_start=held, bar=60, **settings)
+        self.bot = self.rig.bot
+        self.rig.now += SECOND
+        for _ in range(4):
+            self.tick()
+        assert bool(self.rig.held()) == held
+        assert not self.tick(), "it is not calm to begin with"
+
+    def tick(self):
+        """Whether it was a whole look."""
+        before = self.venue.looks
+        assert self.rig.tick() or self.street.is_down, self.bot.trouble
+        return self.venue.looks > before
+
+    def price(self, price):
+        self.street.price = price and Decimal(price)
+
+    def wait(self, time, bars=0):
+        self.rig.now += time
+        self.bot._next_bar[BTC] += bars * MINUTE
+
+    def look_again(self):
+        """As at the end of a whole look."""
+        self.bot.calm = calm.found(self.bot, self.bot.engine.books(), self.venue.revision)
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "flat"])
+def test_a_tick_in_which_nothing_happens_values_what_is_held_and_looks_at_nothing_else(held):
+    quiet = Quiet(held)
+    quiet.price("99.5")
+    assert not quiet.tick()
+    assert quiet.bot.tracker.get_position(BTC).mark_price == (Decimal("99.5") if held else 0)
+    assert quiet.bot.tracker.last_equity == quiet.venue.equity()
+    assert quiet.bot.risk.flow._marks[BTC].newest.price == Decimal("99.5")
+
+
+def change_the_contract(quiet):
+    quiet.street.listing = (a_product(BTC, tick="0.5"),)
+    quiet.wait(MINUTE - SECOND, bars=2)  # they are read once a minute
+
+
+def fail_to_answer(quiet):
+    quiet.street.is_down = True
+    quiet.tick()
+    quiet.street.is_down = False
+
+
+def doubt_an_order(quiet):
+    for ticket in quiet.bot.engine.orders.tickets.values():
+        ticket.order = ticket.order._replace(status=OrderStatus.UNKNOWN)
+    quiet.look_again()
+
+
+def near_the_contract_s_end(quiet):
+    ending = replace(a_product(BTC), expires_at=quiet.rig.now + DAY + 3 * SECOND)
+    quiet.bot.catalog.load([ending])
+    quiet.look_again()
+
+
+def near_the_loss_limit(quiet):
+    quiet.bot.risk.config = replace(quiet.bot.risk.config, max_daily_loss_pct=Decimal("0.0021"))
+    quiet.look_again()
+    quiet.price("99.4")
+
+
+def near_liquidation(quiet):
+    quiet.venue._balance = Decimal(80)
+    quiet.bot.engine.picture()
+    quiet.look_again()
+    quiet.price("99.4")
+
+
+WAKES = {
+    # what happens: (held or flat, what is done before the tick)
+    "a price beyond the stop": ("held", lambda quiet: quiet.price(98)),
+    "a price that is better than all since the entry": ("held", lambda quiet: quiet.price(101)),
+    "no price": ("held flat", lambda quiet: quiet.price(None)),
+    "the end of a bar": ("held flat", lambda quiet: quiet.wait(MINUTE)),
+    "a new day": ("held flat", lambda quiet: quiet.wait(DAY / 2 - 10 * SECOND, bars=1000)),
+    "a halt": ("held flat", lambda quiet: quiet.bot.risk.hold("x", TradingState.REDUCING, "look")),
+    "an exit": ("held", lambda quiet: quiet.bot.protector.exit(BTC, "the owner wants it")),
+    "an order in doubt": ("held", doubt_an_order),
+    "a contract that has changed": ("held flat", change_the_contract),
+    "a contract that ends within a day": ("held", near_the_contract_s_end),
+    "a read that failed": ("held flat", fail_to_answer),
+    "a loss near its limit": ("held", near_the_loss_limit),
+    "a margin near liquidation": ("held", near_liquidation),
+    "a payment of funding": ("held", lambda quiet: setattr(
+        quiet.street, "rate", FundingRate(BTC, Decimal("0.0001"), quiet.rig.now))),
+    "a stop that is gone": ("held", lambda quiet: quiet.venue.cancel(
+        quiet.bot.engine.outstanding(), quiet.rig.now)),
+}
+
+
+@pytest.mark.parametrize("state, act", [
+    pytest.param(state, act, id=f"{what}, {state}")
+    for what, (states, act) in WAKES.items() for state in states.split()])
+def test_what_may_ask_for_something_ends_the_calm(state, act):
+    quiet = Quiet(state == "held")
+    act(quiet)
+    assert quiet.tick()
+
+
+class Thorough(PaperBroker):
+    """The same venue, which cannot say whether it has changed and tests every price."""
+
+    revision = None
+
+    def _bounds_of(self, symbol):
+        return INFINITY, ZERO
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_quotes_end_in_the_same_events_as_if_everything_was_looked_at(seed):
+    told = []
+    for venue in (PaperBroker, Thorough):
+        rig = Rig(venue(WildMarket(seed)), symbols=(BTC, ETH), bar=20, enable_shorts=True,
+                  trailing_stop_pct=Decimal("0.05"), max_mark_move_pct=Decimal(10),
+                  max_daily_loss_pct=Decimal(1), max_drawdown_pct=Decimal(1),
+                  max_losses_in_a_row=None, max_entries_per_hour=1000)
+        equities = []
+        for _ in range(400):
+            rig.tick()
+            equities.append((rig.bot.tracker.last_equity, rig.bot.tracker.equity()))
+        told.append((equities, rig.events))
+        assert len(rig.of("trade.executed")) > 10
+    assert told[0] == told[1]
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Two weeks of five minutes each in two symbols, mostly quiet and sometimes not; and rates."""
+    folder, dice = tmp_path_factory.mktemp("recordings"), random.Random(7)
+    for name, price in ((BTC, Decimal(100)), (ETH, Decimal(60))):
+        rows = ["time,open,high,low,close"]
+        for number in range(2500):
+            wild = dice.choice([1, 1, 1, 2, 3, 12])
+            close = max(price + Decimal(dice.randint(-10, 10) * wild) / 100, Decimal(40))
+            high, low = (Decimal(dice.randint(0, 8) * wild) / 100 for _ in "hl")
+            at = NOON + number * 5 * MINUTE
+            rows.append(f"{at:%Y-%m-%dT%H:%M:%SZ},{price},{max(price, close) + high},"
+                        f"{min(price, close) - low},{close}")
+            price = close
+        (folder / f"{name}.csv").write_text("\n".join(rows))
+        rates = [f"{NOON + hour * HOUR:%Y-%m-%dT%H:%M:%SZ},{dice.randint(-9, 9) / 10000:f}"
+                 for hour in range(0, 208, 8)]
+        (folder / f"{name}-funding.csv").write_text("\n".join(["time,funding_rate", *rates]))
+    return folder
+
+
+WAYS = {
+    "as it comes": {},
+    "short and long": {"enable_shorts": True},
+    "limit orders": {"order_type": OrderType.LIMIT},
+    "a little money": {
+        "paper_equity": Decimal(300), "max_position": Decimal(5000), "target_leverage": Decimal(3),
+        "trailing_stop_pct": Decimal("0.05"), "fee_rate": ZERO, "fee_per_contract": ZERO},
+    "strict limits": {"max_daily_loss_pct": Decimal("0.002"), "max_drawdown_pct": Decimal("0.01"),
+                      "enable_shorts": True},
+}
+
+
+@pytest.mark.parametrize("way, writes", [*((way, False) for way in WAYS), ("as it comes", True)])
+def test_candles_end_in_the_same_books_as_if_everything_was_looked_at(
+        recordings, tmp_path, monkeypatch, way, writes):
+    settings, told = the_settings(symbols=(BTC, ETH), **WAYS[way]), []
+    files, rates = ([recordings / f"{s}{end}.csv" for s in (BTC, ETH)] for end in ("", "-funding"))
+    for venue in (PaperBroker, Thorough):
+        monkeypatch.setattr(replay_room, "PaperBroker", venue)
+        place = tmp_path / venue.__name__
+        place.mkdir()
+        market = RecordedMarket(files, (BTC, ETH), rates, products=[
+            a_product(s, tick="0.01") for s in (BTC, ETH)])
+        result = replay(market, settings, place / "events" if writes else None,
+                        place / "trades.csv", place / "equity.csv")
+        said = {path.name: path.read_bytes() for path in place.rglob("*.*")}
+        told.append((result, said))
+        assert result.trades > 5
+    assert told[0] == told[1]
