@@ -1037,7 +1037,7 @@ def test_a_part_of_a_contract_or_an_unlisted_symbol_is_never_sent():
 
 
 def to_cancel(count):
-    return [room.replace(an_order(identity=f"pb-{n}"), venue_order_id=f"v{n}")
+    return [an_order(identity=f"pb-{n}")._replace(venue_order_id=f"v{n}")
             for n in range(count)]
 
 
