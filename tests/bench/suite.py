@@ -214,7 +214,7 @@ def sweep(bench):
     """Sixteen combinations by two processes, as a share of one process's time."""
     if len(os.sched_getaffinity(0)) < 2:
         raise NotRun("there is one processor")
-    path = inputs.bars(bench.cache, min(bench.bars // 2, SWEEP_BARS_MAX))
+    path = inputs.bars(bench.cache, min(bench.bars, SWEEP_BARS_MAX))
     one, two = bench.in_turn(lambda: bench.job("sweep", path, 1),
                              lambda: bench.job("sweep", path, 2))
     if one[0]["equity"] != two[0]["equity"]:

@@ -183,6 +183,8 @@ class Account(Live):
         """Else what it holds is shown at earlier prices, perhaps of the life before."""
         if not (self.healthy() and self.file("health.json")["pid"] == self.process.pid):
             return False
+        if not (self.data / "last_state.json").exists():
+            return False  # its very first tick writes that a moment later
         shown = self.file("last_state.json")["account"]["unrealized_pnl"]
         return shown and Decimal(shown) == Decimal(self.truth()["unrealized_pnl"])
 
