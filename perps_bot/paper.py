@@ -71,12 +71,10 @@ class PaperBroker:
         self._fills: deque[Fill] = deque(maxlen=HISTORY_MAX)
         self._payments: deque[FundingPayment] = deque(maxlen=HISTORY_MAX)
         self._seen_at: datetime | None = None
-        self._hour_ends = LAST_MOMENT  # the first one after `_seen_at`
         self._changes = 0
         # Between which prices nothing happens, by symbol, and until when: as of that revision.
         self._bounds: dict[str, tuple[Decimal, Decimal]] = {}
-        self._asked: tuple[str, ...] = ()  # whose marks are asked for, ...
-        self._wanted: dict[str, None] = {}  # ... and that of what is held or open besides
+        self._followed, self._wanted = (), {}  # whose marks are asked for, and what is held besides
         self._expires_at, self._bounded_at = LAST_MOMENT, -1
 
     def restore(
@@ -116,9 +114,8 @@ class PaperBroker:
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
         if self._live or self._positions:
-            asked = tuple(symbols)
-            if self._bounded_at != self._changes or asked != self._asked:
-                self._asked = asked
+            if self._bounded_at != self._changes or self._followed != tuple(symbols):
+                self._followed = tuple(symbols)
                 self._find_bounds()
             marks = self.market.marks(self._wanted, now)
             for missed in self._missed(now):
@@ -231,9 +228,9 @@ class PaperBroker:
              "PREVIEW_ORDER_SIZE_EXCEEDS_BRACKETED_POSITION",
              lambda: f"{reserved:f} of the position is reserved by a resting stop"),
             # What only shrinks the position needs no margin.
-            (size > held - promised and self._margin_with(order) > self.equity(),
-             "INSUFFICIENT_FUNDS", lambda: f"{self._margin_with(order):.2f} USD of initial margin "
-             f"in all, {self.equity():.2f} USD of equity"),
+            (size > held - promised and self._initial((*live, order)) > self.equity(),
+             "INSUFFICIENT_FUNDS", lambda: f"{self._initial((*live, order)):.2f} USD of initial "
+             f"margin in all, {self.equity():.2f} USD of equity"),
         )
 
     def _execute(self, order: Order, mark: Mark, now: datetime) -> None:
@@ -275,10 +272,10 @@ class PaperBroker:
     def _charge_funding(self, until: datetime) -> None:
         """Book what fell due by `until` on the positions held before that moment's fills."""
         while self._seen_at < until:
-            if not self._hour_ends - HOUR <= self._seen_at < self._hour_ends:
+            moment = until
+            if until - self._seen_at >= HOUR or until.hour != self._seen_at.hour:
                 begun = self._seen_at.replace(minute=0, second=0, microsecond=0)
-                self._hour_ends = begun + HOUR
-            moment = min(self._hour_ends, until)
+                moment = min(begun + HOUR, until)
             for symbol, position in self._positions.items():
                 rate = self.market.funding(symbol, moment)
                 # A rate may become known late; it is booked once, whenever that is.
@@ -312,7 +309,7 @@ class PaperBroker:
 
     def _find_bounds(self) -> None:
         self._bounds = {symbol: self._bounds_of(symbol) for symbol in self._symbols()}
-        self._wanted = {**dict.fromkeys(self._asked), **self._bounds}
+        self._wanted = {**dict.fromkeys(self._followed), **self._bounds}
         ends = (order.intent.expires_at for order in self._live.values())
         self._expires_at = min((at for at in ends if at is not None), default=LAST_MOMENT)
         self._bounded_at = self._changes
@@ -324,9 +321,9 @@ class PaperBroker:
             intent = order.intent
             if order.reason == TRIGGERED or not _rests(order):
                 return INFINITY, ZERO  # whatever comes fills it
-            limit = None if intent.order_type is STOP_LIMIT else intent.limit_price
-            legs = [(limit, below, above), (intent.stop_price, above, below)]
-            for price, bought_at, sold_at in legs:
+            limit = intent.limit_price if intent.order_type is not STOP_LIMIT else None
+            for price, bought_at, sold_at in (
+                    (limit, below, above), (intent.stop_price, above, below)):
                 if price is not None:
                     (bought_at if intent.side is Side.BUY else sold_at).append(price)
         if position is not None:  # its share of what all of them together may still lose
@@ -340,7 +337,7 @@ class PaperBroker:
 
     def _meet(self, mark: Mark, now: datetime) -> None:
         """Let one symbol's new mark act on its orders and its position."""
-        symbol, candle = mark.symbol, mark.candle
+        symbol, candle, self._bounded_at = mark.symbol, mark.candle, -1  # it may lie beyond them
         self._expire(self._of(symbol), candle.opened_at if candle else now, now)
         if candle is not None:
             self._meet_candle(symbol, candle, now)
@@ -471,8 +468,10 @@ class PaperBroker:
             self._book(Fill(f"liquidation-{symbol}-{now.isoformat()}", "", symbol, side, quantity,
                             price, self._fee(symbol, quantity, price), now, is_liquidation=True))
 
-    def _initial(self) -> Decimal:
-        return sum((self._margin(held) for held in self._positions), ZERO)
+    def _initial(self, orders: Sequence[Order] = ()) -> Decimal:
+        """USD of initial margin in all, with those `orders` filled."""
+        symbols = dict.fromkeys((*self._positions, *(order.symbol for order in orders)))
+        return sum((self._margin(symbol, orders) for symbol in symbols), ZERO)
 
     def _margin_left(self) -> Decimal:
         """USD of equity above what liquidates."""
@@ -489,11 +488,6 @@ class PaperBroker:
             (position.quantity + bought) * product.long_margin_rate,
             (sold - position.quantity) * product.short_margin_rate,
         )
-
-    def _margin_with(self, order: Order) -> Decimal:
-        """USD of initial margin in all, with `order` and all that is open filled."""
-        orders, symbols = (*self._live.values(), order), self._symbols() | {order.symbol: None}
-        return sum((self._margin(symbol, orders) for symbol in symbols), ZERO)
 
     def _end(self, identity: str, status: OrderStatus, now: datetime) -> None:
         self._changes += 1
