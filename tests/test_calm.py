@@ -13,7 +13,9 @@ from perps_bot import calm
 from perps_bot import replay as replay_room
 from perps_bot.errors import VenueUnavailable
 from perps_bot.market import RecordedMarket
-from perps_bot.model import Candle, FundingRate, Mark, OrderStatus, OrderType, TradingState
+from perps_bot.model import (
+    Candle, FundingRate, Mark, Order, OrderIntent, OrderStatus, OrderType, Side, TradingState,
+)
 from perps_bot.paper import INFINITY, ZERO, PaperBroker
 from perps_bot.replay import replay
 from perps_bot.risk import MARGIN_RATIO_MIN
@@ -184,6 +186,30 @@ class Thorough(PaperBroker):
 
     def _bounds_of(self, symbol):
         return INFINITY, ZERO
+
+
+def test_a_venue_liquidates_what_it_would_if_it_tested_every_price():
+    """Two positions that carry each other: what one loses, the other may have gained before."""
+    liquidations = 0
+    for seed in range(150):
+        told = []
+        for kind in (PaperBroker, Thorough):
+            dice, street, now = random.Random(seed), Street(), NOON
+            street.listing, street.prices = (a_product(BTC), a_product(ETH)), {}
+            street.marks = lambda _, at: {s: Mark(s, p, p, p, at) for s, p in street.prices.items()}
+            venue = kind(street, Decimal(120))
+            for number in range(60):
+                now += SECOND
+                street.prices = {s: street.prices.get(s, 100) + Decimal(dice.randint(-5, 5))
+                                 for s in (BTC, ETH)}
+                venue.marks((BTC, ETH), now)
+                if number < 2:
+                    intent = OrderIntent((BTC, ETH)[number], dice.choice([*Side]), Decimal(2))
+                    venue.place(Order(f"{number}", intent, now), now)
+            told.append((venue.fills(NOON), venue.equity(), venue.margin()))
+        assert told[0] == told[1]
+        liquidations += any(fill.is_liquidation for fill in told[0][0])
+    assert 20 < liquidations < 140
 
 
 @pytest.mark.parametrize("seed", range(4))
