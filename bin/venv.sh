@@ -98,7 +98,9 @@ venv_install() {
         shift
     done
     "$into/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-        --require-hashes --only-binary :all: "$@"
+        --require-hashes --only-binary :all: "$@" || return 1
+    # Python 3.11 brings it along: 8 MB that nothing here uses, and code of its own at every start.
+    "$into/bin/python" -m pip uninstall --quiet --yes --disable-pip-version-check setuptools
 }
 
 find_python() {

@@ -8,7 +8,6 @@ Rooms that a command does not need are imported only when it runs.
 import argparse
 import json
 import os
-import signal
 import sys
 from decimal import Decimal
 from functools import partial
@@ -281,6 +280,8 @@ def replay(arguments: argparse.Namespace) -> int:
 
 
 def sweep(arguments: argparse.Namespace) -> int:
+    import signal
+
     from perps_bot import tried
     from perps_bot.outputs import new_file
 

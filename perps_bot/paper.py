@@ -30,8 +30,9 @@ STOP_LIMIT_BEYOND_PCT, ATTACHED_PROFIT_PCT = Decimal("0.05"), Decimal("0.20")
 LIQUIDATION_SHARE = Decimal("0.88")
 # How many price levels, one tick apart, an order may walk through, and of how old a quote.
 BOOK_LEVELS_MAX, QUOTE_AGE_MAX = 10, timedelta(minutes=1)
-# Orders that may be open at once; finished orders, fills and payments that reads can still see.
-ORDERS_MAX, HISTORY_MAX = 500, 10_000
+# Orders that may be open at once; finished orders, fills and payments that reads can still see,
+# which is more than minutes of a bot at its limit of orders.
+ORDERS_MAX, HISTORY_MAX = 500, 1_000
 # A longer absence than this is made up for by candles, so many of each length at most; each row
 # has their seconds, and how long before now they end.
 ABSENCE_MIN, CANDLES_MAX = timedelta(minutes=2), 1_500
@@ -74,6 +75,8 @@ class PaperBroker:
         self._changes = 0
         # Between which prices nothing happens, by symbol, and until when: as of that revision.
         self._bounds: dict[str, tuple[Decimal, Decimal]] = {}
+        self._asked: tuple[str, ...] = ()  # whose marks are asked for, ...
+        self._wanted: dict[str, None] = {}  # ... and that of what is held or open besides
         self._expires_at, self._bounded_at = LAST_MOMENT, -1
 
     def restore(
@@ -113,9 +116,11 @@ class PaperBroker:
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
         if self._live or self._positions:
-            if self._bounded_at != self._changes:
+            asked = tuple(symbols)
+            if self._bounded_at != self._changes or asked != self._asked:
+                self._asked = asked
                 self._find_bounds()
-            marks = self.market.marks({**dict.fromkeys(symbols), **self._bounds}, now)
+            marks = self.market.marks(self._wanted, now)
             for missed in self._missed(now):
                 self._charge_funding(missed.at)
                 self._meet(missed, missed.at)
@@ -307,6 +312,7 @@ class PaperBroker:
 
     def _find_bounds(self) -> None:
         self._bounds = {symbol: self._bounds_of(symbol) for symbol in self._symbols()}
+        self._wanted = {**dict.fromkeys(self._asked), **self._bounds}
         ends = (order.intent.expires_at for order in self._live.values())
         self._expires_at = min((at for at in ends if at is not None), default=LAST_MOMENT)
         self._bounded_at = self._changes

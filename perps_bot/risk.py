@@ -43,8 +43,6 @@ REDUCTIONS = (
     (Decimal("1.1"),             ZERO),
     (Decimal("1.25"),            Decimal("0.5")),
 )  # fmt: skip
-# Before so little of a limit is left, nobody asks it.
-A_LITTLE = Decimal("0.001")
 # The holds that a replay lifts at the next midnight.
 RISK_KINDS = (
     "daily_loss", "drawdown", "losses", "entries", "rejects", "refusal", "liquidation",
@@ -253,18 +251,6 @@ class LiveRiskManager:
             self.hold(kind, TradingState.REDUCING, str(breach), daily_loss=account.daily_loss,
                       margin=account.margin and account.margin.figures)
         return list(found.values())
-
-    def calm_losses(self, account: Account) -> tuple[Decimal, Decimal] | None:
-        """The losses of today, USD, between which no limit on losses turns; None: there are none.
-
-        The lower one is a new high, from which a drawdown is measured; the other leaves some room.
-        """
-        limits, curve, base = self.config, self._flow.curve, account.day_start_equity
-        high, deepest = curve.loss_at(Decimal(1)), curve.loss_at(1 - limits.max_drawdown_pct)
-        if high is None or base <= 0:
-            return None
-        most = min(deepest, base * limits.max_daily_loss_pct)
-        return high, most - abs(most) * A_LITTLE
 
     def activate_kill_switch(self, reason: str) -> None:
         """Halt until `perps-bot resume`: no increase of exposure, whatever happens."""

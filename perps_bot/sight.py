@@ -172,8 +172,9 @@ def events_of(sight: Sight) -> str | None:
 
 def _is_news(line: bytes) -> bool:
     """Judged by the line's own bytes: within a text every quote is escaped, so none looks so."""
-    type = line.partition(b'"type":"')[2].partition(b'"')[0]
-    return type not in NO_NEWS and not (type == b"strategy.signal" and b'"action":"hold"' in line)
+    type, _, data = line.partition(b'"type":"')[2].partition(b'"')
+    is_hold = type == b"strategy.signal" and data.partition(b'"action":"')[2].startswith(b'hold"')
+    return not is_hold and type not in NO_NEWS
 
 
 def at_path(value: object, *keys: str) -> object:

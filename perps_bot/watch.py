@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from perps_bot.event import Event
 from perps_bot.sight import (
-    NOT_VERIFIED, OK, ROWS_SHOWN_MAX, Sight, ago, at_path, moment, rows_of,
+    EVENTS_SCANNED_MAX, NOT_VERIFIED, OK, ROWS_SHOWN_MAX, Sight, ago, at_path, moment, rows_of,
 )
 from perps_bot.terminal import Screen, Terminal
 from perps_bot.words import UNKNOWN, number, percent, plain, rough, signed, text, told, usd
@@ -90,7 +90,8 @@ def status_lines(sight: Sight, terminal: Terminal) -> list[str]:
     lines.append(terminal.heading("Last events, UTC"))
     lines += [line for event in events
               for line in terminal.wrapped(f"  {event.at:%H:%M:%S} {told(event)}", 4)]
-    return lines + ([f"  {trouble}"] if trouble else [] if events else ["  none"])
+    none = trouble or ("" if events else f"none among the newest {EVENTS_SCANNED_MAX}")
+    return lines + [f"  {none}"] * bool(none)
 
 
 Rows = Iterator[tuple[str, ...]]

@@ -7,6 +7,18 @@ from ipaddress import ip_address
 
 import pytest
 
+# Where several processes run the tests, each of these files stays in one of them: its tests share
+# what is dear to make, or start so many processes that others of its kind beside it are too much.
+TOGETHER = ("test_docs.py", "test_exchange_official.py", "test_faq.py", "test_notebook.py",
+            "test_packaging.py", "test_proc.py", "test_recorded.py", "test_report.py",
+            "test_watch.py")
+# What takes longest is begun first, so that no process works on alone in the end.
+LONGEST = ("test_proc.py", "test_sim.py::test_no_schedule", "test_packaging.py", "test_docs.py",
+           "test_sim.py::test_no_single", "test_sim.py::test_one_seed", "test_live_day.py",
+           "test_intents.py::test_a_hundred", "test_crash_points.py", "test_notebook.py",
+           "test_report.py", "test_recorded.py", "test_emergency.py", "test_live_trading.py",
+           "test_teeth.py", "test_watch.py")
+
 _connect, _resolve = socket.socket.connect, socket.getaddrinfo
 
 
@@ -30,6 +42,24 @@ def resolve_here(host, *arguments, **more):
 
 
 socket.socket.connect, socket.getaddrinfo = connect_here, resolve_here
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: next(
+        (n for n, name in enumerate(LONGEST) if f"/{name}" in f"/{item.nodeid}"), len(LONGEST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Of its groups, which it writes into a test's id, xdist 3.8 keeps none under pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return file if file.endswith(TOGETHER) else nodeid
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(autouse=True)

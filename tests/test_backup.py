@@ -455,7 +455,7 @@ SPOILT = [
     (lambda path: ((path / "manifest.json").unlink(), os.mkfifo(path / "manifest.json")),
      "is no backup"),
     (lambda path: ((path / LAST).unlink(), os.mkfifo(path / LAST, 0o600)), f"{LAST}: is not what"),
-    (lambda path: os.truncate(path / "manifest.json", 1 << 30), "is no backup"),
+    (lambda path: os.truncate(path / "manifest.json", 1 << 26), "is no backup"),
     (lambda path: ((path / LAST).rename("x.jsonl"), (path / LAST).symlink_to(
         Path("x.jsonl").absolute())), f"{LAST}: is a symlink"),
     (lambda path: (path / "events").chmod(0o777), "events: others may write it"),

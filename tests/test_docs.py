@@ -25,7 +25,6 @@ from perps_bot.settings import FOREIGN_VARIABLES, PROFILES, SETTINGS, described,
 from perps_bot.store import SYNCED, EventStore, read_events
 from perps_bot.tracker import PositionTracker
 
-pytestmark = pytest.mark.xdist_group("the commands share what they made")
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = {name: (ROOT / name).read_text("utf-8") for name in (
     "README.md", "docs/RUNBOOK_PERPS.md", "docs/ONE_TICK.md", "docs/EVENTS.md", "docs/FAQ.md",
@@ -137,8 +136,8 @@ def runs_on(line):
     words = re.sub(r"\b[A-Z_]+=\S+ ", "", line).split()
     is_bot = words[0] == "bin/perps-bot" or words[:3] == ["python", "-m", "perps_bot"]
     ends = {"backup", "check", "close-all", "drill", "export", "halt", "health", "init", "products",
-            "replay", "report", "restore", "resume", "status", "sweep", "symbol", "tail", "validate",
-            "why", "--dev-fast"}
+            "replay", "report", "restore", "resume", "status", "sweep", "symbol", "tail",
+            "validate", "why", "--dev-fast"}
     return is_bot and not set(words) & ends
 
 
@@ -407,7 +406,7 @@ def test_the_runbook_has_the_four_messages():
 def test_the_tick_is_told_in_the_order_in_which_the_code_does_it():
     told = ONE_TICK.partition("## The tick")[2].partition("## After the tick")[0]
     steps = re.findall(r"^\d+\. \*\*.+?`(\w+)`", told, re.M | re.S)
-    code = SOURCE["loop.py"].partition("def tick(")[2].partition("\ndef ")[0]
+    code = SOURCE["loop.py"].partition("def tick(")[2].partition("\ndef _open_day(")[0]
     places = [code.index(f"{step}(") for step in steps]
     assert len(steps) == 13 and places == sorted(places)
     called = set(re.findall(r"\b_?[a-z_]+(?=\(bot)|(?<=engine\.)[a-z]+(?=\()", code))

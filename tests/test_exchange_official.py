@@ -20,8 +20,7 @@ websocket_package = pytest.importorskip("coinbase.websocket", reason=REASON)
 BTC = "BIP-20DEC30-CDE"
 TIMEOUT_SECONDS = 60
 FILLED, OPEN, CANCELLED = "FILLED", "OPEN", "CANCELLED"
-pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-              pytest.mark.xdist_group("one exchange serves all")]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module", params=["es256", "ed25519"])

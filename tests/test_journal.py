@@ -201,6 +201,22 @@ def test_what_does_not_follow_is_refused_in_one_line_and_not_changed(writer, spo
     assert before == [(p, p.lstat().st_mtime_ns) for p in sorted(writer.folder.rglob("*"))]
 
 
+@pytest.mark.parametrize("reading", [{}, {"wants": lambda line: False}], ids=["all", "nothing"])
+def test_a_line_that_nobody_wants_to_read_is_verified_all_the_same(writer, reading):
+    assert len(list(newest(writer.writes(4).folder, **reading))) == (0 if reading else 5)
+    changed(writer.path, b"word 1", b"word 7")
+    with pytest.raises(ConfigError, match="a line does not follow the line before"):
+        list(newest(writer.folder, **reading))
+
+
+def test_no_more_lines_are_looked_at_than_asked_for_wanted_or_not(writer):
+    writer.writes(8)
+    looked_at = []
+    read = newest(writer.folder, wants=lambda line: looked_at.append(line) or b"word 5" in line,
+                  lines_max=6)
+    assert [event.data["reason"] for event in read] == ["word 5"] and len(looked_at) == 6
+
+
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(writer, monkeypatch):
     monkeypatch.setattr(journal, "LINE_BYTES_MAX", 1 << 17)
     changed(writer.writes(2).path, b"word 0", b"w" * (1 << 18))

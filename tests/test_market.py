@@ -324,6 +324,22 @@ def test_a_candle_is_told_at_its_end(recorded):
             mark.candle.volume] == [5, Decimal("7.5"), 4, Decimal("6.25"), Decimal("2.5")]
 
 
+def test_marks_that_were_read_are_told_again_and_history_is_for_those_who_ask(recorded):
+    read = recorded((BARS, *(f"00:{n:02}:00,5,{7 + n},4,6,1" for n in range(5))))
+    marks = []
+    while read.advance():
+        marks += read.marks(SYMBOLS, None).values()
+    market = RecordedMarket([iter(marks[3:])], ["BTC-PERP"], history=marks[:3])
+    assert market.candles("BTC-PERP", 60, 2, at("00:04:00")) == [m.candle for m in marks[1:3]]
+    assert market.candles("BTC-PERP", 3600, 2, at("00:04:00")) == []
+    assert market.candles("ETH-PERP", 60, 2, at("00:04:00")) == []
+    for mark in marks[3:]:
+        assert market.advance() == mark.at
+        assert market.marks(SYMBOLS, mark.at) == {"BTC-PERP": mark}
+    assert market.advance() is None
+    assert (market.rows, market.bad_rows, market.progress()) == (2, 0, 0)
+
+
 def test_a_mark_candle_has_no_volume(recorded):
     market = recorded((MARK_BARS, "00:00:00,5,7,4,6", "08:00:00,6,6,6,6"))
     assert market.advance() == at("08:00:00")

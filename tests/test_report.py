@@ -31,7 +31,6 @@ from perps_bot.score import Figures
 from perps_bot.store import EventStore, read_events
 from perps_bot.tracker import PositionTracker
 
-pytestmark = pytest.mark.xdist_group("one replay and one browser serve all")
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 MAY = datetime(2025, 5, 1, tzinfo=UTC)

@@ -300,12 +300,12 @@ def hangs(deadline, first_seed):
 
 def test_the_report_of_a_full_run_tells_every_way_in_which_a_part_can_fail(monkeypatch):
     monkeypatch.setattr(release_room, "GRACE_SECONDS", 0.2)
-    parts = [(name, count, 1, f"{__name__}:{name}") for name, count in (
-        ("three", 3), ("broken", 7), ("does_nothing", 1), ("ends_by_an_error", 1), ("dies", 1),
-        ("nobody_wrote_it", 1), ("hangs", 1))]
+    parts = [(name, count, share, f"{__name__}:{name}") for name, count, share in (
+        ("three", 3, 1), ("broken", 7, 1), ("does_nothing", 1, 1), ("ends_by_an_error", 1, 1),
+        ("dies", 1, 1), ("nobody_wrote_it", 1, 1), ("hangs", 1, 0.01))]
     parts.append(("neither", 1, 1, "no_such_rig.release:cases"))
     told = []
-    assert not release(0.1, 5, parts, told.append)
+    assert not release(1, 5, parts, told.append)
     lines = told[-1].splitlines()
     assert re.fullmatch(r"[-0-9]{10} [0-9:]{5} UTC, commit \S+, [0-9]+ cores, Python 3\S+, "
                         r"[0-9]+ s", lines[0])
@@ -325,7 +325,7 @@ def test_the_report_of_a_full_run_tells_every_way_in_which_a_part_can_fail(monke
 
 def test_a_part_that_reached_fewer_than_asked_passes_and_is_named():
     told = []
-    assert release(0.1, 0, [("three", 4, 1, f"{__name__}:three")], told.append)
+    assert release(1, 0, [("three", 4, 1, f"{__name__}:three")], told.append)
     assert told[-1].endswith("1 of 1 parts passed; fewer than asked within the time: three")
 
 

@@ -21,7 +21,7 @@ from perps_bot.model import OrderStatus, OrderType, Purpose, Side, TimeInForce, 
 from perps_bot.ops import Surfaces
 from perps_bot.paper import PaperBroker
 
-SCHEDULES = int(os.environ.get("PERPS_TEST_SCHEDULES", "90"))
+SCHEDULES = int(os.environ.get("PERPS_TEST_SCHEDULES", "48"))
 TICKS, SECONDS = 50, 5
 # Quiet ticks after which nothing may be out of order any more: two waits (a lost order is looked
 # for a minute, an exit goes unfilled for ten seconds), and a tick before, between and after them.

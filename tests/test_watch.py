@@ -12,7 +12,6 @@ import subprocess
 import sys
 import termios
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -62,7 +61,7 @@ class StillMarket(QuietMarket):
     """One price, with more on offer than a test buys, at whatever second the tests run."""
 
     def marks(self, symbols, now):
-        return {symbol: replace(mark, at=now, bid_size=mark.price, ask_size=mark.price)
+        return {symbol: mark._replace(at=now, bid_size=mark.price, ask_size=mark.price)
                 for symbol, mark in super().marks(symbols, NOON).items()}
 
     def candles(self, symbol, seconds, count, now):
@@ -232,6 +231,27 @@ def test_holds_and_bookings_are_left_out_of_the_last_events(place):
         place.bot.store.append("feed.stale", connection="market", reason=f"n{number}")
     lines = shown(place).partition("Last events, UTC")[2].splitlines()[1:]
     assert [re.search(r"n(\d+)", line)[1] for line in lines] == [str(n) for n in range(20, 30)]
+
+
+@pytest.mark.parametrize("action, reason, is_shown", [
+    ("hold", "the averages say", False),
+    ("buy", 'strategy.signal "action":"hold"', True),  # what a text says is not what was decided
+    ("sell", "hold", True),
+])
+def test_what_was_decided_is_judged_by_its_own_field(place, action, reason, is_shown):
+    place.bot.store.append("strategy.signal", symbol=BTC, action=action, reason=reason,
+                           equity="1", mark_price="1", daily_loss="0",
+                           memory={"action": "hold", "old": {"action": "hold"}})
+    (newest,) = place.sight().events[0][-1:]
+    assert (newest.type == "strategy.signal") is is_shown
+
+
+def test_where_only_holds_were_looked_at_it_does_not_say_that_there_is_nothing(place, monkeypatch):
+    monkeypatch.setattr("perps_bot.sight.EVENTS_SCANNED_MAX", 3)
+    monkeypatch.setattr("perps_bot.watch.EVENTS_SCANNED_MAX", 3)
+    for _ in range(3):
+        place.bot.store.append("alert.sent", code="X")
+    assert shown(place).endswith("Last events, UTC\n  none among the newest 3")
 
 
 def test_status_as_json_is_both_files_and_what_they_are_worth(place, said):
@@ -567,6 +587,13 @@ def test_tail_follows_a_living_bot_until_it_is_interrupted(living):
     finally:
         follower.kill()
         follower.wait()
+
+
+def test_a_living_bot_needs_no_more_memory_than_it_may(living):
+    until(lambda: living.run("health").code == 0, living.bot)
+    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB", Path(
+        f"/proc/{living.bot.pid}/status").read_text(), re.M)
+    assert int(peak) <= 40 * 1024
 
 
 def test_a_bot_that_was_killed_is_not_running_at_once_and_nothing_is_current(living):

@@ -6,11 +6,14 @@ The references are the least that plain Python can do; they share no code with t
 
 import csv
 import json
+import re
 import sys
 import zlib
 from collections import deque
+from contextlib import redirect_stdout
 from decimal import Decimal
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -120,10 +123,20 @@ def recover_limit(folder):
 
 
 def read_all(folder):
-    """Every event of a history, verified."""
+    """Every line of a history verified, as a report has them."""
     from perps_bot.store import read_events
 
-    return {"events": sum(1 for _ in read_events(folder))}
+    return {"events": sum(1 for _ in read_events(folder, is_parsed=False))}
+
+
+def report(folder):
+    """The owner's own command, over all of it."""
+    from perps_bot.cli import main as command
+
+    with redirect_stdout(StringIO()) as said:
+        code = command(["report", str(folder)])
+    found = re.search(r"([\d,]+) events$", said.getvalue(), re.MULTILINE)
+    return {"code": code, "events": int(found[1].replace(",", ""))}
 
 
 def read_all_limit(folder):
@@ -137,10 +150,19 @@ def read_all_limit(folder):
     return {"events": events}
 
 
+def long_run(folder, count, seconds_max):
+    """See `growth`."""
+    from bench.growth import long_run as run
+
+    return run(folder, count, seconds_max)
+
+
 # Imported before the clock starts.
-NEEDED = ("perps_bot.loop", "perps_bot.market", "perps_bot.replay", "perps_bot.settings")
-JOBS = {job.__name__: job for job in
-        (stream_limit, replay, sweep, write_events, recover, recover_limit, read_all, read_all_limit)}
+NEEDED = ("perps_bot.loop", "perps_bot.market", "perps_bot.replay", "perps_bot.settings",
+          "perps_bot.cli", "perps_bot.report")
+JOBS = {job.__name__: job for job in (
+    stream_limit, replay, sweep, write_events, recover, recover_limit, read_all, report,
+    read_all_limit, long_run)}
 
 
 def memory_mib(name="VmHWM", pid="self"):

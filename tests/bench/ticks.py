@@ -4,7 +4,6 @@ The venue is instant (its answers are there before they are asked for), so that 
 is the bot; only the order's path runs against the exchange process, with a disk that turns.
 """
 
-import gc
 import json
 import os
 from collections import deque
@@ -17,20 +16,16 @@ from time import perf_counter, process_time
 from types import SimpleNamespace
 
 from bench.inputs import Missing
-from bench.jobs import memory_mib
 from helpers import BTC, NOON, Rig, ScriptedVenue, a_product
 from live import IDS, LiveRig, at_once
 from recorded_day import RECORDED, WARM_UP, Played, played, recorded
 
 from perps_bot import wire
 from perps_bot.feed import MarkFeed
-from perps_bot.market import SyntheticMarket
 from perps_bot.model import Purpose, Side
-from perps_bot.paper import PaperBroker
 from perps_bot.store import EventStore
 
 TICKS, WARM_TICKS = 2_000, 200
-FIFTHS = 5
 PARTS_ROUNDS = 200
 ENTRY = b"POST /api/v3/brokerage/orders HTTP"
 
@@ -211,33 +206,3 @@ def _parts(rig, folder):
     os.close(reader)
     os.close(writer)
     return total
-
-
-@dataclass
-class LongRun:
-    """Seconds a tick, early and late; memory and open files that were added in between."""
-
-    first: float
-    last: float
-    grown_mib: float
-    opened: int
-
-
-def long_run(folder, count):
-    """A dev bot over so many ticks of five seconds, with its files."""
-    (folder / "bot").mkdir()
-    rig = Rig(PaperBroker(SyntheticMarket()), folder=folder / "bot", bar=60)
-    share, took, at = count // FIFTHS, [], None
-    for part in range(FIFTHS):
-        begun = process_time()
-        for _ in range(share):
-            rig.tick()
-            rig.events.clear()
-        took.append((process_time() - begun) / share)
-        if part == 0:
-            gc.collect()
-            at = memory_mib("VmRSS"), len(os.listdir("/proc/self/fd"))
-    gc.collect()
-    rig.bot.store.close()
-    return LongRun(took[1], took[-1], max(0, memory_mib("VmRSS") - at[0]),
-                   max(0, len(os.listdir("/proc/self/fd")) - at[1]))

@@ -141,6 +141,8 @@ class Account(Live):
             self.process = subprocess.Popen(
                 [*wrapper, *self.command()], cwd=self.folder, stdout=output,
                 stderr=subprocess.STDOUT, env=self.environment(**environ))
+        # Whom strace could not take hold of within three seconds ends itself.
+        self.may_end_by = -signal.SIGALRM if wrapper[:1] == ("strace",) else None
         self.began = time.monotonic()
         threading.Thread(target=self._keep_it_fresh, args=(self.process,), daemon=True).start()
         return self
@@ -149,7 +151,7 @@ class Account(Live):
         """`kill -9`; then what must hold of what it left."""
         self.process.kill()
         code = self.process.wait(PATIENCE_SECONDS)
-        if code != -signal.SIGKILL:
+        if code not in (-signal.SIGKILL, self.may_end_by):
             raise Broken(f"it ended with {code} by itself: {self.said()[-3000:]}")
         self.judge.look()
         self.judge.books(self.truth())
@@ -178,8 +180,13 @@ class Account(Live):
         raise Broken(f"not converged: {differs or self.said()[-3000:]}")
 
     def _has_seen_everything(self):
-        """Else what it holds is shown at the prices of the life before."""
-        return self.healthy() and self.file("health.json")["pid"] == self.process.pid
+        """Else what it holds is shown at earlier prices, perhaps of the life before."""
+        if not (self.healthy() and self.file("health.json")["pid"] == self.process.pid):
+            return False
+        if not (self.data / "last_state.json").exists():
+            return False  # its very first tick writes that a moment later
+        shown = self.file("last_state.json")["account"]["unrealized_pnl"]
+        return shown and Decimal(shown) == Decimal(self.truth()["unrealized_pnl"])
 
     def put_the_output_aside(self):
         """What Python says by itself before any code of ours runs is no fault of the bot."""

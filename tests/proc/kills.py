@@ -153,7 +153,7 @@ def die_at(one, place):
         one.judge.look()
         if one.judge.journal.kinds.get("bot.started", 0) > one.starts:
             until = min(until, time.monotonic() + PLACE_SECONDS_MAX)
-    struck = one.process.poll() is not None
+    struck = one.process.poll() == -signal.SIGKILL
     one.kill()
     one.sim.network("clear")
     return struck
