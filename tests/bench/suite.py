@@ -81,7 +81,7 @@ class Bench:
         """Run one job in a process of its own and return what it said."""
         try:
             done = subprocess.run(
-                [str(each) for each in (sys.executable, "-P", "-m", "bench.jobs", name, *arguments)],
+                [sys.executable, "-P", "-m", "bench.jobs", name, *map(str, arguments)],
                 env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"},
                 capture_output=True, text=True, timeout=seconds_max, check=False)
         except subprocess.TimeoutExpired:
@@ -141,9 +141,9 @@ def line(figure):
 
 def run_line(bench):
     """What was run, and where: the table stands for nothing else."""
-    said = machine()
-    return (f"size {bench.size}, {bench.rounds} rounds; {said['cpus']} {said['architecture']} cpus, "
-            f"{said['memory_mib'] / 1024:.0f} GiB, {said['system']}, Python {said['python']}; "
+    said, gib = machine(), machine()["memory_mib"] / 1024
+    return (f"size {bench.size}, {bench.rounds} rounds; {said['cpus']} {said['architecture']} "
+            f"cpus, {gib:.0f} GiB, {said['system']}, Python {said['python']}; "
             f"load {said['load']:.1f}")
 
 
