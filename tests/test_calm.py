@@ -109,6 +109,13 @@ def test_a_tick_in_which_nothing_happens_values_what_is_held_and_looks_at_nothin
     assert quiet.bot.risk.flow._marks[BTC].newest.price == Decimal("99.5")
 
 
+def test_a_quiet_tick_writes_down_the_rate_of_the_hour():
+    quiet = Quiet(held=False)
+    quiet.street.rate = FundingRate(BTC, Decimal("0.0001"), quiet.rig.now)
+    assert not quiet.tick()
+    assert len(quiet.rig.of("funding.rate")) == 1
+
+
 def change_the_contract(quiet):
     quiet.street.listing = (a_product(BTC, tick="0.5"),)
     quiet.wait(MINUTE)  # they are read once in that time
@@ -123,6 +130,11 @@ def fail_to_answer(quiet):
 def doubt_an_order(quiet):
     for ticket in quiet.bot.engine.orders.tickets.values():
         ticket.order = ticket.order._replace(status=OrderStatus.UNKNOWN)
+    quiet.look_again()
+
+
+def leave_a_stop_behind(quiet):
+    quiet.bot.tracker._set(quiet.bot.tracker.get_position(BTC)._replace(quantity=ZERO))
     quiet.look_again()
 
 
@@ -158,6 +170,7 @@ WAKES = {
     "a halt": ("held flat", lambda quiet: quiet.bot.risk.hold("x", TradingState.REDUCING, "look")),
     "an exit": ("held", lambda quiet: quiet.bot.protector.exit(BTC, "the owner wants it")),
     "an order in doubt": ("held", doubt_an_order),
+    "a stop of nothing": ("held", leave_a_stop_behind),
     "a contract that has changed": ("held flat", change_the_contract),
     "a contract that ends within a day": ("held", near_the_contract_s_end),
     "a read that failed": ("held flat", fail_to_answer),
