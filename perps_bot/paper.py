@@ -32,8 +32,7 @@ STOP_LIMIT_BEYOND_PCT, ATTACHED_PROFIT_PCT = Decimal("0.05"), Decimal("0.20")
 LIQUIDATION_SHARE = Decimal("0.88")
 # How many price levels, one tick apart, an order may walk through, and of how old a quote.
 BOOK_LEVELS_MAX, QUOTE_AGE_MAX = 10, timedelta(minutes=1)
-# Orders that may be open at once; finished orders, fills and payments that reads can still see,
-# which is more than minutes of a bot at its limit of orders.
+# Orders that may be open at once; ended ones, fills and payments to read: reads go back minutes.
 ORDERS_MAX, HISTORY_MAX = 500, 1_000
 # A longer absence than this is made up for by candles, so many of each length at most; each row
 # has their seconds, and how long before now they end.
