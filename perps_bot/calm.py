@@ -20,6 +20,8 @@ from perps_bot.risk import MARGIN_RATIO_MIN
 
 # What ends so soon is closed while it can be.
 EXPIRES_SOON = timedelta(days=1)
+# Before so little of a limit is left, nobody asks it.
+A_LITTLE = Decimal("0.001")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Watch:
     trail_at: Decimal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Calm:
     """What the last whole look has left.
 
@@ -50,7 +52,7 @@ class Calm:
     revision: int
     seq: int
     watches: tuple[Watch, ...] | None
-    losses: tuple[Decimal, Decimal]
+    losses: tuple[Decimal, Decimal] | None
     until: datetime | None
 
 
@@ -63,12 +65,13 @@ def found(bot: Any, account: Account, revision: int | None) -> Calm | None:
         return None
     if revision != bot.venue.revision and not _have_only_sent(bot, account):
         return None
-    losses, until = bot.risk.calm_losses(account), [*bot._next_bar.values()]
-    watches = losses and _watches(bot, account)
-    for symbol in account.positions:
-        ends_at = bot.catalog.get(symbol).expires_at
-        until += [ends_at - EXPIRES_SOON] if ends_at else []
-    return Calm(bot.venue.revision, bot.store.seq, watches, losses, min(until, default=None))
+    watches, losses, until = _watches(bot, account), None, [*bot._next_bar.values()]
+    if watches is not None:
+        losses = _losses(bot)
+        ends = (bot.catalog.get(symbol).expires_at for symbol in account.positions)
+        until += [ends_at - EXPIRES_SOON for ends_at in ends if ends_at]
+    return Calm(bot.venue.revision, bot.store.seq, losses and watches, losses,
+                min(until, default=None))
 
 
 def is_still(bot: Any) -> bool:
@@ -95,7 +98,7 @@ def passes(bot: Any, marks: Mapping[str, Mark], now: datetime) -> bool:
         fresh.append(mark)
     bot.engine.see(marks)
     bot.books.note_funding(bot.venue, now)
-    if bot.tracker.positions() and not _stays_within(bot, calm.losses):
+    if bot.tracker.positions() and not _stays_within(bot, calm):
         return False
     for mark in fresh:
         seen[mark.symbol] = mark
@@ -121,12 +124,27 @@ def _follows(bot: Any, watch: Watch, mark: Mark, now: datetime) -> bool:
         strategy.trailing_stop(position) - watch.trail_at) * side.sign < 0
 
 
-def _stays_within(bot: Any, losses: tuple[Decimal, Decimal]) -> bool:
-    """Read what the prices have made of the account; False at a new high, and near a limit."""
+def _stays_within(bot: Any, calm: Calm) -> bool:
+    """Read what the prices have made of the account; False near a limit on losses."""
     bot.tracker.last_equity = bot.venue.equity()
     loss = bot.tracker.daily_loss()
     bot.risk.flow.curve.see(loss)
-    return losses[0] <= loss < losses[1]
+    if loss < calm.losses[0]:  # a new high, from which a drawdown counts
+        calm.losses = _losses(bot)
+    return loss < calm.losses[1]
+
+
+def _losses(bot: Any) -> tuple[Decimal, Decimal] | None:
+    """The losses of today, USD, between which no limit on losses turns; None: there are none.
+
+    The lower one is a new high, from which a drawdown is measured; the other leaves some room.
+    """
+    limits, curve, base = bot.risk.config, bot.risk.flow.curve, bot.tracker.day_start_equity
+    high, deepest = curve.loss_at(Decimal(1)), curve.loss_at(1 - limits.max_drawdown_pct)
+    if high is None or base <= 0:
+        return None
+    most = min(deepest, base * limits.max_daily_loss_pct)
+    return high, most - abs(most) * A_LITTLE
 
 
 def _is_told(bot: Any) -> bool:
@@ -147,7 +165,9 @@ def _have_only_sent(bot: Any, account: Account) -> bool:
 
 
 def _watches(bot: Any, account: Account) -> tuple[Watch, ...] | None:
-    if bot._refused or bot.protector.has_exits or bot.risk.state is not TradingState.TRADING:
+    orders = bot.engine.orders.tickets.values()
+    if (bot._refused or bot.protector.has_exits or bot.risk.state is not TradingState.TRADING
+            or any(ticket.order.purpose is not Purpose.STOP for ticket in orders)):
         return None
     watches = tuple(_watch(bot, symbol, account) for symbol in bot.symbols)
     return None if None in watches else watches

@@ -21,19 +21,22 @@ REPLAY_FLAGS = ("short_ma_period", "long_ma_period", "trailing_stop_pct", "targe
                 "max_position", "paper_equity", "fee_rate", "fee_per_contract", "slippage_bps",
                 "bar")
 KEEP_DAYS_MAX = 36_500
-# These are asked every minute and beside a bot that trades: they start no thread and log nothing,
-# and load as little as they can.
-LOOKING = ("status", "health", "tail", "why")
+# What is asked every minute and beside a bot that trades: it starts no thread, logs nothing, loads
+# as little as it can, and is over at once.
+BRIEF = ("--version", "status", "health")
 
 
 def program() -> int:
     """Be the process: run what the command line says, and end with its exit code."""
     process.begin()
+    is_brief = sys.argv[1:] and sys.argv[1] in BRIEF and "--watch" not in sys.argv
+    if not is_brief:
+        process.begin_work()
     try:
         code = main()
     finally:
         process.end()
-    if sys.argv[1:] and sys.argv[1] in ("--version", *LOOKING):
+    if is_brief:
         process.leave(code)
     return code
 
@@ -98,18 +101,16 @@ def _dispatch(argv: list[str]) -> int:
         arguments = _parser(name).parse_args(rest)
     except SystemExit as printed:  # --help
         return printed.code
-    if name not in LOOKING or vars(arguments).get("watch") or vars(arguments).get("follow"):
-        _prepare()
+    if name not in BRIEF:
+        _hush()
     return COMMANDS[name].run(arguments)
 
 
-def _prepare() -> None:
-    """What every command needs that does more than look once."""
+def _hush() -> None:
+    """The diary goes where `run` says; without this, Python would print warnings on its own."""
     import logging
 
-    # The diary goes where `run` says; without this, Python would print warnings on its own.
     logging.getLogger("perps_bot").handlers = [logging.NullHandler()]
-    process.begin_work()
 
 
 def _parser(name: str) -> argparse.ArgumentParser:

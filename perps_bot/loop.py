@@ -126,14 +126,19 @@ def tick(bot: Bot, now: datetime) -> None:
     """One tick.  Raises VenueUnavailable or StoreDamaged; what was done until then stands."""
     bot.store.now = now
     marks = bot.venue.marks(bot.symbols, now)
-    _open_day(bot, now)
+    if bot.store.day is None or now.date() > bot.store.day:
+        _open_day(bot, now)
     if not bot.is_started:
         _start(bot, now)
     if not bot._products_at <= now < bot._products_due:
         _refresh_products(bot, now)
     is_still = calm.is_still(bot)
-    if is_still and calm.passes(bot, marks, now):
-        return
+    if not (is_still and calm.passes(bot, marks, now)):
+        bot.calm = _look(bot, marks, is_still)
+
+
+def _look(bot: Bot, marks: Mapping[str, Mark], is_still: bool) -> calm.Calm | None:
+    """A whole look, and what it has left; is_still: the account and our books cannot differ."""
     revision, paused = bot.venue.revision, set()
     bot.engine.see(marks)
     if not is_still:
@@ -141,7 +146,7 @@ def tick(bot: Bot, now: datetime) -> None:
     account = bot.engine.picture()
     if not is_still:
         paused = bot.books.compare()
-    bot.books.note_funding(bot.venue, now)
+    bot.books.note_funding(bot.venue, bot.store.now)
     bot.risk.post_trade(account)
     if bot.risk.state is not TradingState.TRADING:  # what rests could still open
         with suppress(VenueUnavailable):
@@ -153,7 +158,7 @@ def tick(bot: Bot, now: datetime) -> None:
     if failures:
         raise failures[0]
     _enter_one(bot, wanted)
-    bot.calm = None if wanted or paused else calm.found(bot, account, revision)
+    return None if wanted or paused else calm.found(bot, account, revision)
 
 
 def _open_day(bot: Bot, now: datetime) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from perps_bot.broker import MarketData
 from perps_bot.errors import ConfigError
-from perps_bot.model import ZERO, Candle, FundingRate, Mark, Product
+from perps_bot.model import ZERO, Candle, FundingRate, Mark, Product, tuple_of
 
 HALF = Decimal("0.5")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -377,11 +377,12 @@ class _CsvFile:
                         raise ValueError(f"{at} is out of order or repeated, before {earliest}"
                                          f"{self._way_out(spacing)}")
                     moment = at if at > latest else latest
-                    built = build(symbol, moment, spacing, fields)
+                    after = moment + spacing
+                    built = build(symbol, moment, after, fields)
                 except ValueError as problem:
                     self._refuse(row, problem)
                     continue
-                latest, earliest = moment, moment + spacing
+                latest, earliest = moment, after
                 if end and moment >= end:
                     return
                 if moment >= begin:
@@ -422,30 +423,30 @@ class _CsvFile:
         self.bad_rows += 1
 
 
-def _candle_mark(symbol: str, opened_at: datetime, bar: timedelta, fields: list[str]) -> Mark:
+def _candle_mark(symbol: str, opened_at: datetime, ended_at: datetime, fields: list[str]) -> Mark:
     opened, high, low, close = map(Decimal, fields[1:5])
     if not (low <= opened <= high and low <= close <= high and low):
         raise ValueError("high and low do not enclose open and close, or a price is zero")
     volume = Decimal(fields[5]) if len(fields) > 5 else ZERO
-    candle = Candle(opened_at, opened, high, low, close, volume)
-    return Mark(symbol, close, close, close, opened_at + bar, None, None, candle)
+    candle = tuple_of(Candle, (opened_at, opened, high, low, close, volume))
+    return tuple_of(Mark, (symbol, close, close, close, ended_at, None, None, candle))
 
 
-def _trade_mark(symbol: str, at: datetime, _spacing: timedelta, fields: list[str]) -> Mark:
+def _trade_mark(symbol: str, at: datetime, _after: datetime, fields: list[str]) -> Mark:
     price = Decimal(fields[3])
     if not (price and Decimal(fields[4])):
         raise ValueError("price or size is zero")
     return Mark(symbol, price, price, price, at)
 
 
-def _quote_mark(symbol: str, at: datetime, _spacing: timedelta, fields: list[str]) -> Mark:
+def _quote_mark(symbol: str, at: datetime, _after: datetime, fields: list[str]) -> Mark:
     bid, bid_size, ask, ask_size = map(Decimal, fields[2:])
     if not (bid < ask and bid and bid_size and ask_size):
         raise ValueError(f"bid {bid} is not below ask {ask}, or something is zero")
     return Mark(symbol, (bid + ask) * HALF, bid, ask, at, bid_size, ask_size)
 
 
-def _funding_rate(symbol: str, at: datetime, _spacing: timedelta, fields: list[str]) -> FundingRate:
+def _funding_rate(symbol: str, at: datetime, _after: datetime, fields: list[str]) -> FundingRate:
     return FundingRate(symbol, Decimal(fields[1]), at)
 
 

@@ -18,6 +18,8 @@ from typing import NamedTuple
 from perps_bot.event import Event  # the one noun that is read where nothing trades
 
 ZERO = Decimal(0)
+# Makes one of the nouns below from all of its fields, four times as fast as calling it.
+tuple_of = tuple.__new__
 NOTHING: Mapping = MappingProxyType({})
 
 
@@ -418,8 +420,8 @@ class Position(NamedTuple):
 
     def valued(self, price: Decimal) -> "Position":
         """The same at another mark."""
-        return Position(self.symbol, self.quantity, self.entry_price, price, self.realized_pnl,
-                        self.fees, self.funding)
+        return tuple_of(Position, (self.symbol, self.quantity, self.entry_price, price,
+                                   self.realized_pnl, self.fees, self.funding))
 
     @property
     def unrealized_pnl(self) -> Decimal:
@@ -489,8 +491,8 @@ class Account(NamedTuple):
 
     def committed(self, symbol: str, side: Side) -> Decimal:
         """Base units of all our orders on `side` that may still fill."""
-        ours = (o for o in self.outstanding if o.symbol == symbol and o.side is side)
-        return sum((order.remaining for order in ours), ZERO)
+        return sum([order.remaining for order in self.outstanding
+                    if order.side is side and order.symbol == symbol], ZERO)
 
     def reduces(self, intent: OrderIntent) -> bool:
         """Whether `intent`, with our other orders on its side filled, only shrinks the position."""

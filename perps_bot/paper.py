@@ -7,9 +7,10 @@ world moves only when `marks` is asked, and the same marks give the same fills.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import takewhile
 from operator import attrgetter
 
@@ -29,8 +30,7 @@ STOP_LIMIT_BEYOND_PCT, ATTACHED_PROFIT_PCT = Decimal("0.05"), Decimal("0.20")
 LIQUIDATION_SHARE = Decimal("0.88")
 # How many price levels, one tick apart, an order may walk through, and of how old a quote.
 BOOK_LEVELS_MAX, QUOTE_AGE_MAX = 10, timedelta(minutes=1)
-# Orders that may be open at once; finished orders, fills and payments that reads can still see,
-# which is more than minutes of a bot at its limit of orders.
+# Orders that may be open at once; ended ones, fills and payments to read: reads go back minutes.
 ORDERS_MAX, HISTORY_MAX = 500, 1_000
 # A longer absence than this is made up for by candles, so many of each length at most; each row
 # has their seconds, and how long before now they end.
@@ -74,6 +74,8 @@ class PaperBroker:
         self._changes = 0
         # Between which prices nothing happens, by symbol, and until when: as of that revision.
         self._bounds: dict[str, tuple[Decimal, Decimal]] = {}
+        self._asked: tuple[str, ...] = ()  # whose marks are asked for, ...
+        self._wanted: dict[str, None] = {}  # ... and that of what is held or open besides
         self._expires_at, self._bounded_at = LAST_MOMENT, -1
 
     def restore(
@@ -113,9 +115,11 @@ class PaperBroker:
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
         if self._live or self._positions:
-            if self._bounded_at != self._changes:
+            asked = tuple(symbols)
+            if self._bounded_at != self._changes or asked != self._asked:
+                self._asked = asked
                 self._find_bounds()
-            marks = self.market.marks({**dict.fromkeys(symbols), **self._bounds}, now)
+            marks = self.market.marks(self._wanted, now)
             for missed in self._missed(now):
                 self._charge_funding(missed.at)
                 self._meet(missed, missed.at)
@@ -198,35 +202,37 @@ class PaperBroker:
         # A stop needs no quote, and a candle's orders wait for the next open.
         waits = _is_stop(order) or mark is None or mark.candle is not None
         return _first(
-            (not product.tradable, "TRADING_DISABLED", intent.symbol),
+            (not product.tradable, "TRADING_DISABLED", lambda: intent.symbol),
             (mark is None or not waits and now - mark.at > QUOTE_AGE_MAX,
-             "INVALID_NO_LIQUIDITY", f"no fresh quote of {intent.symbol}"),
-            (len(self._live) >= ORDERS_MAX, "TOO_MANY_OPEN_ORDERS", f"{ORDERS_MAX} are open"),
-            (size < least, "PREVIEW_INVALID_BASE_SIZE_TOO_SMALL", f"{size:f} is below {least:f}"),
-            (size > most, "PREVIEW_INVALID_BASE_SIZE_TOO_LARGE", f"{size:f} is above {most:f}"),
-            (size % step, "INVALID_SIZE_PRECISION", f"{size:f} is no multiple of {step:f}"),
+             "INVALID_NO_LIQUIDITY", lambda: f"no fresh quote of {intent.symbol}"),
+            (len(self._live) >= ORDERS_MAX, "TOO_MANY_OPEN_ORDERS",
+             lambda: f"{ORDERS_MAX} are open"),
+            (size < least, "PREVIEW_INVALID_BASE_SIZE_TOO_SMALL",
+             lambda: f"{size:f} is below {least:f}"),
+            (size > most, "PREVIEW_INVALID_BASE_SIZE_TOO_LARGE",
+             lambda: f"{size:f} is above {most:f}"),
+            (size % step, "INVALID_SIZE_PRECISION", lambda: f"{size:f} is no multiple of {step:f}"),
             (any(p is not None and (p <= 0 or p % tick) for p in prices),
-             "INVALID_PRICE_PRECISION", f"prices go in steps of {tick:f}"),
+             "INVALID_PRICE_PRECISION", lambda: f"prices go in steps of {tick:f}"),
         )
 
     def _not_covered(self, order: Order, mark: Mark) -> OrderRejected | None:
         """What position, reservations and margin do not allow."""
         self._marks.setdefault(order.symbol, mark)
-        live, size = tuple(self._live.values()), order.quantity
+        live, size = self._live.values(), order.quantity
         held, promised = self._closable(order), _remaining(live, order.symbol, order.side)
         reserved = _remaining(live, order.symbol, order.side, stops=True)
-        free, equity = held - reserved - promised, self.equity()
-        symbols = self._symbols() | {order.symbol: None}
-        margin = sum((self._margin(symbol, (*live, order)) for symbol in symbols), ZERO)
+        free = held - reserved - promised
         return _first(
             (_is_stop(order) and size > free, "PREVIEW_BRACKET_ORDER_SIZE_EXCEEDS_POSITION",
-             f"{free:f} is free"),
+             lambda: f"{free:f} is free"),
             (held > 0 and reserved and size > held - reserved,
              "PREVIEW_ORDER_SIZE_EXCEEDS_BRACKETED_POSITION",
-             f"{reserved:f} of the position is reserved by a resting stop"),
+             lambda: f"{reserved:f} of the position is reserved by a resting stop"),
             # What only shrinks the position needs no margin.
-            (size > held - promised and margin > equity, "INSUFFICIENT_FUNDS",
-             f"{margin:.2f} USD of initial margin in all, {equity:.2f} USD of equity"),
+            (size > held - promised and self._margin_with(order) > self.equity(),
+             "INSUFFICIENT_FUNDS", lambda: f"{self._margin_with(order):.2f} USD of initial margin "
+             f"in all, {self.equity():.2f} USD of equity"),
         )
 
     def _execute(self, order: Order, mark: Mark, now: datetime) -> None:
@@ -305,6 +311,7 @@ class PaperBroker:
 
     def _find_bounds(self) -> None:
         self._bounds = {symbol: self._bounds_of(symbol) for symbol in self._symbols()}
+        self._wanted = {**dict.fromkeys(self._asked), **self._bounds}
         ends = (order.intent.expires_at for order in self._live.values())
         self._expires_at = min((at for at in ends if at is not None), default=LAST_MOMENT)
         self._bounded_at = self._changes
@@ -350,11 +357,13 @@ class PaperBroker:
     def _meet_candle(self, symbol: str, candle: Candle, now: datetime) -> None:
         """The open fills what waited for it; then the adverse extreme; then the profit legs."""
         opened = Mark(symbol, candle.open, candle.open, candle.open, now)
-        # As a quote: a resting buy meets the low, a resting sell the high.
-        extremes = Mark(symbol, candle.close, candle.high, candle.low, now)
         for order in self._of(symbol):
             if not _rests(order) and order.created_at <= candle.opened_at:
                 self._execute(order, opened, now)
+        if not self._of(symbol):
+            return
+        # As a quote: a resting buy meets the low, a resting sell the high.
+        extremes = Mark(symbol, candle.close, candle.high, candle.low, now)
         for order in self._of(symbol):
             if _rests(order) and not _is_stop(order):
                 self._rest(order, extremes, now)
@@ -441,11 +450,10 @@ class PaperBroker:
             Purpose.STOP, profit, entry.intent.attached_stop_price, TimeInForce.GTC,
             reason="attached to its entry",
         )
-        identity = f"{entry.id}-stop-{entry.filled_quantity:f}"
+        name = f"{entry.id}-stop-{entry.filled_quantity:f}"
         if intent.quantity > 0:
-            self._live[identity] = Order(
-                identity, intent, now, OrderStatus.OPEN, f"paper-{identity}",
-                originating_order_id=entry.venue_order_id)
+            self._live[name] = Order(name, intent, now, OrderStatus.OPEN, f"paper-{name}",
+                                     originating_order_id=entry.venue_order_id)
 
     def _liquidate_if_due(self, mark: Mark, now: datetime) -> None:
         """Value the position; close what the margin no longer carries, at the bar's worst."""
@@ -475,11 +483,16 @@ class PaperBroker:
     def _margin(self, symbol: str, orders: Sequence[Order] = ()) -> Decimal:
         """USD of initial margin in `symbol`, with those `orders` filled that may open there."""
         product, position = self._product(symbol), self._position(symbol)
-        bought, sold = (_remaining(orders, symbol, side) for side in Side)
+        bought, sold = _remaining(orders, symbol, Side.BUY), _remaining(orders, symbol, Side.SELL)
         return position.mark_price * max(
             (position.quantity + bought) * product.long_margin_rate,
             (sold - position.quantity) * product.short_margin_rate,
         )
+
+    def _margin_with(self, order: Order) -> Decimal:
+        """USD of initial margin in all, with `order` and all that is open filled."""
+        orders, symbols = (*self._live.values(), order), self._symbols() | {order.symbol: None}
+        return sum((self._margin(symbol, orders) for symbol in symbols), ZERO)
 
     def _end(self, identity: str, status: OrderStatus, now: datetime) -> None:
         self._changes += 1
@@ -497,7 +510,7 @@ class PaperBroker:
 
     def _symbols(self) -> dict[str, None]:
         """Where anything is held or open."""
-        return dict.fromkeys((*self._positions, *(o.symbol for o in self._live.values())))
+        return dict.fromkeys([*self._positions, *[o.symbol for o in self._live.values()]])
 
     def _of(self, symbol: str) -> list[Order]:
         return [order for order in self._live.values() if order.symbol == symbol]
@@ -505,12 +518,13 @@ class PaperBroker:
     def _position(self, symbol: str) -> Position:
         """What is held, or nothing, valued at the last price."""
         last = self._marks.get(symbol)
-        flat = Position(symbol, mark_price=last.price if last else ZERO)
-        return self._positions.get(symbol, flat)
+        return self._positions.get(symbol) or Position(
+            symbol, mark_price=last.price if last else ZERO)
 
     def _closable(self, order: Order) -> Decimal:
         """Base units of the position that `order` could close; nothing or less when none."""
-        return self._position(order.symbol).quantity * -order.side.sign
+        held = self._positions.get(order.symbol)
+        return (held.quantity if held else ZERO) * -order.side.sign
 
     def _slipped(self, price: Decimal, side: Side) -> Decimal:
         return price * (1 + self._slippage * side.sign) if self._slippage else price
@@ -520,14 +534,18 @@ def _refusal(code: str, text: str) -> OrderRejected:
     return OrderRejected(code, f"{code}: {text}")
 
 
-def _first(*rows: tuple[object, str, str]) -> OrderRejected | None:
-    """The refusal of the first row that applies."""
-    return next((_refusal(code, text) for refused, code, text in rows if refused), None)
+def _first(*rows: tuple[object, str, Callable[[], str]]) -> OrderRejected | None:
+    """The refusal of the first row that applies; only its text is put together."""
+    for refused, code, text in rows:
+        if refused:
+            return _refusal(code, text())
+    return None
 
 
 def _incomplete(intent: OrderIntent, now: datetime) -> OrderRejected | None:
     kind, limit, ends_at = intent.order_type, intent.limit_price, intent.expires_at
-    is_gtd, said = intent.time_in_force is TimeInForce.GTD, f"limit {limit}, ends at {ends_at}"
+    is_gtd = intent.time_in_force is TimeInForce.GTD
+    said = partial("limit {}, ends at {}".format, limit, ends_at)
     return _first(
         (kind is LIMIT and limit is None, "INVALID_LIMIT_PRICE", said),
         (kind is MARKET and limit is not None, "PRICE_NOT_ALLOWED_FOR_MARKET_ORDERS", said),
@@ -542,7 +560,7 @@ def _misplaced(intent: OrderIntent, price: Decimal) -> OrderRejected | None:
     limit, stop, attached = intent.limit_price, intent.stop_price, intent.attached_stop_price
     kind, sign = intent.order_type, intent.side.sign
     beyond, short = ("ABOVE", "BELOW") if intent.side is Side.SELL else ("BELOW", "ABOVE")
-    said = f"limit {limit}, stop {stop or attached}, last {price}"
+    said = partial("limit {}, stop {}, last {}".format, limit, stop or attached, price)
     return _first(
         (stop is not None and (stop - price) * sign <= 0,
          f"PREVIEW_STOP_PRICE_{beyond}_LAST_TRADE_PRICE", said),
@@ -560,14 +578,15 @@ def _is_stop(order: Order) -> bool:
 
 def _rests(order: Order) -> bool:
     """Whether what is not filled at once stays in the book."""
-    is_timed = order.intent.time_in_force in (TimeInForce.GTC, TimeInForce.GTD)
-    return _is_stop(order) or (order.intent.order_type is LIMIT and is_timed)
+    intent = order.intent
+    return intent.order_type in STOPS or (
+        intent.order_type is LIMIT and intent.time_in_force in (TimeInForce.GTC, TimeInForce.GTD))
 
 
 def _remaining(orders: Iterable[Order], symbol: str, side: Side, stops: bool = False) -> Decimal:
     """Base units on one side of one symbol that may still fill, of the stops or of the others."""
-    wanted = symbol, side, stops
-    return sum((o.remaining for o in orders if (o.symbol, o.side, _is_stop(o)) == wanted), ZERO)
+    return sum([o.remaining for o in orders if o.side is side and o.symbol == symbol
+                and _is_stop(o) is stops], ZERO)
 
 
 def _taker_limit(intent: OrderIntent) -> Decimal | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from operator import attrgetter
 from typing import NamedTuple
 
 from perps_bot.errors import ConfigError
@@ -42,13 +43,10 @@ REDUCTIONS = (
     (Decimal("1.1"),             ZERO),
     (Decimal("1.25"),            Decimal("0.5")),
 )  # fmt: skip
-# Before so little of a limit is left, nobody asks it.
-A_LITTLE = Decimal("0.001")
 # The holds that a replay lifts at the next midnight.
 RISK_KINDS = (
     "daily_loss", "drawdown", "losses", "entries", "rejects", "refusal", "liquidation",
     "liquidation_distance", "mismatch")
-_STATE_CODES = {state: f"STATE_{state}" for state in TradingState}
 AS_SET = ("settings", "observe")  # as long as a setting or the key says so, whoever resumes
 
 
@@ -78,20 +76,20 @@ class Cap(NamedTuple):
         return _breach(self.code, measured, self.limit, self.message, self.unit, self.setting)
 
     def _counted(self, own: Decimal, others: Decimal, order: Decimal) -> Decimal:
-        if self.counts == "symbol":
-            return own
-        return order if self.counts == "order" else own + others
+        return own if self.counts == "symbol" else (
+            order if self.counts == "order" else own + others)
 
 
 def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> tuple[Cap, ...]:
     """The table of limits on notional for an entry on `side`."""
     equity, of_margin = account.equity, "of equity, as initial margin"
     margin = equity * limits.leverage_in_force(product, side)
-    strictest = min(("leverage_max_global", "max_leverage"), key=lambda n: getattr(limits, n))
+    is_global = limits.leverage_max_global <= limits.max_leverage
     most = limits.max_position if limits.max_order_notional is None else limits.max_order_notional
     table = (
         # code, setting, its value, USD that one of its unit allows, counts, unit, message
-        Cap("LEVERAGE_EXCEEDED", strictest, limits.leverage_limit, equity, "all", "x equity",
+        Cap("LEVERAGE_EXCEEDED", "leverage_max_global" if is_global else "max_leverage",
+            limits.leverage_limit, equity, "all", "x equity",
             "Leverage exceeds limit (lower --leverage, add equity, check positions)"),
         Cap("POSITION_SHARE_EXCEEDED", "max_position_pct_per_symbol",
             limits.max_position_pct_per_symbol, margin, "symbol", of_margin,
@@ -106,7 +104,7 @@ def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> 
             _liquidation_limit(account, product, side, limits), Decimal(1), "symbol", "USD",
             "The stop lies beyond liquidation or too near it (reduce the size, add funds)"),
     )
-    return tuple(cap for cap in table if cap.limit is not None)
+    return tuple([cap for cap in table if cap.limit is not None])
 
 
 def headroom(
@@ -120,7 +118,7 @@ def headroom(
     if symbol not in account.marks:
         return ZERO
     own, others = worst_notional(account, symbol), notional_of_others(account, symbol)
-    room = min(cap.room(own, others) for cap in caps(account, product, side, limits))
+    room = min([cap.room(own, others) for cap in caps(account, product, side, limits)])
     return max(room, ZERO)
 
 
@@ -200,11 +198,8 @@ class LiveRiskManager:
 
     @property
     def state(self) -> TradingState:
-        state = self.config.state
-        for hold in self._holds.values():
-            if hold.state.severity > state.severity:
-                state = hold.state
-        return state
+        states = (self.config.state, *(hold.state for hold in self._holds.values()))
+        return max(states, key=attrgetter("severity")) if self._holds else states[0]
 
     @property
     def holds(self) -> Mapping[str, Hold]:
@@ -222,15 +217,14 @@ class LiveRiskManager:
         rows = (*self._standing_rows(intent, account), *_order_rows(intent, account, self.config),
                 *_market_rows(intent, account, product, self.config),
                 *self._flow_rows(intent, account))
-        breaches = [_breach(*row) for refused, *row in rows if refused]
+        breaches = [_breach(*row[1:], symbol=intent.symbol) for row in rows if row[0]]
         breaches += self._losses(account).values()
         if mark := account.marks.get(intent.symbol):
             counted = (worst_notional(account, intent.symbol, intent),
                        notional_of_others(account, intent.symbol),
                        intent.quantity * worst_price(intent, mark))
-            breaches += [cap.breach(*counted)
-                         for cap in caps(account, product, intent.side, self.config)
-                         if cap.room(*counted) < 0]
+            table = caps(account, product, intent.side, self.config)
+            breaches += [cap.breach(*counted) for cap in table if cap.room(*counted) < 0]
         return RiskVerdict(intent, tuple(breaches))
 
     def post_trade(self, account: Account) -> list[Breach]:
@@ -252,23 +246,11 @@ class LiveRiskManager:
              "x the liquidation threshold"),
         )
         found = self._losses(account)
-        found |= {kind: _breach(*row) for kind, turned, *row in rows if turned}
+        found |= {row[0]: _breach(*row[2:]) for row in rows if row[1]}
         for kind, breach in found.items():
             self.hold(kind, TradingState.REDUCING, str(breach), daily_loss=account.daily_loss,
                       margin=account.margin and account.margin.figures)
         return list(found.values())
-
-    def calm_losses(self, account: Account) -> tuple[Decimal, Decimal] | None:
-        """The losses of today, USD, between which no limit on losses turns; None: there are none.
-
-        The lower one is a new high, from which a drawdown is measured; the other leaves some room.
-        """
-        limits, curve, base = self.config, self._flow.curve, account.day_start_equity
-        high, deepest = curve.loss_at(Decimal(1)), curve.loss_at(1 - limits.max_drawdown_pct)
-        if high is None or base <= 0:
-            return None
-        most = min(deepest, base * limits.max_daily_loss_pct)
-        return high, most - abs(most) * A_LITTLE
 
     def activate_kill_switch(self, reason: str) -> None:
         """Halt until `perps-bot resume`: no increase of exposure, whatever happens."""
@@ -333,7 +315,7 @@ class LiveRiskManager:
 
     # The table of what is refused, in four parts.  Each row:
     # refused when, code, measured, allowed, message, unit, setting
-    # A text that has to be put together is a function: hardly any row is ever told.
+    # What has to be put together is a function, or names the {symbol}: hardly a row is told.
 
     def _standing_rows(self, intent: OrderIntent, account: Account) -> tuple[tuple, ...]:
         """What stands against an increase, whatever it is."""
@@ -343,7 +325,7 @@ class LiveRiskManager:
         return (
             (intent.purpose is not Purpose.ENTRY, "NOT_REDUCING", "an increase", "a reduction",
              "A stop or exit may only shrink the position"),
-            (state is not TradingState.TRADING, _STATE_CODES[state], state, "TRADING",
+            (state is not TradingState.TRADING, f"STATE_{state}", state, "TRADING",
              self._why_held, "", "trading state"),
             (allowed is not None and symbol not in allowed, "SYMBOL_NOT_ALLOWED", symbol,
              lambda: " ".join(allowed), "The symbol is not among those to trade", "", "symbols"),
@@ -370,23 +352,22 @@ class LiveRiskManager:
                                 limits.max_messages_per_second, limits.max_entries_per_hour)
         return (
             (in_symbol > minute, "ORDER_THROTTLED", in_symbol, minute,
-             lambda: f"Too many entries in {symbol}", "a minute", "max_orders_per_minute_per_symbol"),
+             "Too many entries in {symbol}", "a minute", "max_orders_per_minute_per_symbol"),
             (in_all > limits.max_orders_per_minute, "ORDERS_THROTTLED", in_all,
              limits.max_orders_per_minute, "Too many entries", "a minute",
              "max_orders_per_minute"),
             (messages > second, "MESSAGES_THROTTLED", messages, second,
              "Too many orders at once", "a second", "max_messages_per_second"),
             (entries > hour, "ENTRIES_EXCEEDED", entries, hour,
-             lambda: f"Too many entries in {symbol} within an hour", "an hour", "max_entries_per_hour"),
+             "Too many entries in {symbol} within an hour", "an hour", "max_entries_per_hour"),
             (repeated < limits.duplicate_window_seconds, "DUPLICATE_ORDER", repeated,
              lambda: f"from {limits.duplicate_window_seconds:f}", "The same order was just sent",
              "s ago", "duplicate_window_seconds"),
             (moved, "MARK_MOVED", moved, limits.max_mark_move_pct,
-             lambda: f"The mark of {symbol} jumped; entries pause for 5 minutes",
+             "The mark of {symbol} jumped; entries pause for 5 minutes",
              "of the price within a minute", "max_mark_move_pct"),
-            (turnover > limits.max_daily_turnover * base, "TURNOVER_EXCEEDED",
-             lambda: turnover / base, limits.max_daily_turnover,
-             lambda: f"Too much traded in {symbol} today", "x max_position",
+            (turnover > limits.max_daily_turnover * base, "TURNOVER_EXCEEDED", turnover / base,
+             limits.max_daily_turnover, "Too much traded in {symbol} today", "x max_position",
              "max_daily_turnover"),
         )
 
@@ -410,7 +391,7 @@ class LiveRiskManager:
              "Losing round trips in a row reach the limit (look why, then resume)", "in a row",
              "max_losses_in_a_row"),
         )
-        return {kind: _breach(*row) for kind, turned, *row in rows if turned}
+        return {row[0]: _breach(*row[2:]) for row in rows if row[1]}
 
     def _change(self, kind: str, state: TradingState, reason: str, **more: object) -> None:
         data = {"kind": kind, "state": state, "reason": reason, **more}
@@ -500,12 +481,12 @@ def _order_rows(
         (account.equity <= 0, "EQUITY_NOT_POSITIVE", account.equity, "above 0",
          "No equity to trade with", "USD"),
         (unknown_here, "OUTCOME_UNKNOWN", lambda: " ".join(unknown_here), "none",
-         lambda: f"An order in {symbol} has an unknown outcome"),
+         "An order in {symbol} has an unknown outcome"),
         (len(unknown) > limits.max_unknown_orders, "UNKNOWN_ORDERS_EXCEEDED", len(unknown),
          limits.max_unknown_orders, "Too many orders have an unknown outcome", "orders",
          "max_unknown_orders"),
         (len(ours) >= limits.max_open_orders, "OPEN_ORDERS_EXCEEDED", len(ours) + 1,
-         limits.max_open_orders, lambda: f"Too many open orders in {symbol}", "orders",
+         limits.max_open_orders, "Too many open orders in {symbol}", "orders",
          "max_open_orders"),
         (crossing, "SELF_CROSS", lambda: " ".join(crossing), "none",
          "The order could trade with one of our own", "", "no_self_cross"),
@@ -524,17 +505,16 @@ def _market_rows(
     rows = (
         (not (product.tradable and product.is_session_open), "PRODUCT_NOT_TRADABLE",
          "closed or restricted", "open",
-         lambda: f"The venue takes no orders in {symbol} now"
-                 f"{product.note and f' ({product.note})'}"),
+         f"The venue takes no orders in {symbol} now{product.note and f' ({product.note})'}"),
         (minutes <= CLOSING_MINUTES, "CLOSING_SOON", minutes, f"above {CLOSING_MINUTES}",
-         lambda: f"The market of {symbol} closes soon", "minutes"),
+         "The market of {symbol} closes soon", "minutes"),
         (days <= EXPIRY_DAYS, "EXPIRING_SOON", days, f"above {EXPIRY_DAYS}",
-         lambda: f"The contract of {symbol} expires soon", "days"),
+         "The contract of {symbol} expires soon", "days"),
         (contracts > most, "ORDER_SIZE_EXCEEDED", contracts, most,
          "Order size exceeds limit (reduce the size or set max_order_qty)", "contracts",
          "max_order_qty"),
         (mark is None, "NO_MARK", "none", "a fresh mark",
-         lambda: f"No mark price for symbol {symbol}: check the venue, the spelling, the mark cache"),
+         "No mark price for symbol {symbol}: check the venue, the spelling, the mark cache"),
     )
     return rows + (_price_rows(intent, mark, account.at, product, limits) if mark else ())
 
@@ -557,14 +537,14 @@ def _price_rows(
         (is_market and age > older, "STALE_QUOTE", age, older,
          "The quote is too old for a market order", "s", "quote_staleness_seconds_max"),
         (is_market and apart > apart_max, "SPREAD_TOO_WIDE", apart, apart_max,
-         lambda: f"Bid and ask of {symbol} are too far apart for a market order", "USD",
+         "Bid and ask of {symbol} are too far apart for a market order", "USD",
          "max_spread_pct"),
         (away > limits.price_collar_pct * mark.price, "PRICE_COLLAR_EXCEEDED",
          lambda: away / mark.price, limits.price_collar_pct,
          "The order's price lies too far beyond the mark", "of the mark", "price_collar_pct"),
         (is_market and intent.quantity > takes * there, "TOP_OF_BOOK_EXCEEDED",
          lambda: intent.quantity / there if there else INFINITY, takes,
-         lambda: f"Too little is offered in {symbol} at the best price (lower --max-position)",
+         "Too little is offered in {symbol} at the best price (lower --max-position)",
          "of the size there", "max_top_of_book_pct"),
     )
 
@@ -591,15 +571,15 @@ def _margin_ratio(account: Account) -> Decimal:
 
 
 def _breach(
-    code: str, measured: object, allowed: object, message: object, unit: str = "", setting: str = ""
+    code: str, measured: object, allowed: object, message: object, unit: str = "",
+    setting: str = "", symbol: str = "",
 ) -> Breach:
-    said = f"Risk check failed: {_text(message)}"
+    said = f"Risk check failed: {_text(message).replace('{symbol}', symbol)}"
     return Breach(code, setting, _text(measured), _text(allowed), unit, said)
 
 
 def _text(value: object) -> str:
-    if callable(value):
-        value = value()
+    value = value() if callable(value) else value
     if not isinstance(value, Decimal):
         return str(value)
     text = f"{value:.6f}"

@@ -30,7 +30,7 @@ from threading import Lock, Thread
 
 from perps_bot import __version__
 from perps_bot.errors import ConfigError
-from perps_bot.market import RecordedMarket
+from perps_bot.market import RecordedMarket, bar_start
 from perps_bot.model import Mark
 from perps_bot.outputs import private
 from perps_bot.process import leave_no_core
@@ -102,7 +102,10 @@ def job_of(
     if first is None or first.candle is None:
         raise ConfigError(f"{prices}: no bars to be used: give candles, as time,open,high,low,"
                           f"close, and no --from or --to that leave none")
-    words["bar"] = str((first.at - first.candle.opened_at) // timedelta(seconds=1))
+    bar = first.at - first.candle.opened_at
+    if bar_start(first.at, bar) != first.at:
+        raise ConfigError(f"{prices}: bars of {bar} must end at multiples of it, UTC: give others")
+    words["bar"] = str(bar // timedelta(seconds=1))
     rows = 1 + sum(1 for _ in _told(market))
     if not int(rows * share):
         raise ConfigError(f"{prices}: {rows} bars split at {split} leave none in sample: give more")
@@ -176,14 +179,11 @@ def processors() -> int:
 
 def _plain(value: object) -> object:
     """As JSON has it: what comes back from a file is then the same as what comes new."""
-    match value:
-        case Decimal():
-            return f"{value:f}"
-        case datetime():
-            return value.isoformat()
-        case tuple():
-            return [*value]
-    return value
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return [*value] if isinstance(value, tuple) else value
 
 
 # The workers

@@ -401,13 +401,14 @@ class OrderTracker:
 
     def _fold_state(self, event: Event) -> None:
         data, identity = event.data, event.data["client_order_id"]
-        if identity in self.lost or self.never_arrived(identity):  # it turned up after all
-            found = self.lost.pop(identity, None) or Ticket(self._finished.pop(identity))
-            found.order, found.is_late = found.order._replace(status=OrderStatus.UNKNOWN), True
-            self.tickets[identity] = found
         ticket = self.tickets.get(identity)
         if ticket is None:
-            return
+            if identity not in self.lost and not self.never_arrived(identity):
+                return
+            # It turned up after all.
+            ticket = self.lost.pop(identity, None) or Ticket(self._finished.pop(identity))
+            ticket.order, ticket.is_late = ticket.order._replace(status=OrderStatus.UNKNOWN), True
+            self.tickets[identity] = ticket
         if event.type == "trade.executed":
             ticket.recorded += Decimal(data["quantity"])
         elif event.type == "order.updated":

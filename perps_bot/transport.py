@@ -19,6 +19,7 @@ from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
 from time import monotonic, sleep
 
+# The owner's choice of package, which stands: HTTP is not spoken by hand here.
 import requests
 from requests.adapters import HTTPAdapter
 from requests.certs import where

@@ -150,7 +150,15 @@ def as_json(outcome: Outcome) -> dict[str, object]:
 
 
 def write_csv(path: Path, outcome: Outcome) -> None:
-    rows = outcome.rows
+    """Every figure of both parts, a row each.  Raises ConfigError where it cannot be written."""
+    try:
+        _write_csv(path, outcome.rows)
+    except OSError as failure:
+        raise ConfigError(f"--csv {path}: {failure.strerror}: make room, or name another place; "
+                          f"what --out kept need not run again") from failure
+
+
+def _write_csv(path: Path, rows: Sequence[dict]) -> None:
     names = [*dict.fromkeys(chain.from_iterable(row["set"] for row in rows))]
     figures = [field for _, field, _, _ in ROWS]
     columns = ("rank", *(f"{part}_{field}" for part in PARTS for field in figures), *names)

@@ -90,7 +90,8 @@ def status_lines(sight: Sight, terminal: Terminal) -> list[str]:
     lines.append(terminal.heading("Last events, UTC"))
     lines += [line for event in events
               for line in terminal.wrapped(f"  {event.at:%H:%M:%S} {told(event)}", 4)]
-    return lines + ([f"  {trouble}"] if trouble else [] if events else [f"  none among the newest {EVENTS_SCANNED_MAX}"])
+    none = trouble or ("" if events else f"none among the newest {EVENTS_SCANNED_MAX}")
+    return lines + [f"  {none}"] * bool(none)
 
 
 Rows = Iterator[tuple[str, ...]]

@@ -16,6 +16,7 @@ from perps_bot.market import RecordedMarket
 from perps_bot.model import Candle, FundingRate, Mark, OrderStatus, OrderType, TradingState
 from perps_bot.paper import INFINITY, ZERO, PaperBroker
 from perps_bot.replay import replay
+from perps_bot.risk import MARGIN_RATIO_MIN
 
 SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=n) for n in (1, 60, 3600, 86400))
 
@@ -48,13 +49,18 @@ class Street:
 
 
 class Watched(PaperBroker):
-    """Counts the whole looks: each of them reads the margin."""
+    """Counts the whole looks: each of them reads the margin.
 
-    looks = 0
+    room  USD of margin left above where entries end; None: as much as there is
+    """
+
+    looks, room = 0, None
 
     def margin(self):
         self.looks += 1
-        return super().margin()
+        found = super().margin()
+        return found if self.room is None else found._replace(
+            available=found.threshold * MARGIN_RATIO_MIN + self.room)
 
 
 class Quiet:
@@ -80,9 +86,11 @@ class Quiet:
     def price(self, price):
         self.street.price = price and Decimal(price)
 
-    def wait(self, time, bars=0):
+    def wait(self, time):
+        """Let time pass without the end of a bar."""
+        self.bot._next_bar[BTC] += 2 * time
+        self.look_again()
         self.rig.now += time
-        self.bot._next_bar[BTC] += bars * MINUTE
 
     def look_again(self):
         """As at the end of a whole look."""
@@ -101,7 +109,7 @@ def test_a_tick_in_which_nothing_happens_values_what_is_held_and_looks_at_nothin
 
 def change_the_contract(quiet):
     quiet.street.listing = (a_product(BTC, tick="0.5"),)
-    quiet.wait(MINUTE - SECOND, bars=2)  # they are read once a minute
+    quiet.wait(MINUTE)  # they are read once in that time
 
 
 def fail_to_answer(quiet):
@@ -129,7 +137,7 @@ def near_the_loss_limit(quiet):
 
 
 def near_liquidation(quiet):
-    quiet.venue._balance = Decimal(80)
+    quiet.venue.room = Decimal("0.1")
     quiet.bot.engine.picture()
     quiet.look_again()
     quiet.price("99.4")
@@ -138,10 +146,13 @@ def near_liquidation(quiet):
 WAKES = {
     # what happens: (held or flat, what is done before the tick)
     "a price beyond the stop": ("held", lambda quiet: quiet.price(98)),
-    "a price that is better than all since the entry": ("held", lambda quiet: quiet.price(101)),
+    "a price that is better than all since the entry": ("held", lambda quiet: quiet.price("100.1")),
+    "a price that the stop follows": ("held", lambda quiet: quiet.price(101)),
+    "a stop that has not followed yet": ("held", lambda quiet: quiet.price(101) or quiet.tick()),
     "no price": ("held flat", lambda quiet: quiet.price(None)),
-    "the end of a bar": ("held flat", lambda quiet: quiet.wait(MINUTE)),
-    "a new day": ("held flat", lambda quiet: quiet.wait(DAY / 2 - 10 * SECOND, bars=1000)),
+    "the end of a bar": ("held flat", lambda quiet: setattr(
+        quiet.rig, "now", quiet.rig.now + MINUTE)),
+    "a new day": ("held flat", lambda quiet: quiet.wait(DAY / 2)),
     "a halt": ("held flat", lambda quiet: quiet.bot.risk.hold("x", TradingState.REDUCING, "look")),
     "an exit": ("held", lambda quiet: quiet.bot.protector.exit(BTC, "the owner wants it")),
     "an order in doubt": ("held", doubt_an_order),

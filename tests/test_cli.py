@@ -181,6 +181,8 @@ def test_the_example_of_a_command_works(name, said, monkeypatch):
     ("check",                       {"LOG_LEVEL": "LOUD"}, "log_level (environment LOG_LEVEL)"),
     ("replay",                      {}, "name a FILE of prices, or --recorded DAY"),
     ("replay nowhere.csv",          {}, "nowhere.csv cannot be read"),
+    ("sweep",                       {}, "arguments are required: FILE"),
+    ("sweep nowhere.csv --set short_ma_period=5", {}, "nowhere.csv cannot be read"),
     ("resume",                      {}, "arguments are required: --reason"),
     ("resume --reason ' '",         {}, "the reason is empty"),
     ("resume --reason checked",     {}, "data/perps_bot/dev does not exist"),

@@ -240,6 +240,7 @@ def test_a_worker_refuses_another_file_and_another_program(btc, monkeypatch, cha
     (["--set", "short_ma_period=3", "--out", "btc.csv"], "is no file of results"),
     (["--set", "short_ma_period=3", "--csv", "btc.csv"], "--csv btc.csv: is there already"),
     (["--set", "short_ma_period=3", "--funding", "no.csv"], "no.csv cannot be read"),
+    (["--list", "no.csv"],                             "--list no.csv: "),
     ([],                                               "nothing to try"),
 ])
 def test_a_wrong_argument_is_one_line_and_changes_nothing(argv, words, btc, capsys):
@@ -256,6 +257,12 @@ def test_prices_that_are_no_bars_are_refused(capsys):
         "time,recv_ns,bid,bid_size,ask,ask_size\n2025-05-01T00:00:00Z,1,1,1,2,1\n")
     answer = said_by(capsys, "sweep", "quotes.csv", "--set", "short_ma_period=3")
     assert answer.code == 2 and "quotes.csv: no bars to be used: give candles" in answer.err
+
+
+def test_bars_that_could_not_warm_an_average_are_refused():
+    odd = candles("odd.csv", waves(100), timedelta(seconds=61))
+    with pytest.raises(ConfigError, match="odd.csv: bars of 0:01:01 must end at multiples of it"):
+        job(odd)
 
 
 def test_bad_rows_are_counted_where_they_may_be_skipped(btc):

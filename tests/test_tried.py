@@ -188,3 +188,5 @@ def test_json_and_csv_have_every_figure_of_both_parts(tmp_path):
     assert Decimal(rows[1]["out_of_sample_sharpe"]) == Decimal("-1.234")
     assert (rows[0]["out_of_sample_sharpe"], rows[0]["in_sample_return_pct"]) == ("", "-0.1")
     assert Path(tmp_path / "all.csv").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ConfigError, match="--csv .*: No such file or directory: make room"):
+        write_csv(tmp_path / "gone" / "all.csv", outcome())

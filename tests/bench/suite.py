@@ -79,9 +79,10 @@ class Bench:
 
     def job(self, name, *arguments, seconds_max=RUN_SECONDS_MAX):
         """Run one job in a process of its own and return what it said."""
+        command = (sys.executable, "-P", "-m", "bench.jobs", name, *arguments)
         try:
             done = subprocess.run(
-                [str(each) for each in (sys.executable, "-P", "-m", "bench.jobs", name, *arguments)],
+                [str(each) for each in command],
                 env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"},
                 capture_output=True, text=True, timeout=seconds_max, check=False)
         except subprocess.TimeoutExpired:
@@ -142,8 +143,8 @@ def line(figure):
 def run_line(bench):
     """What was run, and where: the table stands for nothing else."""
     said = machine()
-    return (f"size {bench.size}, {bench.rounds} rounds; {said['cpus']} {said['architecture']} cpus, "
-            f"{said['memory_mib'] / 1024:.0f} GiB, {said['system']}, Python {said['python']}; "
+    return (f"size {bench.size}, {bench.rounds} rounds; {said['cpus']} {said['architecture']} cpus"
+            f", {said['memory_mib'] / 1024:.0f} GiB, {said['system']}, Python {said['python']}; "
             f"load {said['load']:.1f}")
 
 
@@ -214,7 +215,7 @@ def sweep(bench):
     """Sixteen combinations by two processes, as a share of one process's time."""
     if len(os.sched_getaffinity(0)) < 2:
         raise NotRun("there is one processor")
-    path = inputs.bars(bench.cache, min(bench.bars // 2, SWEEP_BARS_MAX))
+    path = inputs.bars(bench.cache, min(bench.bars, SWEEP_BARS_MAX))
     one, two = bench.in_turn(lambda: bench.job("sweep", path, 1),
                              lambda: bench.job("sweep", path, 2))
     if one[0]["equity"] != two[0]["equity"]:
