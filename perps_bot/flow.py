@@ -65,8 +65,12 @@ class Flow:
     def see(self, marks: Iterable[Mark]) -> None:
         """Note how far each mark has moved within a minute; a candle says nothing of that."""
         for mark in marks:
-            window = self._marks.setdefault(mark.symbol, _Window())
-            if mark.candle is None and mark is not window.newest:
+            if mark.candle is not None:
+                continue
+            window = self._marks.get(mark.symbol)
+            if window is None:
+                window = self._marks[mark.symbol] = _Window()
+            if mark is not window.newest:
                 lowest, highest = window.take(mark)
                 if highest > lowest * (1 + self._limits.max_mark_move_pct):
                     self._moved[mark.symbol] = highest / lowest - 1, mark.at

@@ -491,8 +491,8 @@ class Account(NamedTuple):
 
     def committed(self, symbol: str, side: Side) -> Decimal:
         """Base units of all our orders on `side` that may still fill."""
-        ours = (o for o in self.outstanding if o.symbol == symbol and o.side is side)
-        return sum((order.remaining for order in ours), ZERO)
+        return sum([order.remaining for order in self.outstanding
+                    if order.side is side and order.symbol == symbol], ZERO)
 
     def reduces(self, intent: OrderIntent) -> bool:
         """Whether `intent`, with our other orders on its side filled, only shrinks the position."""

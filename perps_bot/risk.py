@@ -84,11 +84,12 @@ def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> 
     """The table of limits on notional for an entry on `side`."""
     equity, of_margin = account.equity, "of equity, as initial margin"
     margin = equity * limits.leverage_in_force(product, side)
-    strictest = min(("leverage_max_global", "max_leverage"), key=lambda n: getattr(limits, n))
+    is_global = limits.leverage_max_global <= limits.max_leverage
     most = limits.max_position if limits.max_order_notional is None else limits.max_order_notional
     table = (
         # code, setting, its value, USD that one of its unit allows, counts, unit, message
-        Cap("LEVERAGE_EXCEEDED", strictest, limits.leverage_limit, equity, "all", "x equity",
+        Cap("LEVERAGE_EXCEEDED", "leverage_max_global" if is_global else "max_leverage",
+            limits.leverage_limit, equity, "all", "x equity",
             "Leverage exceeds limit (lower --leverage, add equity, check positions)"),
         Cap("POSITION_SHARE_EXCEEDED", "max_position_pct_per_symbol",
             limits.max_position_pct_per_symbol, margin, "symbol", of_margin,
@@ -103,7 +104,7 @@ def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> 
             _liquidation_limit(account, product, side, limits), Decimal(1), "symbol", "USD",
             "The stop lies beyond liquidation or too near it (reduce the size, add funds)"),
     )
-    return tuple(cap for cap in table if cap.limit is not None)
+    return tuple([cap for cap in table if cap.limit is not None])
 
 
 def headroom(
@@ -117,7 +118,7 @@ def headroom(
     if symbol not in account.marks:
         return ZERO
     own, others = worst_notional(account, symbol), notional_of_others(account, symbol)
-    room = min(cap.room(own, others) for cap in caps(account, product, side, limits))
+    room = min([cap.room(own, others) for cap in caps(account, product, side, limits)])
     return max(room, ZERO)
 
 
@@ -222,9 +223,8 @@ class LiveRiskManager:
             counted = (worst_notional(account, intent.symbol, intent),
                        notional_of_others(account, intent.symbol),
                        intent.quantity * worst_price(intent, mark))
-            breaches += [cap.breach(*counted)
-                         for cap in caps(account, product, intent.side, self.config)
-                         if cap.room(*counted) < 0]
+            table = caps(account, product, intent.side, self.config)
+            breaches += [cap.breach(*counted) for cap in table if cap.room(*counted) < 0]
         return RiskVerdict(intent, tuple(breaches))
 
     def post_trade(self, account: Account) -> list[Breach]:

@@ -38,10 +38,11 @@ def protective_orders(
     profit_pct  the first profit leg's distance, a fraction of the entry price
     """
     side = position.side.opposite
-    bracket = OrderIntent(position.symbol, side, quantity, OrderType.BRACKET, Purpose.STOP,
-                          None, level, TimeInForce.GTC, reason="protective stop")
     for _ in range(PROFIT_HALVINGS_MAX + 1):
-        yield bracket._replace(limit_price=position.entry_price * (1 - profit_pct * side.sign))
+        profit = position.entry_price * (1 - profit_pct * side.sign)
+        yield OrderIntent(position.symbol, side, quantity, OrderType.BRACKET, Purpose.STOP,
+                          profit, level, TimeInForce.GTC, reason="protective stop")
         profit_pct /= 2
-    yield bracket._replace(order_type=OrderType.STOP_LIMIT,
-                  limit_price=level * (1 + STOP_LIMIT_BEYOND_PCT * side.sign))
+    beyond = level * (1 + STOP_LIMIT_BEYOND_PCT * side.sign)
+    yield OrderIntent(position.symbol, side, quantity, OrderType.STOP_LIMIT, Purpose.STOP,
+                      beyond, level, TimeInForce.GTC, reason="protective stop")

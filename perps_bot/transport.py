@@ -8,19 +8,22 @@ answer means is not asked here.
 
 import queue
 import re
-import select
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse, IncompleteRead
-from io import BufferedReader, RawIOBase
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
 from time import monotonic, sleep
 
+# The owner's choice of package, which stands: HTTP is not spoken by hand here.
+import requests
+from requests.adapters import HTTPAdapter
 from requests.certs import where
+from requests.structures import CaseInsensitiveDict
 
 from perps_bot.errors import ConfigError
 
@@ -31,8 +34,7 @@ ORIGIN = re.compile(r"(https?)://([a-z0-9.-]+|\[::1\])(?::([0-9]{1,5}))?")
 SLICE_SECONDS = 0.05
 RESOLVE_SECONDS_MAX, CONNECT_SECONDS_MAX = 1.5, 2.5
 ADDRESSES_MAX = 8
-BODY_BYTES_MAX = 1024 * 1024
-ANSWER_BYTES_MAX = 2 * BODY_BYTES_MAX  # with its headers and the marks between its chunks
+BODY_BYTES_MAX, CHUNK_BYTES = 1024 * 1024, 64 * 1024
 WORKERS_MAX = 4  # abandoned ones of one lane that still live
 CAUSES_MAX = 8
 TEXT_LENGTH_MAX = 200
@@ -76,9 +78,9 @@ class Until:
         return self.left() > 0
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True)
 class Request:
-    """One request, as it goes out; it shows nothing, as its headers hold a token.
+    """One request, as it goes out.
 
     target   path and query, encoded
     headers  all but the host and the length of the body
@@ -86,7 +88,7 @@ class Request:
 
     method: str
     target: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = None
 
 
@@ -124,7 +126,7 @@ class Origin:
         is_known = scheme == "https" and (hosts is None or host in hosts)
         if not (_is_loopback(host) or is_known):
             raise ConfigError(f"COINBASE_API_URL: must be https://{HOSTS[0]} or a loopback address")
-        self.host, self.context = url.partition("://")[2], None
+        self.url, self.host, self.context = url, url.partition("://")[2], None
         if scheme == "https":
             self.context = _context(ca_file)
         self._name, self._port = host.strip("[]"), int(port or PORTS[scheme])
@@ -143,12 +145,6 @@ class Origin:
         if not self._known:
             raise OSError(f"no address for {self._name}; does the name server answer?")
         return sorted(self._known, key=lambda each: each[4] != self.good)[:ADDRESSES_MAX]
-
-    def secured(self, link: socket.socket) -> socket.socket:
-        """Return the line on which the server has proved that it is itself.  Raises OSError."""
-        if self.context is None:
-            return link
-        return self.context.wrap_socket(link, server_hostname=self._name)
 
     def _ask(self) -> None:
         with suppress(OSError):  # the last answer stays
@@ -207,7 +203,6 @@ def _context(ca_file: str | None) -> ssl.SSLContext:
     # Made by hand: the helpers that make one read SSLKEYLOGFILE and SSL_CERT_FILE.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
     try:
         context.load_verify_locations(ca_file or where())
     except OSError as error:
@@ -222,14 +217,16 @@ class _Worker(threading.Thread):
         super().__init__(name=f"rest-{name}", daemon=True)
         self._jobs, self._lock = queue.SimpleQueue(), threading.Lock()
         self._was_sent = self._is_over = False
-        self._origin = origin
-        self._link = self._handle = self._until = None
+        self._connection = self._handle = self._until = None
+        self._origin, self._session = origin, _Session()
+        for scheme in PORTS:
+            self._session.mount(f"{scheme}://", _Adapter(self, origin.context))
         self.start()
 
     def ask(self, request: Request, until: Until, meanwhile: Callable | None) -> Answer | None:
         """Return the answer; None when `until` comes first."""
         self._was_sent, self._until, answers = False, until, queue.SimpleQueue()
-        self._jobs.put((request, max(until.left(), 0) + SLICE_SECONDS, answers))
+        self._jobs.put((request, max(until.left(), SLICE_SECONDS), answers))
         if meanwhile:
             meanwhile()
         while (left := until.left()) > 0:
@@ -252,6 +249,25 @@ class _Worker(threading.Thread):
 
     # The rest is called in the thread
 
+    def opened(self, connection: object) -> socket.socket:
+        self._connection, link = connection, _connected(self._origin)
+        with self._lock:
+            self._drop_handle()
+            # A second handle on the same socket: TLS and Connection: close hide the first.
+            self._handle = link.dup()
+            if self._is_over:
+                self._handle.shutdown(socket.SHUT_RDWR)
+        return link
+
+    def sends(self) -> None:
+        """Note that bytes are about to leave, or stop them.  Raises OSError."""
+        with self._lock:
+            if self._is_over:
+                raise OSError("given up")
+            if not self._was_sent and self._until.forbids_to_begin():
+                raise OSError("not sent, a signal waits")
+            self._was_sent = True
+
     def run(self) -> None:
         while (job := self._jobs.get()) is not None:
             request, seconds, answers = job
@@ -261,91 +277,89 @@ class _Worker(threading.Thread):
             except (OSError, HTTPException) as error:
                 answer = Answer(trouble=_root(error), was_sent=self._was_sent)
             finally:
+                if self._connection is not None and self._connection.sock is None:
+                    self._drop_handle()
                 answers.put(answer)
-        self._disconnect()
+        self._session.close()
+        with self._lock:
+            self._drop_handle()
 
     def _exchanged(self, request: Request, seconds: float) -> Answer:
-        is_whole, data = False, _written(request, self._origin.host)
-        if self._link is not None and not _is_quiet(self._link):
-            self._disconnect()
-        try:
-            if self._link is None:
-                self._connect()
-            self._link.settimeout(seconds)
-            self._begin()
-            self._link.sendall(data)
-            with HTTPResponse(_Source(self._link), method=request.method) as response:
-                response.begin()
-                after, body = response.headers.get("Retry-After", ""), _body(response)
-                is_whole = not response.will_close
+        with self._session.send(_prepared(request, self._origin), stream=True, timeout=seconds,
+                                allow_redirects=False) as response:
+            after = response.headers.get("Retry-After", "")
             named = int(after) if re.fullmatch("[0-9]{1,9}", after) else None
-            return Answer(response.status, body, named)
-        finally:
-            if not is_whole:
-                self._disconnect()
+            return Answer(response.status_code, _body(response), named)
 
-    def _connect(self) -> None:
-        link = _connected(self._origin)
-        with self._lock:
-            # A second handle on the same socket: TLS hides the first.
-            self._handle = link.dup()
-            if self._is_over:
-                self._handle.shutdown(socket.SHUT_RDWR)
-        self._link = link  # so that a handshake that fails leaves nothing open
-        self._link = self._origin.secured(link)
-
-    def _begin(self) -> None:
-        """Note that bytes are about to leave, or stop them.  Raises OSError."""
-        with self._lock:
-            if self._is_over:
-                raise OSError("given up")
-            if self._until.forbids_to_begin():
-                raise OSError("not sent, a signal waits")
-            self._was_sent = True
-
-    def _disconnect(self) -> None:
-        with self._lock:
-            for each in filter(None, (self._link, self._handle)):
-                each.close()
-            self._link = self._handle = None
+    def _drop_handle(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
 
 
-class _Source(RawIOBase):
-    """What is read of one answer: so many bytes and no more, whatever it says of its length."""
+def _prepared(request: Request, origin: Origin) -> requests.PreparedRequest:
+    """The library's form of it, whose own preparing takes longer than all the rest.
 
-    def __init__(self, link: socket.socket):
-        self._link, self._left = link, ANSWER_BYTES_MAX
-
-    def makefile(self, _mode: str) -> BufferedReader:
-        return BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        count = self._link.recv_into(buffer)
-        self._left -= count
-        if self._left < 0:
-            raise OSError(f"an answer above {ANSWER_BYTES_MAX} bytes")
-        return count
-
-
-def _written(request: Request, host: str) -> bytes:
-    """Return the bytes of `request`.  Raises OSError for what would not be one request."""
-    lines = [f"{request.method} {request.target} HTTP/1.1", f"Host: {host}",
-             *(f"{name}: {value}" for name, value in request.headers.items())]
-    if request.body is not None:
-        lines.append(f"Content-Length: {len(request.body)}")
-    if not all(line.isascii() and line.isprintable() for line in lines) or " " in request.target:
+    Raises OSError for what would not be one request.
+    """
+    texts = (request.method, request.target, *request.headers, *request.headers.values())
+    if not all(text.isascii() and text.isprintable() for text in texts) or " " in request.target:
         raise OSError("not sent, the request has no form")
-    return "\r\n".join((*lines, "", "")).encode("ascii") + (request.body or b"")
+    made = requests.PreparedRequest()
+    made.method, made.url = request.method, origin.url + request.target
+    made.body, made.headers = request.body, CaseInsensitiveDict(request.headers)
+    if request.body is not None:
+        made.headers["Content-Length"] = str(len(request.body))
+    return made
 
 
-def _is_quiet(link: socket.socket) -> bool:
-    """Whether the server has said nothing since its last answer, not even that it goes."""
-    waiting = select.poll()
-    waiting.register(link, select.POLLIN)
-    return not waiting.poll(0)
+class _Session(requests.Session):
+    """Heeds no environment, keeps no cookies, and does not even look where a redirect leads.
+
+    The library reads the whole body of a redirect, without bound, also when it follows none.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.trust_env = False
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
+class _Adapter(HTTPAdapter):
+    """Connections of ours instead of the library's, verified by our context and nothing else."""
+
+    def __init__(self, worker: _Worker, context: ssl.SSLContext | None):
+        self._worker, self._context = worker, context
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args, **kwargs) -> None:
+        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {
+            scheme: type("Pool", (pool,), {"ConnectionCls": type(
+                "Connection", (_Noted, pool.ConnectionCls), {"worker": self._worker})})
+            for scheme, pool in self.poolmanager.pool_classes_by_scheme.items()
+        }
+
+    def cert_verify(self, conn, url, verify, cert) -> None:
+        """Load no certificates beside those of the context."""
+
+
+class _Noted:
+    """What our connections do differently: the worker connects them, and hears what they send."""
+
+    worker: _Worker
+
+    def _new_conn(self) -> socket.socket:
+        return self.worker.opened(self)
+
+    def send(self, data) -> None:
+        if self.sock is None:
+            self.connect()
+        self.worker.sends()
+        super().send(data)
 
 
 def _connected(origin: Origin) -> socket.socket:
@@ -367,19 +381,19 @@ def _connected(origin: Origin) -> socket.socket:
     raise failure
 
 
-def _body(response: HTTPResponse) -> bytes:
-    """Return the body as it came.  Raises OSError or HTTPException when it is not what we want."""
+def _body(response: requests.Response) -> bytes:
+    """Return the body as it came.  Raises OSError when it is none that we asked for."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise OSError("an encoded body, which was not asked for")
+    body = bytearray()
     try:
-        body = response.read(BODY_BYTES_MAX + 1)
+        for chunk in response.iter_content(CHUNK_BYTES):
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                raise OSError(f"a body above {BODY_BYTES_MAX} bytes")
     except ValueError as error:  # what the library says to a chunk of less than nothing
         raise OSError(f"a body that has no form: {error}") from error
-    if len(body) > BODY_BYTES_MAX:
-        raise OSError(f"a body above {BODY_BYTES_MAX} bytes")
-    if response.length:
-        raise IncompleteRead(body, response.length)
-    return body
+    return bytes(body)
 
 
 def _root(error: BaseException) -> str:

@@ -293,6 +293,24 @@ def test_a_new_account_has_money_and_nothing_else(venue):
                 {}, [], [], [])
 
 
+def test_a_revision_moves_with_the_account_and_not_with_prices(venue):
+    client = venue.client
+    if client.revision is None:
+        return  # it cannot say, and is read every time
+    seen = [client.revision]
+    for step in (
+            lambda: venue.eventually(lambda: venue.rig.quote(BID, ASK) or True),
+            lambda: venue.place(Side.BUY, 1, BID - 50),
+            lambda: client.cancel(client.orders(venue.begun), venue.now),
+            lambda: venue.hold(Side.BUY, 1),
+            lambda: venue.place(Side.BUY, 1, BID - 50, time_in_force=TimeInForce.GTD,
+                                expires_at=venue.now + timedelta(seconds=4)),
+            lambda: venue.rig.quote(BID, ASK) or client.marks([venue.symbol], venue.now)):
+        step()
+        seen.append(client.revision)
+    assert seen[0] == seen[1] and len({*seen[1:]}) == len(seen[1:])
+
+
 # --- market orders -----------------------------------------------------------------------------
 
 

@@ -158,7 +158,8 @@ PLANTED = {
     "a frame that is not ours ends the thread": (
         "frames", swap(feed, "LOSSES", lambda real: (OSError,))),
     "what has no form ends the worker": (
-        "response", swap(transport, "_body", lambda real: lambda answer: answer.read())),
+        "response", swap(transport, "_body", lambda real: lambda answer: answer.raw.read(
+            decode_content=True))),
     "a crc is not looked at": (
         "events", swap(store, "CRC_LENGTH", lambda real: 0)),
     "damage is quoted at any length": (

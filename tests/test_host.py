@@ -264,8 +264,11 @@ def banned(room, source):
 
 
 def children(room, source):
-    """What would hand our environment to another program; a drill forks, and stays this one."""
-    forbidden = {"subprocess", "pty", *(() if room == "scenes" else ("multiprocessing",))}
+    """What would hand our environment to another program; a drill forks, a sweep's workers are
+    this one again, and neither needs a secret."""
+    forbidden = {"subprocess", "pty"}
+    if room not in ("scenes", "sweep"):
+        forbidden.add("multiprocessing")
     for node, module, _ in imports(ast.parse(source)):
         if module.partition(".")[0] in forbidden:
             yield f"{room}:{node.lineno} imports {module}"

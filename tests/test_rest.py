@@ -111,12 +111,6 @@ def until(condition, seconds=60):
         time.sleep(0.01)
 
 
-def _is_closed(rest):
-    """Whether the server has ended the trading connection."""
-    link = rest._trading._worker._link
-    return link is None or not transport._is_quiet(link)
-
-
 @pytest.fixture(autouse=True)
 def others():
     """The threads of other tests, whose clients were not closed, are not counted."""
@@ -251,9 +245,7 @@ def test_an_order_is_sent_once_whatever_the_answer_C7_C8_C9(make, status, result
 ])
 @pytest.mark.parametrize("how", ["get", "cancel"])
 def test_what_may_be_asked_twice_is_asked_again_where_that_helps_C7_C8_C9(
-        make, hurried, monkeypatch, how, status, times):
-    for name in ("READ_SECONDS_MAX", "CANCEL_SECONDS_MAX"):  # the attempts are counted, not timed
-        monkeypatch.setattr(rest_room, name, 10)
+        make, at_once, how, status, times):
     with BadServer(says({"error": "NAME", "message": "some words"}, status)) as server:
         said, words = outcome(make(server), how)
     is_definite = status in (400, 401, 403, 404, 422)
@@ -263,7 +255,9 @@ def test_what_may_be_asked_twice_is_asked_again_where_that_helps_C7_C8_C9(
 
 
 @pytest.mark.parametrize("how", ["get", "cancel"])
-def test_a_failure_that_passes_is_not_noticed(make, hurried, how):
+def test_a_failure_that_passes_is_not_noticed(make, at_once, monkeypatch, how):
+    for name in ("READ_ATTEMPT_SECONDS_MAX", "CANCEL_ATTEMPT_SECONDS_MAX"):
+        monkeypatch.setattr(rest_room, name, 1)
     with BadServer(says({}, 503), hang, GOOD) as server:
         assert outcome(make(server), how) == ("good", "")
     assert len(server.requests) == 3
@@ -589,7 +583,7 @@ def test_a_connection_that_is_of_no_more_use_is_closed_at_once(make):
 
     with BadServer(pour) as server:
         rest = make(server)
-        assert "an answer above" in outcome(rest, "send")[1]
+        assert "a body above" in outcome(rest, "send")[1]
         assert gone.wait(60)
         assert rest._trading._worker.is_alive()
 
@@ -599,6 +593,7 @@ def test_no_cookies_are_kept(make):
         rest = make(server)
         rest.get("/products")
         rest.get("/products")
+        assert len(rest._trading._worker._session.cookies) == 0
     assert "cookie" not in server.requests[1].headers
 
 
@@ -617,7 +612,8 @@ def test_a_connection_that_was_closed_while_idle_is_replaced_before_anything_is_
     with BadServer(last_words, GOOD) as server:
         rest = make(server)
         rest.get("/products")
-        until(lambda: _is_closed(rest))
+        until(lambda: rest._trading._worker._connection is None
+              or not rest._trading._worker._connection.is_connected)
         assert outcome(rest, "send") == ("good", "")
     assert [request.connection for request in server.requests] == [
         server.requests[0].connection, server.connections]
@@ -677,7 +673,7 @@ def test_the_last_good_address_outlives_the_resolver_C1(make, monkeypatch, resol
         resolver.mood = mood
         for _ in range(4):
             assert outcome(rest, "send") == ("good", "")
-            until(lambda: _is_closed(rest))
+            until(lambda: not rest._trading._worker._connection.is_connected)
         assert server.connections > 3
         hanging = [each for each in threading.enumerate() if each.name == "rest-resolver"
                    and each not in OTHERS]
@@ -723,7 +719,7 @@ def test_an_order_that_was_given_up_unsent_never_leaves_later_C1_C2(make, monkey
         assert not abandoned.is_alive()
         assert server.requests == []
     with pytest.raises(OSError, match="given up"):
-        abandoned._begin()  # whatever may still come: the answer was final
+        abandoned.sends()  # whatever may still come: the answer was final
 
 
 def test_only_so_many_hanging_requests_are_left_behind_C1(make, hurried, monkeypatch, resolver):
@@ -739,7 +735,7 @@ def test_only_so_many_hanging_requests_are_left_behind_C1(make, hurried, monkeyp
             for _ in range(20):
                 assert "still hang" in outcome(rest, "send")[1]
         assert took.seconds < 1.5  # and not the deadline, twenty times
-        assert len(workers()) <= transport.WORKERS_MAX + 1
+        assert len(workers()) <= transport.WORKERS_MAX + 2  # the next one, and the resolver
         # The cancels' lane is not a victim of it.
         assert "no answer" in outcome(rest, "cancel")[1]
         resolver.awake.set()
@@ -777,7 +773,7 @@ def test_a_dead_address_leaves_time_for_the_next_and_comes_last_from_then_on_C13
         with Stopwatch() as took:
             assert outcome(rest, "send") == ("good", "")
         assert took.real > 0.4 and took.seconds < 0.9
-        until(lambda: _is_closed(rest))
+        until(lambda: not rest._trading._worker._connection.is_connected)
         with Stopwatch() as took:
             assert outcome(rest, "send") == ("good", "")
         assert took.seconds < 0.4

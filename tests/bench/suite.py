@@ -83,10 +83,10 @@ class Bench:
 
     def job(self, name, *arguments, seconds_max=RUN_SECONDS_MAX):
         """Run one job in a process of its own and return what it said."""
+        command = (sys.executable, "-P", "-m", "bench.jobs", name, *arguments)
         try:
             done = subprocess.run(
-                [str(each) for each in (
-                    sys.executable, "-P", "-m", "bench.jobs", name, *arguments)],
+                [str(each) for each in command],
                 env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"},
                 capture_output=True, text=True, timeout=seconds_max, check=False)
         except subprocess.TimeoutExpired:
@@ -147,9 +147,8 @@ def line(figure):
 def run_line(bench):
     """What was run, and where: the table stands for nothing else."""
     said = machine()
-    return (f"size {bench.size}, {bench.rounds} rounds; "
-            f"{said['cpus']} {said['architecture']} cpus, "
-            f"{said['memory_mib'] / 1024:.0f} GiB, {said['system']}, Python {said['python']}; "
+    return (f"size {bench.size}, {bench.rounds} rounds; {said['cpus']} {said['architecture']} cpus"
+            f", {said['memory_mib'] / 1024:.0f} GiB, {said['system']}, Python {said['python']}; "
             f"load {said['load']:.1f}")
 
 

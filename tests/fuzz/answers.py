@@ -307,7 +307,7 @@ KINDS = tuple(dict.fromkeys(kind for _, kind in PATHS))
 STATUSES = (200,) * 30 + (0, 201, 204, 301, 307, 400, 401, 403, 404, 408, 409, 418, 422, 429, 500,
                           502, 503, 599, 999)
 REQUESTS_MAX = 400
-# With a key or without; one in ten by requests that the library prepares, as in life.
+# With a key or without.
 WAYS = (*["with a key"] * 16, *["without"] * 4)
 PLAIN_BODIES = {kind: mutate.written(seeds.bodies()[kind][0]) for kind in KINDS}
 SIGNER = SimpleNamespace(name="organizations/1/apiKeys/2", rest_token=lambda *_: "token")

@@ -283,8 +283,10 @@ def _exchanged(data):
     worker = object.__new__(transport_room._Worker)
     worker._lock, worker._handle, worker._was_sent = threading.Lock(), None, False
     worker._until = transport_room.Until(1)
-    worker._is_over, worker._link, worker._origin = False, None, _ORIGIN
-    worker._connect = lambda: setattr(worker, "_link", ours)
+    worker._is_over, worker._connection, worker._origin = False, None, _ORIGIN
+    worker._session = transport_room._Session()
+    worker._session.mount("http://", transport_room._Adapter(worker, None))
+    worker.opened = lambda connection: ours
     try:
         theirs.setblocking(False)
         theirs.send(data[:100_000])
@@ -294,5 +296,6 @@ def _exchanged(data):
         sound_text(transport_room._root(error), "the trouble")
         return None
     finally:
+        worker._session.close()
         ours.close()
         theirs.close()
