@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import threading
 from ipaddress import ip_address
 
 import pytest
@@ -71,6 +72,15 @@ def the_diary_as_it_was():
     log.handlers, log.propagate = kept[1], kept[2]
     log.setLevel(kept[0])
     logging.raiseExceptions = kept[3]
+
+
+@pytest.fixture(autouse=True)
+def no_feed_goes_on():
+    """One that nobody stopped connects for ever, and draws from the dice of a later test."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name.startswith("feed-") and (target := getattr(thread, "_target", None)):
+            target.__self__.stopping.set()
 
 
 @pytest.fixture
