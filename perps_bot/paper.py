@@ -7,10 +7,9 @@ world moves only when `marks` is asked, and the same marks give the same fills.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import partial
 from itertools import takewhile
 from operator import attrgetter
 
@@ -19,7 +18,10 @@ from perps_bot.catalog import floor_to
 from perps_bot.errors import OrderRejected
 from perps_bot.model import (
     ZERO, Candle, Fill, FundingPayment, FundingRate, Margin, Mark, Order, OrderIntent, OrderStatus,
-    OrderType, Position, Product, Purpose, Side, TimeInForce,
+    Position, Product, Purpose, Side, TimeInForce,
+)
+from perps_bot.refusals import (
+    BRACKET, LIMIT, STOP_LIMIT, STOPS, first, incomplete, misplaced, refusal,
 )
 from perps_bot.tracker import INFINITY, apply_fill
 
@@ -37,8 +39,6 @@ ORDERS_MAX, HISTORY_MAX = 500, 1_000
 ABSENCE_MIN, CANDLES_MAX = timedelta(minutes=2), 1_500
 CATCH_UP = ((3600, timedelta(days=1)), (60, timedelta()))
 HOUR, LAST_MOMENT = timedelta(hours=1), datetime.max.replace(tzinfo=UTC)
-MARKET, LIMIT, STOP_LIMIT, BRACKET = OrderType
-STOPS = (STOP_LIMIT, BRACKET)
 # The venue's word for a stop that has become a limit order; it stays with the order's state.
 TRIGGERED = "STOP_TRIGGERED"
 
@@ -162,10 +162,10 @@ class PaperBroker:
             return known
         self._seen_at = self._seen_at or now
         mark = self.market.marks([order.symbol], now).get(order.symbol)
-        refusal = (self._malformed(order, mark, now) or _incomplete(order.intent, now)
-                   or self._not_covered(order, mark) or _misplaced(order.intent, mark.price))
-        if refusal:
-            raise refusal
+        refused = (self._malformed(order, mark, now) or incomplete(order.intent, now)
+                   or self._not_covered(order, mark) or misplaced(order.intent, mark.price))
+        if refused:
+            raise refused
         order = order._replace(status=OrderStatus.OPEN, venue_order_id=f"paper-{order.id}")
         self._live[order.id] = order
         self._changes += 1
@@ -179,7 +179,7 @@ class PaperBroker:
         free = held - _remaining(self._live.values(), order.symbol, order.side)
         if not self._known(order.id) and order.quantity > free:
             code = "PREVIEW_CLOSE_ONLY_FAILURE" if held > 0 else "CANNOT_CLOSE_ZERO_POSITION"
-            raise _refusal(code, f"{max(free, ZERO):f} can be closed")
+            raise refusal(code, f"{max(free, ZERO):f} can be closed")
         return self.place(order, now)
 
     def cancel(self, orders: Sequence[Order], now: datetime) -> None:
@@ -192,13 +192,13 @@ class PaperBroker:
     def _malformed(self, order: Order, mark: Mark | None, now: datetime) -> OrderRejected | None:
         intent, product = order.intent, self._product(order.symbol)
         if product is None:
-            return _refusal("INVALID_PRODUCT_ID", intent.symbol)
+            return refusal("INVALID_PRODUCT_ID", intent.symbol)
         size, tick = intent.quantity, product.price_increment
         least, most, step = product.min_quantity, product.max_quantity, product.quantity_increment
         prices = (intent.limit_price, intent.stop_price, intent.attached_stop_price)
         # A stop needs no quote, and a candle's orders wait for the next open.
         waits = _is_stop(order) or mark is None or mark.candle is not None
-        return _first(
+        return first(
             (not product.tradable, "TRADING_DISABLED", lambda: intent.symbol),
             (mark is None or not waits and now - mark.at > QUOTE_AGE_MAX,
              "INVALID_NO_LIQUIDITY", lambda: f"no fresh quote of {intent.symbol}"),
@@ -220,7 +220,7 @@ class PaperBroker:
         held, promised = self._closable(order), _remaining(live, order.symbol, order.side)
         reserved = _remaining(live, order.symbol, order.side, stops=True)
         free = held - reserved - promised
-        return _first(
+        return first(
             (_is_stop(order) and size > free, "PREVIEW_BRACKET_ORDER_SIZE_EXCEEDS_POSITION",
              lambda: f"{free:f} is free"),
             (held > 0 and reserved and size > held - reserved,
@@ -522,48 +522,6 @@ class PaperBroker:
 
     def _slipped(self, price: Decimal, side: Side) -> Decimal:
         return price * (1 + self._slippage * side.sign) if self._slippage else price
-
-
-def _refusal(code: str, text: str) -> OrderRejected:
-    return OrderRejected(code, f"{code}: {text}")
-
-
-def _first(*rows: tuple[object, str, Callable[[], str]]) -> OrderRejected | None:
-    """The refusal of the first row that applies; only its text is put together."""
-    for refused, code, text in rows:
-        if refused:
-            return _refusal(code, text())
-    return None
-
-
-def _incomplete(intent: OrderIntent, now: datetime) -> OrderRejected | None:
-    kind, limit, ends_at = intent.order_type, intent.limit_price, intent.expires_at
-    is_gtd = intent.time_in_force is TimeInForce.GTD
-    said = partial("limit {}, ends at {}".format, limit, ends_at)
-    return _first(
-        (kind is LIMIT and limit is None, "INVALID_LIMIT_PRICE", said),
-        (kind is MARKET and limit is not None, "PRICE_NOT_ALLOWED_FOR_MARKET_ORDERS", said),
-        (kind in STOPS and None in (limit, intent.stop_price), "INVALID_BRACKET_PRICES", said),
-        (is_gtd and ends_at is None, "GTD_ORDERS_MUST_HAVE_END_TIME", said),
-        (ends_at is not None and ends_at <= now, "END_TIME_IS_IN_THE_PAST", said),
-    )
-
-
-def _misplaced(intent: OrderIntent, price: Decimal) -> OrderRejected | None:
-    """Prices on the wrong side of the market, or of each other."""
-    limit, stop, attached = intent.limit_price, intent.stop_price, intent.attached_stop_price
-    kind, sign = intent.order_type, intent.side.sign
-    beyond, short = ("ABOVE", "BELOW") if intent.side is Side.SELL else ("BELOW", "ABOVE")
-    said = partial("limit {}, stop {}, last {}".format, limit, stop or attached, price)
-    return _first(
-        (stop is not None and (stop - price) * sign <= 0,
-         f"PREVIEW_STOP_PRICE_{beyond}_LAST_TRADE_PRICE", said),
-        (kind is BRACKET and (limit - price) * sign >= 0, "INVALID_BRACKET_PRICES", said),
-        (kind is STOP_LIMIT and (limit - stop) * sign < 0,
-         f"PREVIEW_STOP_PRICE_{short}_LIMIT_PRICE", said),
-        (attached is not None and (attached - (limit or price)) * sign >= 0,
-         "INVALID_ATTACHED_STOP_LOSS_PRICE", said),
-    )
 
 
 def _is_stop(order: Order) -> bool:
