@@ -61,7 +61,7 @@ def found(bot: Any, account: Account, revision: int | None) -> Calm | None:
 
     account   what it has seen; revision  of the venue's account before it did
     """
-    if revision is None or not bot.books.agrees or not _is_told(bot):
+    if revision is None or not bot.books.agrees or not _is_at_rest(bot):
         return None
     if revision != bot.venue.revision and not _have_only_sent(bot, account):
         return None
@@ -147,11 +147,12 @@ def _losses(bot: Any) -> tuple[Decimal, Decimal] | None:
     return high, most - abs(most) * A_LITTLE
 
 
-def _is_told(bot: Any) -> bool:
-    """Whether all that is known to be at the venue is ours, and rests there as our books say."""
+def _is_at_rest(bot: Any) -> bool:
+    """Whether all that is known to be at the venue are stops of ours, as our books have them."""
     engine = bot.engine
     return not (engine.foreign or engine.moved_by_others) and all(
-        ticket.order.status is OrderStatus.OPEN and ticket.order.filled_quantity == ticket.recorded
+        ticket.order.purpose is Purpose.STOP and ticket.order.status is OrderStatus.OPEN
+        and ticket.order.filled_quantity == ticket.recorded
         and ticket.missed_at is None and not ticket.is_late
         for ticket in engine.orders.tickets.values())
 
@@ -165,9 +166,7 @@ def _have_only_sent(bot: Any, account: Account) -> bool:
 
 
 def _watches(bot: Any, account: Account) -> tuple[Watch, ...] | None:
-    orders = bot.engine.orders.tickets.values()
-    if (bot._refused or bot.protector.has_exits or bot.risk.state is not TradingState.TRADING
-            or any(ticket.order.purpose is not Purpose.STOP for ticket in orders)):
+    if bot._refused or bot.protector.has_exits or bot.risk.state is not TradingState.TRADING:
         return None
     watches = tuple(_watch(bot, symbol, account) for symbol in bot.symbols)
     return None if None in watches else watches
@@ -193,8 +192,9 @@ def _watch_held(
     """One stop on exactly the position, and the price between it and what would move it."""
     symbol, side, margin = position.symbol, position.side, account.margin
     trail_to, price = bot.strategy.trailing_stop(position), account.marks[symbol].price
-    shape = [(order.purpose, order.remaining) for order in orders]
-    if shape != [(Purpose.STOP, abs(position.quantity))] or None in (trail_to, margin):
+    if [order.remaining for order in orders] != [abs(position.quantity)]:
+        return None
+    if trail_to is None or margin is None:
         return None
     stop = orders[0].intent.stop_price
     trail_at = stop * (1 + bot.engine.config.stop_move_min_pct * side.sign)
