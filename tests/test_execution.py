@@ -7,7 +7,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from helpers import BTC, ETH, Desk, ScriptedVenue, repeated, verified
+from helpers import BTC, ETH, NOON, Desk, ScriptedVenue, repeated, verified
 
 from perps_bot import store as disk
 from perps_bot.errors import (
@@ -1043,3 +1043,14 @@ def test_the_engine_trades_on_paper_when_it_is_given_no_venue():
     order = engine.place_order("BTC-PERP", "buy", Decimal("0.1"))
     assert order.status is OrderStatus.FILLED
     assert engine.tracker.get_position("BTC-PERP").quantity == Decimal("0.1")
+
+
+@pytest.mark.parametrize("types, is_seen", [(("",), True), (("order.intended",), False)])
+def test_what_the_gate_saw_is_put_together_only_where_everything_is_read(types, is_seen):
+    venue, store, told = ScriptedVenue(), disk.EventStore(now=NOON), []
+    store.subscribe(told.append, types)
+    engine = ExecutionEngine(event_store=store, broker=venue)
+    engine.see(venue.marks(venue.prices, NOON))
+    engine.place_order(BTC, "buy", Decimal(1))
+    (intended,) = [event for event in told if event.type == "order.intended"]
+    assert (intended.data["saw"] is not None) is is_seen
