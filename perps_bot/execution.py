@@ -233,15 +233,12 @@ class ExecutionEngine:
 
     def _look_for_missing(self, listed: Mapping[str, Order]) -> None:
         """Take in what is ours and not under way; what then rests there is not ours."""
-        orders = self.orders
-        others = [order for order in listed.values() if order.id not in orders.tickets]
-        if others:
-            known = {order.venue_order_id for order in listed.values() if orders.knows(order.id)}
-            for order in others:
-                if self._is_missing(order, known):
-                    self._take_in(order)
-        self.foreign = tuple(order for order in others
-                             if not order.status.is_terminal and not orders.knows(order.id))
+        others = [order for order in listed.values() if order.id not in self.orders.tickets]
+        for order in others:
+            if self._is_missing(order, listed):
+                self._take_in(order)
+        self.foreign = tuple([order for order in others if not order.status.is_terminal
+                              and not self.orders.knows(order.id)])
 
     def enter(self, symbol: str, side: Side, quantity: Decimal, reason: str) -> Order:
         """Open a position as the settings say: market, or a limit on our side of the book."""
@@ -453,7 +450,7 @@ class ExecutionEngine:
         theirs = positions.get(order.symbol) or Position(order.symbol)
         return theirs.quantity == self.tracker.get_position(order.symbol).quantity
 
-    def _is_missing(self, order: Order, known: set[str]) -> bool:
+    def _is_missing(self, order: Order, listed: Mapping[str, Order]) -> bool:
         """Whether the books lack an order that is ours.
 
         One that was thought lost, or was recorded as refused or not sent; the stop of one of our
@@ -461,12 +458,13 @@ class ExecutionEngine:
         protects.  Anything else is somebody's, whatever its tag: another data folder's, perhaps, or
         another machine's.
 
-        known  venue ids of our listed orders; that of one may be told for the first time
+        The venue's id of an order of ours may be told for the first time in this very listing.
         """
         origin, is_there = order.originating_order_id, order.filled_quantity + order.remaining > 0
         if self.orders.knows(order.id):
             return order.id in self.orders.lost or is_there and self.orders.never_arrived(order.id)
-        if origin in known or self.orders.is_ours(origin):
+        if origin and (self.orders.is_ours(origin) or any(
+                o.venue_order_id == origin and self.orders.knows(o.id) for o in listed.values())):
             return is_there
         return (order.id.startswith(f"{self.config.tag}-") and order.purpose is Purpose.STOP
                 and order.remaining > 0 and self._held_against(order) > 0)

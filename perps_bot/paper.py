@@ -7,10 +7,9 @@ world moves only when `marks` is asked, and the same marks give the same fills.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import partial
 from itertools import takewhile
 from operator import attrgetter
 
@@ -19,7 +18,10 @@ from perps_bot.catalog import floor_to
 from perps_bot.errors import OrderRejected
 from perps_bot.model import (
     ZERO, Candle, Fill, FundingPayment, FundingRate, Margin, Mark, Order, OrderIntent, OrderStatus,
-    OrderType, Position, Product, Purpose, Side, TimeInForce,
+    Position, Product, Purpose, Side, TimeInForce,
+)
+from perps_bot.refusals import (
+    BRACKET, LIMIT, STOP_LIMIT, STOPS, first, incomplete, misplaced, refusal,
 )
 from perps_bot.tracker import INFINITY, apply_fill
 
@@ -37,8 +39,6 @@ ORDERS_MAX, HISTORY_MAX = 500, 1_000
 ABSENCE_MIN, CANDLES_MAX = timedelta(minutes=2), 1_500
 CATCH_UP = ((3600, timedelta(days=1)), (60, timedelta()))
 HOUR, LAST_MOMENT = timedelta(hours=1), datetime.max.replace(tzinfo=UTC)
-MARKET, LIMIT, STOP_LIMIT, BRACKET = OrderType
-STOPS = (STOP_LIMIT, BRACKET)
 # The venue's word for a stop that has become a limit order; it stays with the order's state.
 TRIGGERED = "STOP_TRIGGERED"
 
@@ -70,12 +70,10 @@ class PaperBroker:
         self._fills: deque[Fill] = deque(maxlen=HISTORY_MAX)
         self._payments: deque[FundingPayment] = deque(maxlen=HISTORY_MAX)
         self._seen_at: datetime | None = None
-        self._hour_ends = LAST_MOMENT  # the first one after `_seen_at`
         self._changes = 0
         # Between which prices nothing happens, by symbol, and until when: as of that revision.
         self._bounds: dict[str, tuple[Decimal, Decimal]] = {}
-        self._asked: tuple[str, ...] = ()  # whose marks are asked for, ...
-        self._wanted: dict[str, None] = {}  # ... and that of what is held or open besides
+        self._followed, self._wanted = (), {}  # whose marks are asked for, and what is held besides
         self._expires_at, self._bounded_at = LAST_MOMENT, -1
 
     def restore(
@@ -115,9 +113,8 @@ class PaperBroker:
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
         if self._live or self._positions:
-            asked = tuple(symbols)
-            if self._bounded_at != self._changes or asked != self._asked:
-                self._asked = asked
+            if self._bounded_at != self._changes or self._followed != tuple(symbols):
+                self._followed = tuple(symbols)
                 self._find_bounds()
             marks = self.market.marks(self._wanted, now)
             for missed in self._missed(now):
@@ -165,10 +162,10 @@ class PaperBroker:
             return known
         self._seen_at = self._seen_at or now
         mark = self.market.marks([order.symbol], now).get(order.symbol)
-        refusal = (self._malformed(order, mark, now) or _incomplete(order.intent, now)
-                   or self._not_covered(order, mark) or _misplaced(order.intent, mark.price))
-        if refusal:
-            raise refusal
+        refused = (self._malformed(order, mark, now) or incomplete(order.intent, now)
+                   or self._not_covered(order, mark) or misplaced(order.intent, mark.price))
+        if refused:
+            raise refused
         order = order._replace(status=OrderStatus.OPEN, venue_order_id=f"paper-{order.id}")
         self._live[order.id] = order
         self._changes += 1
@@ -182,7 +179,7 @@ class PaperBroker:
         free = held - _remaining(self._live.values(), order.symbol, order.side)
         if not self._known(order.id) and order.quantity > free:
             code = "PREVIEW_CLOSE_ONLY_FAILURE" if held > 0 else "CANNOT_CLOSE_ZERO_POSITION"
-            raise _refusal(code, f"{max(free, ZERO):f} can be closed")
+            raise refusal(code, f"{max(free, ZERO):f} can be closed")
         return self.place(order, now)
 
     def cancel(self, orders: Sequence[Order], now: datetime) -> None:
@@ -195,13 +192,13 @@ class PaperBroker:
     def _malformed(self, order: Order, mark: Mark | None, now: datetime) -> OrderRejected | None:
         intent, product = order.intent, self._product(order.symbol)
         if product is None:
-            return _refusal("INVALID_PRODUCT_ID", intent.symbol)
+            return refusal("INVALID_PRODUCT_ID", intent.symbol)
         size, tick = intent.quantity, product.price_increment
         least, most, step = product.min_quantity, product.max_quantity, product.quantity_increment
         prices = (intent.limit_price, intent.stop_price, intent.attached_stop_price)
         # A stop needs no quote, and a candle's orders wait for the next open.
         waits = _is_stop(order) or mark is None or mark.candle is not None
-        return _first(
+        return first(
             (not product.tradable, "TRADING_DISABLED", lambda: intent.symbol),
             (mark is None or not waits and now - mark.at > QUOTE_AGE_MAX,
              "INVALID_NO_LIQUIDITY", lambda: f"no fresh quote of {intent.symbol}"),
@@ -223,16 +220,16 @@ class PaperBroker:
         held, promised = self._closable(order), _remaining(live, order.symbol, order.side)
         reserved = _remaining(live, order.symbol, order.side, stops=True)
         free = held - reserved - promised
-        return _first(
+        return first(
             (_is_stop(order) and size > free, "PREVIEW_BRACKET_ORDER_SIZE_EXCEEDS_POSITION",
              lambda: f"{free:f} is free"),
             (held > 0 and reserved and size > held - reserved,
              "PREVIEW_ORDER_SIZE_EXCEEDS_BRACKETED_POSITION",
              lambda: f"{reserved:f} of the position is reserved by a resting stop"),
             # What only shrinks the position needs no margin.
-            (size > held - promised and self._margin_with(order) > self.equity(),
-             "INSUFFICIENT_FUNDS", lambda: f"{self._margin_with(order):.2f} USD of initial margin "
-             f"in all, {self.equity():.2f} USD of equity"),
+            (size > held - promised and self._initial((*live, order)) > self.equity(),
+             "INSUFFICIENT_FUNDS", lambda: f"{self._initial((*live, order)):.2f} USD of initial "
+             f"margin in all, {self.equity():.2f} USD of equity"),
         )
 
     def _execute(self, order: Order, mark: Mark, now: datetime) -> None:
@@ -274,10 +271,10 @@ class PaperBroker:
     def _charge_funding(self, until: datetime) -> None:
         """Book what fell due by `until` on the positions held before that moment's fills."""
         while self._seen_at < until:
-            if not self._hour_ends - HOUR <= self._seen_at < self._hour_ends:
+            moment = until
+            if until - self._seen_at >= HOUR or until.hour != self._seen_at.hour:
                 begun = self._seen_at.replace(minute=0, second=0, microsecond=0)
-                self._hour_ends = begun + HOUR
-            moment = min(self._hour_ends, until)
+                moment = min(begun + HOUR, until)
             for symbol, position in self._positions.items():
                 rate = self.market.funding(symbol, moment)
                 # A rate may become known late; it is booked once, whenever that is.
@@ -311,7 +308,7 @@ class PaperBroker:
 
     def _find_bounds(self) -> None:
         self._bounds = {symbol: self._bounds_of(symbol) for symbol in self._symbols()}
-        self._wanted = {**dict.fromkeys(self._asked), **self._bounds}
+        self._wanted = {**dict.fromkeys(self._followed), **self._bounds}
         ends = (order.intent.expires_at for order in self._live.values())
         self._expires_at = min((at for at in ends if at is not None), default=LAST_MOMENT)
         self._bounded_at = self._changes
@@ -323,9 +320,9 @@ class PaperBroker:
             intent = order.intent
             if order.reason == TRIGGERED or not _rests(order):
                 return INFINITY, ZERO  # whatever comes fills it
-            limit = None if intent.order_type is STOP_LIMIT else intent.limit_price
-            legs = [(limit, below, above), (intent.stop_price, above, below)]
-            for price, bought_at, sold_at in legs:
+            limit = intent.limit_price if intent.order_type is not STOP_LIMIT else None
+            for price, bought_at, sold_at in (
+                    (limit, below, above), (intent.stop_price, above, below)):
                 if price is not None:
                     (bought_at if intent.side is Side.BUY else sold_at).append(price)
         if position is not None:  # its share of what all of them together may still lose
@@ -339,7 +336,7 @@ class PaperBroker:
 
     def _meet(self, mark: Mark, now: datetime) -> None:
         """Let one symbol's new mark act on its orders and its position."""
-        symbol, candle = mark.symbol, mark.candle
+        symbol, candle, self._bounded_at = mark.symbol, mark.candle, -1  # it may lie beyond them
         self._expire(self._of(symbol), candle.opened_at if candle else now, now)
         if candle is not None:
             self._meet_candle(symbol, candle, now)
@@ -470,8 +467,10 @@ class PaperBroker:
             self._book(Fill(f"liquidation-{symbol}-{now.isoformat()}", "", symbol, side, quantity,
                             price, self._fee(symbol, quantity, price), now, is_liquidation=True))
 
-    def _initial(self) -> Decimal:
-        return sum((self._margin(held) for held in self._positions), ZERO)
+    def _initial(self, orders: Sequence[Order] = ()) -> Decimal:
+        """USD of initial margin in all, with those `orders` filled."""
+        symbols = dict.fromkeys((*self._positions, *(order.symbol for order in orders)))
+        return sum((self._margin(symbol, orders) for symbol in symbols), ZERO)
 
     def _margin_left(self) -> Decimal:
         """USD of equity above what liquidates."""
@@ -488,11 +487,6 @@ class PaperBroker:
             (position.quantity + bought) * product.long_margin_rate,
             (sold - position.quantity) * product.short_margin_rate,
         )
-
-    def _margin_with(self, order: Order) -> Decimal:
-        """USD of initial margin in all, with `order` and all that is open filled."""
-        orders, symbols = (*self._live.values(), order), self._symbols() | {order.symbol: None}
-        return sum((self._margin(symbol, orders) for symbol in symbols), ZERO)
 
     def _end(self, identity: str, status: OrderStatus, now: datetime) -> None:
         self._changes += 1
@@ -528,48 +522,6 @@ class PaperBroker:
 
     def _slipped(self, price: Decimal, side: Side) -> Decimal:
         return price * (1 + self._slippage * side.sign) if self._slippage else price
-
-
-def _refusal(code: str, text: str) -> OrderRejected:
-    return OrderRejected(code, f"{code}: {text}")
-
-
-def _first(*rows: tuple[object, str, Callable[[], str]]) -> OrderRejected | None:
-    """The refusal of the first row that applies; only its text is put together."""
-    for refused, code, text in rows:
-        if refused:
-            return _refusal(code, text())
-    return None
-
-
-def _incomplete(intent: OrderIntent, now: datetime) -> OrderRejected | None:
-    kind, limit, ends_at = intent.order_type, intent.limit_price, intent.expires_at
-    is_gtd = intent.time_in_force is TimeInForce.GTD
-    said = partial("limit {}, ends at {}".format, limit, ends_at)
-    return _first(
-        (kind is LIMIT and limit is None, "INVALID_LIMIT_PRICE", said),
-        (kind is MARKET and limit is not None, "PRICE_NOT_ALLOWED_FOR_MARKET_ORDERS", said),
-        (kind in STOPS and None in (limit, intent.stop_price), "INVALID_BRACKET_PRICES", said),
-        (is_gtd and ends_at is None, "GTD_ORDERS_MUST_HAVE_END_TIME", said),
-        (ends_at is not None and ends_at <= now, "END_TIME_IS_IN_THE_PAST", said),
-    )
-
-
-def _misplaced(intent: OrderIntent, price: Decimal) -> OrderRejected | None:
-    """Prices on the wrong side of the market, or of each other."""
-    limit, stop, attached = intent.limit_price, intent.stop_price, intent.attached_stop_price
-    kind, sign = intent.order_type, intent.side.sign
-    beyond, short = ("ABOVE", "BELOW") if intent.side is Side.SELL else ("BELOW", "ABOVE")
-    said = partial("limit {}, stop {}, last {}".format, limit, stop or attached, price)
-    return _first(
-        (stop is not None and (stop - price) * sign <= 0,
-         f"PREVIEW_STOP_PRICE_{beyond}_LAST_TRADE_PRICE", said),
-        (kind is BRACKET and (limit - price) * sign >= 0, "INVALID_BRACKET_PRICES", said),
-        (kind is STOP_LIMIT and (limit - stop) * sign < 0,
-         f"PREVIEW_STOP_PRICE_{short}_LIMIT_PRICE", said),
-        (attached is not None and (attached - (limit or price)) * sign >= 0,
-         "INVALID_ATTACHED_STOP_LOSS_PRICE", said),
-    )
 
 
 def _is_stop(order: Order) -> bool:

@@ -31,6 +31,7 @@ FLOORS = {
         2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
         2  score     outputs  reading  wall
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
+        1  refusals
         1  lines
         0  model     errors    broker  secret     event
     """.strip().splitlines())
@@ -40,7 +41,7 @@ SOURCES = {path.stem: path.read_text("utf-8") for path in sorted(PACKAGE.glob("*
 ROOMS = [room for room in SOURCES if not room.startswith("__")]
 # What cannot move money.
 BESIDE = {"market", "paper", "process", "alerts", "service", "mailbox", "confirmed", "terminal",
-          "words", "journal", "usage", "metrics", "figures", "score", "outputs",
+          "words", "journal", "usage", "refusals", "metrics", "figures", "score", "outputs",
           "reading", "wall", "diary", "event", "tried", "courier"}
 CORE = [room for room in ROOMS if FLOORS.get(room, 0) <= 4 and room not in BESIDE]
 

@@ -13,7 +13,9 @@ from perps_bot import calm
 from perps_bot import replay as replay_room
 from perps_bot.errors import VenueUnavailable
 from perps_bot.market import RecordedMarket
-from perps_bot.model import Candle, FundingRate, Mark, OrderStatus, OrderType, TradingState
+from perps_bot.model import (
+    Candle, FundingRate, Mark, Order, OrderIntent, OrderStatus, OrderType, Side, TradingState,
+)
 from perps_bot.paper import INFINITY, ZERO, PaperBroker
 from perps_bot.replay import replay
 from perps_bot.risk import MARGIN_RATIO_MIN
@@ -107,6 +109,13 @@ def test_a_tick_in_which_nothing_happens_values_what_is_held_and_looks_at_nothin
     assert quiet.bot.risk.flow._marks[BTC].newest.price == Decimal("99.5")
 
 
+def test_a_quiet_tick_writes_down_the_rate_of_the_hour():
+    quiet = Quiet(held=False)
+    quiet.street.rate = FundingRate(BTC, Decimal("0.0001"), quiet.rig.now)
+    assert not quiet.tick()
+    assert len(quiet.rig.of("funding.rate")) == 1
+
+
 def change_the_contract(quiet):
     quiet.street.listing = (a_product(BTC, tick="0.5"),)
     quiet.wait(MINUTE)  # they are read once in that time
@@ -121,6 +130,11 @@ def fail_to_answer(quiet):
 def doubt_an_order(quiet):
     for ticket in quiet.bot.engine.orders.tickets.values():
         ticket.order = ticket.order._replace(status=OrderStatus.UNKNOWN)
+    quiet.look_again()
+
+
+def leave_a_stop_behind(quiet):
+    quiet.bot.tracker._set(quiet.bot.tracker.get_position(BTC)._replace(quantity=ZERO))
     quiet.look_again()
 
 
@@ -156,6 +170,7 @@ WAKES = {
     "a halt": ("held flat", lambda quiet: quiet.bot.risk.hold("x", TradingState.REDUCING, "look")),
     "an exit": ("held", lambda quiet: quiet.bot.protector.exit(BTC, "the owner wants it")),
     "an order in doubt": ("held", doubt_an_order),
+    "a stop of nothing": ("held", leave_a_stop_behind),
     "a contract that has changed": ("held flat", change_the_contract),
     "a contract that ends within a day": ("held", near_the_contract_s_end),
     "a read that failed": ("held flat", fail_to_answer),
@@ -184,6 +199,30 @@ class Thorough(PaperBroker):
 
     def _bounds_of(self, symbol):
         return INFINITY, ZERO
+
+
+def test_a_venue_liquidates_what_it_would_if_it_tested_every_price():
+    """Two positions that carry each other: what one loses, the other may have gained before."""
+    liquidations = 0
+    for seed in range(150):
+        told = []
+        for kind in (PaperBroker, Thorough):
+            dice, street, now = random.Random(seed), Street(), NOON
+            street.listing, street.prices = (a_product(BTC), a_product(ETH)), {}
+            street.marks = lambda _, at: {s: Mark(s, p, p, p, at) for s, p in street.prices.items()}
+            venue = kind(street, Decimal(120))
+            for number in range(60):
+                now += SECOND
+                street.prices = {s: street.prices.get(s, 100) + Decimal(dice.randint(-5, 5))
+                                 for s in (BTC, ETH)}
+                venue.marks((BTC, ETH), now)
+                if number < 2:
+                    intent = OrderIntent((BTC, ETH)[number], dice.choice([*Side]), Decimal(2))
+                    venue.place(Order(f"{number}", intent, now), now)
+            told.append((venue.fills(NOON), venue.equity(), venue.margin()))
+        assert told[0] == told[1]
+        liquidations += any(fill.is_liquidation for fill in told[0][0])
+    assert 20 < liquidations < 140
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -259,7 +259,10 @@ def kill_again_and_again(folder, kills, seed):
 
 
 def ends_well(process):
-    """End it in good order after a whole tick; whether all that it holds has its stop then."""
+    """End it in good order after a whole tick; whether all that it holds has its stop then.
+
+    Its code says whether it could confirm everything, and its words what it could not.
+    """
     starts, before = process.count(b'"bot.started"'), len(process.said())
     process.start()
     process.wait_for(lambda text: text.count(b'"bot.started"') > starts)
@@ -274,9 +277,10 @@ def ends_well(process):
     assert set(stopped["stops"]) == set(held)
     unconfirmed = [line for line in process.said()[before:].splitlines() if "NOT confirmed" in line]
     assert code == (3 if unconfirmed else 0), process.said()[-3000:]
-    assert not [line for line in unconfirmed if " entry is " in line], unconfirmed
-    assert code or all(stopped["stops"].values())
-    return code == 0
+    # Of an entry that never arrived it takes a minute to prove that; every other one is gone.
+    assert not [line for line in unconfirmed
+                if " entry is " in line and not line.endswith(" is unknown")], unconfirmed
+    return all(stopped["stops"].values())
 
 
 def whole(events):
