@@ -5,7 +5,7 @@ and its coming and going are events.  Where an address is set, `courier` posts i
 later says what became of it, so no tick ever waits.  Nothing is decided here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any

@@ -523,7 +523,7 @@ def _price_rows(
     intent: OrderIntent, mark: Mark, now: datetime, product: Product, limits: RiskConfig
 ) -> tuple[tuple, ...]:
     """What the quote has against an increase; rows as in LiveRiskManager."""
-    is_market, symbol = intent.order_type is OrderType.MARKET, intent.symbol
+    is_market = intent.order_type is OrderType.MARKET
     age, old, older = (age_seconds(mark, now), limits.mark_staleness_seconds_max,
                        limits.quote_staleness_seconds_max)
     # A market order's price is bounded by the spread; a limit that waits far away hurts nobody.

@@ -4,7 +4,6 @@ import random
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from types import SimpleNamespace
 
 import pytest
 from helpers import BTC, ETH, NOON, RISING, Rig, WildMarket, a_product, the_settings

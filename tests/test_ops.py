@@ -28,7 +28,6 @@ from perps_bot.paper import PaperBroker
 from perps_bot.settings import resolve
 from perps_bot.store import EventStore, Recovery, read_events
 from perps_bot.words import fields_line
-from words import replace
 
 ROOT = Path(__file__).resolve().parent.parent
 NOON = datetime(2025, 5, 1, 12, tzinfo=UTC)

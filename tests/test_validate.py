@@ -6,7 +6,6 @@ import os
 import shlex
 import threading
 import time
-from dataclasses import replace
 from decimal import Decimal
 from itertools import count
 from pathlib import Path

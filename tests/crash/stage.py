@@ -6,7 +6,6 @@ happen at their seconds, and the run ends when all has converged, or when it had
 
 import hashlib
 import os
-import random
 import shutil
 from contextlib import suppress
 from datetime import timedelta
