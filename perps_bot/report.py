@@ -265,7 +265,7 @@ TABLES: Mapping[str, tuple] = {
 
 
 def summary(source: Source, reading: Reading, history: History,
-            with_stories: bool) -> dict[str, object]:
+            with_stories: bool = True) -> dict[str, object]:
     """Everything, by name: what --json prints and the page shows; the text has no stories."""
     figures = history.figures()
     trips = [trip.row() for trip in history.trips]
