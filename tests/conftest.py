@@ -8,6 +8,8 @@ from ipaddress import ip_address
 
 import pytest
 
+from perps_bot import secret
+
 # Where several processes run the tests, each of these files stays in one of them: its tests share
 # what is dear to make, or start so many processes that others of its kind beside it are too much.
 TOGETHER = ("test_docs.py", "test_exchange_official.py", "test_faq.py", "test_notebook.py",
@@ -72,6 +74,15 @@ def the_diary_as_it_was():
     log.handlers, log.propagate = kept[1], kept[2]
     log.setLevel(kept[0])
     logging.raiseExceptions = kept[3]
+
+
+@pytest.fixture(autouse=True)
+def no_secret_of_another_test():
+    """What one test has concealed could be a number that another one writes."""
+    kept = list(secret._pieces)
+    yield
+    secret._pieces.clear()
+    secret._pieces.extend(kept)
 
 
 @pytest.fixture(autouse=True)

@@ -660,7 +660,8 @@ def test_symbol_tells_one_product_in_full_by_either_name(name, said):
     assert (report["symbol"], report["product_id"]) == ("BTC-PERP", "BIP-20DEC30-CDE")
     assert Decimal(report["bid"]) < Decimal(report["ask"])
     assert 0 <= report["last_candle_age_seconds"] < 60
-    assert report["orders"]["BTC-PERP long"]["possible"]
+    order = report["orders"]["BTC-PERP long"]  # in some seconds too little is offered there
+    assert order["possible"] or "max_top_of_book_pct" in order["why"]
     assert "BTC-PERP long" in said(f"symbol {name}").out
 
 

@@ -26,13 +26,13 @@ def wire(monkeypatch):
         done.append(SYNC)
         return real(target)
 
-    def written(request, host, real=transport._written):
+    def prepared(request, origin, real=transport._prepared):
         done.append(f"{request.method} {request.target.partition('?')[0].rpartition('/')[2]}")
-        return real(request, host)
+        return real(request, origin)
 
     at_once(monkeypatch)
     for room, name, seam in ((disk, "_fsync", synced), (os, "fsync", synced),
-                             (os, "fdatasync", synced), (transport, "_written", written)):
+                             (os, "fdatasync", synced), (transport, "_prepared", prepared)):
         monkeypatch.setattr(room, name, seam)
     return done
 

@@ -167,7 +167,7 @@ PLANTS = (
           "if line[-CRC_LENGTH:] != CRC_FORM % crc or seq != seq_before + 1:",
           "if seq != seq_before + 1:", "fuzz", "events"),
     Plant("a body may be nested without end", "wire",
-          "    if _is_deeper(value, DEPTH_MAX):", "    if False:", "fuzz", "body"),
+          "> DEPTH_MAX and _is_deeper(value, DEPTH_MAX):", "> DEPTH_MAX and False:", "fuzz", "body"),
     Plant("a state file may be anything", "store",
           "if not isinstance(value, dict):\n            raise ValueError(f\"no JSON object",
           "if value is None:\n            raise ValueError(f\"no JSON object", "fuzz", "state"),
