@@ -85,7 +85,6 @@ class ExecutionEngine:
         self.moved_by_others: dict[str, list[Fill]] = {}  # late fills that are not ours
         self.orders = OrderTracker(self.store, self.config.tag)
         self._found: list[Order] = []
-        self._listed_at: datetime | None = None  # when the venue last told its orders
         self._asked: set[str] = set()  # ids of orders under way that we asked to cancel
         self._refused: dict[str, tuple] = {}
 
@@ -208,7 +207,7 @@ class ExecutionEngine:
         orders = self.orders
         watched = [t.order.created_at for t in (*orders.tickets.values(), *orders.lost.values())]
         since = min(watched, default=self.store.now)
-        listed = self._listed(since)
+        listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
         self._look_for_missing(listed)
         try:
             self._book_fills(since)
@@ -217,19 +216,6 @@ class ExecutionEngine:
             raise
         self._learn_all(listed, tuple(orders.tickets))
         self._asked &= orders.tickets.keys()
-
-    def _listed(self, oldest: datetime) -> dict[str, Order]:
-        """What is open, and what was begun since the last look, which has seen all before it.
-
-        One of ours that is not among them has ended: the list then goes back to the oldest.
-        """
-        lost = [ticket.order.created_at for ticket in self.orders.lost.values()]
-        since = max(oldest, min([self._listed_at or oldest, self.store.now, *lost]))
-        listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
-        if since > oldest and self.orders.tickets.keys() - listed.keys():
-            listed = {order.id: order for order in self.broker.orders(oldest - READ_OVERLAP)}
-        self._listed_at = self.store.now
-        return listed
 
     def _look_for_missing(self, listed: Mapping[str, Order]) -> None:
         """Take in what is ours and not under way; what then rests there is not ours."""

@@ -86,23 +86,6 @@ def test_one_tick_opens_at_most_one_position(tmp_path):
     assert len(sent(rig)) == 4
 
 
-def test_a_stop_that_has_rested_for_days_is_no_reason_to_list_those_days(tmp_path):
-    rig = a_rig(tmp_path)
-    rig.tick()
-    reached, orders = [], rig.venue.orders
-    rig.venue.orders = lambda since: reached.append(rig.now - since) or orders(since)
-    for _ in range(3):
-        rig.tick(36_000)
-    reached.clear()
-    rig.tick()
-    assert reached and max(reached) < timedelta(minutes=11), "what was begun since the last look"
-    (stop,) = rig.bot.engine.outstanding(BTC)
-    rig.venue.fill(stop.id)
-    rig.tick()
-    assert max(reached) > timedelta(hours=30), "it is not open: the list goes back to its beginning"
-    assert not rig.held() and not rig.bot.engine.outstanding(BTC)
-
-
 def test_an_entry_that_is_refused_makes_room_for_the_next_symbol(tmp_path):
     rig = a_rig(tmp_path, trends=(RISING, RISING))
     rig.venue.answers.append("reject PRODUCT_HALTED")
