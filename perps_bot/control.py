@@ -24,6 +24,7 @@ REQUEST_AGE_MAX = timedelta(seconds=60)
 # How often and how long the venue is looked at; alone: where no loop goes on with it.
 LOOK_SECONDS, LOOKS_MAX = Decimal("0.5"), 200
 LOOK_FOR, LOOK_FOR_ALONE = timedelta(seconds=8), timedelta(seconds=80)
+QUEUED_AGE_MAX = timedelta(days=5)  # a weekend with a holiday on either side
 ANSWERS_MAX, ORDERS_MAX = 100, 500  # that are remembered, and that one answer tells of
 
 
@@ -156,6 +157,17 @@ class _Task:
                     or any(self.bot.books.moved(s, GONE_UNEXPLAINED) for s in self.symbols)
                     or not self.theirs and self.margin_in_use())
 
+    def strangers(self, also_queued: bool) -> dict[str, Order]:
+        """Orders of others in what is covered, by the venue's id.
+
+        also_queued  those, too, that wait for a session: no list of what is open has them
+        """
+        engine, found = self.bot.engine, list(self.bot.engine.foreign)
+        if also_queued:
+            found += [order for order in engine.broker.orders(self.bot.store.now - QUEUED_AGE_MAX)
+                      if not order.status.is_terminal and engine.orders.find(order.id) is None]
+        return {order.venue_order_id: order for order in found if order.symbol in self.symbols}
+
     def margin_in_use(self) -> Decimal | None:
         """USD that the balance shows: an empty list of positions is believed only beside zero."""
         with suppress(VenueUnavailable):
@@ -211,13 +223,14 @@ def _everything_is_closed(task: _Task) -> bool:
     bot, engine = task.bot, task.bot.engine
     task.look()
     listed = [s for s in task.symbols if bot.catalog.lists(s)]
-    if task.is_flat():
+    is_flat = task.is_flat()
+    strangers = task.strangers(also_queued=is_flat)
+    if is_flat and not strangers:
         for symbol in task.symbols:
             bot.catalog.get(symbol)  # what is not listed could not be looked for by its name
         return True
     if bot._observes:
         raise ConfigError(bot._observes)  # no further look can help
-    strangers = {o.venue_order_id: o for o in engine.foreign if o.symbol in task.symbols}
     if strangers:
         task.foreign |= strangers
         with suppress(OutcomeUnknown, VenueUnavailable):  # the next look tells

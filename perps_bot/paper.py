@@ -100,7 +100,7 @@ class PaperBroker:
     def products(self) -> Sequence[Product]:
         products = self.market.products()
         if products is not self._listing:
-            self._listing = products
+            self._listing, self._bounded_at = products, -1  # other margins, other bounds
             self._products.update((product.symbol, product) for product in products)
         return products
 

@@ -185,15 +185,27 @@ def _listed(path: str) -> list[dict[str, str]]:
     """The rows of a file: CSV with names in its first line, or a JSON array of objects."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            text = file.read(LIST_BYTES_MAX)
+            text = file.read(LIST_BYTES_MAX + 1)
+        if len(text) > LIST_BYTES_MAX:
+            raise ValueError(f"more than {LIST_BYTES_MAX >> 20} MiB")
         if not text.lstrip().startswith("["):
-            found = [*csv.DictReader(text.splitlines(), strict=True)]
+            rows = [row for row in csv.reader(text.splitlines(), strict=True) if row]
+            if any(len(row) != len(rows[0]) for row in rows):
+                raise ValueError("a value is missing, or too many, in a row")
+            found = [_named(zip(rows[0], row)) for row in rows[1:]]
         else:
-            found = json.loads(text, parse_float=str, parse_int=str)
+            found = json.loads(text, parse_float=str, parse_int=str, object_pairs_hook=_named)
         return [{name: _text(value) for name, value in row.items()} for row in found]
     except (OSError, ValueError, csv.Error, AttributeError, TypeError, RecursionError) as problem:
         raise ConfigError(f"--list {path}: {problem}: give CSV with names in the first line, or a "
                           f"JSON array of objects such as {{\"short_ma_period\": 5}}") from problem
+
+
+def _named(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
+    found = [*pairs]
+    if len(dict(found)) < len(found):
+        raise ValueError("a setting stands twice in a row")
+    return dict(found)
 
 
 def _text(value: object) -> str:

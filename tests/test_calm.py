@@ -208,12 +208,16 @@ def test_a_venue_liquidates_what_it_would_if_it_tested_every_price():
         for kind in (PaperBroker, Thorough):
             dice, street, now = random.Random(seed), Street(), NOON
             street.listing, street.prices = (a_product(BTC), a_product(ETH)), {}
+            raised = tuple(replace(p, long_margin_rate=Decimal("0.3")) for p in street.listing)
             street.marks = lambda _, at: {s: Mark(s, p, p, p, at) for s, p in street.prices.items()}
             venue = kind(street, Decimal(120))
             for number in range(60):
                 now += SECOND
                 street.prices = {s: street.prices.get(s, 100) + Decimal(dice.randint(-5, 5))
                                  for s in (BTC, ETH)}
+                if number == 30 and seed % 3 == 0:
+                    street.listing = raised
+                venue.products()
                 venue.marks((BTC, ETH), now)
                 if number < 2:
                     intent = OrderIntent((BTC, ETH)[number], dice.choice([*Side]), Decimal(2))

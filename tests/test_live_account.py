@@ -8,6 +8,7 @@ import copy
 import signal
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
 from exchange.harness import wait_until
@@ -16,7 +17,9 @@ from exchange.products import default_products
 from live import BTC, ETH, IDS, SOL, TICKS, XRP, LiveRig, at_once
 from perps_bot import rest as rest_room
 from perps_bot import shutdown
+from perps_bot.control import Control
 from perps_bot.errors import ConfigError
+from perps_bot.mailbox import Request
 from perps_bot.model import TradingState
 from perps_bot.ops import health
 from perps_bot.shutdown import stop
@@ -656,6 +659,31 @@ def test_e9_the_trail_rests_before_the_close_and_the_stop_stays_while_it_lasts(m
     rig.ticks(4)
     assert rig.held() == 0 and rig.orders("/orders/close_position")
     assert_books_agree(rig)
+
+
+def test_an_order_that_the_owner_queued_in_a_closed_market_is_closed_with_everything_else(make):
+    """The list of what is open leaves it out, and no list of late has it."""
+    rig = make()
+    rig.rising()
+    rig.start()
+    rig.sim.call("set_session", product_id=IDS[BTC], is_open=False)
+    rig.sim.call("order_by_owner", product_id=IDS[BTC], side="BUY", contracts="2",
+                 limit_price="50000")
+    for _ in range(20):
+        rig.tick(60)
+
+    def wait(_):
+        rig.now += timedelta(seconds=1)
+        rig.sim.advance(rig.now)
+
+    clock = SimpleNamespace(now=lambda: rig.now, wall=lambda: rig.now, wait=wait)
+    rig.bot.control = Control(rig.bot.store)
+    request = Request("0" * 32, "close-all", {"reason": "all", "symbols": [BTC]}, rig.now)
+    rig.bot.control.perform(rig.bot, clock, request)
+    answer = rig.bot.control.answers[request.id]
+    assert answer.exit_code == 0 and ", not ours, buy: gone\n" in answer.text
+    assert [order["status"] for order in rig.truth()["orders"]
+            if order["status"] not in ("FILLED", "CANCELLED")] == []
 
 
 @pytest.mark.parametrize("reason", ["EXCHANGE_MAINTENANCE", "A_REASON_OF_TOMORROW"])

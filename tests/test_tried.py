@@ -76,6 +76,9 @@ def test_a_list_is_a_combination_a_row_for_each_point_of_the_grid(text, tmp_path
     ("[" * 100_000,                      "recursion"),
     ('{"short_ma_period": 5}\n1,2\n',    "a value is missing, or too many"),
     ("",                                 "nothing to try"),
+    ("short_ma_period,short_ma_period\n5,7\n", "a setting stands twice in a row"),
+    ('[{"short_ma_period": 5, "short_ma_period": 7}]', "a setting stands twice in a row"),
+    ("short_ma_period\n" + "5\n" * 600_000, "more than 1 MiB"),
     ("fee_rate\n0.1\n",                  "fee_rate: is given twice, or cannot be tried; there are"),
     ("api_key\nx\n",                     "api_key: is given twice, or cannot be tried"),
 ])
