@@ -17,7 +17,7 @@ from typing import Any
 from perps_bot.clock import StopRequest, SystemClock
 from perps_bot.confirmed import NOT_VERIFIED
 from perps_bot.control import LOOK_FOR_ALONE, Control
-from perps_bot.errors import ConfigError
+from perps_bot.errors import ConfigError, InUse
 from perps_bot.bot import assemble, recover
 from perps_bot.mailbox import Answer, Request, answer_to, put, turn
 from perps_bot.settings import Settings, data_folder, resolve
@@ -29,6 +29,7 @@ from perps_bot.wiring import alone_in, alone_on, bot_of, broker_kind, clock_of, 
 POLL_SECONDS = 0.1
 # How often an answer is looked for (10 s), another command is waited for, and a killed bot.
 ANSWER_LOOKS_MAX, TURN_LOOKS_MAX, KILLED_LOOKS_MAX = 100, 100, 50
+TAKES_MAX = 3  # how often another command may have been quicker
 # What may wait when the lock is taken: what an earlier process had taken or kept, and ours.
 WAITING_MAX = 3
 
@@ -47,16 +48,11 @@ def ask(settings: Settings, command: str, args: Mapping[str, Any], kills: bool =
     prepare_folder(folder)
     request = Request(uuid.uuid4().hex, command, args, SystemClock().now())
     lock = InstanceLock(folder / "lock")
-    if (pid := _holder(lock)) is not None:
-        answer, why = _asked(lock, folder / "control", request)
-        if answer is not None:
+    for _ in range(TAKES_MAX):
+        if answer := _told(lock, folder / "control", request, kills):
             return answer
-        if _holder(lock) is not None and not kills:
-            return Answer(NOT_VERIFIED, f"NOT verified: pid {pid} {why}; add --kill to end it "
-                                        f"and act without it")
-        if _holder(lock) is not None and not _killed(lock):
-            return Answer(NOT_VERIFIED, f"NOT verified: pid {pid} could not be ended: run this as "
-                                        f"its user, or end it yourself and ask again")
+        with suppress(InUse):  # another command was quicker: it is asked as a bot is
+            return _act(settings, folder, request)
     return _act(settings, folder, request)
 
 
@@ -91,6 +87,22 @@ class _Nobody:
         def refuse(*_arguments: object) -> None:
             raise ConfigError(self._why)
         return refuse
+
+
+def _told(lock: InstanceLock, place: Path, request: Request, kills: bool) -> Answer | None:
+    """What whoever holds the lock says; None where nobody does, or nobody does any more."""
+    if (pid := _holder(lock)) is None:
+        return None
+    answer, why = _asked(lock, place, request)
+    if answer is not None:
+        return answer
+    if _holder(lock) is not None and not kills:
+        return Answer(NOT_VERIFIED, f"NOT verified: pid {pid} {why}; add --kill to end it "
+                                    f"and act without it")
+    if _holder(lock) is not None and not _killed(lock):
+        return Answer(NOT_VERIFIED, f"NOT verified: pid {pid} could not be ended: run this as "
+                                    f"its user, or end it yourself and ask again")
+    return None
 
 
 def _holder(lock: InstanceLock) -> int | None:

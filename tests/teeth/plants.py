@@ -104,7 +104,7 @@ PLANTS = (
           'task.bot.risk.hold("operator", state, task.request.args["reason"])', "pass",
           "sim", "halt asked"),
     Plant("flat is said without a look", "control",
-          "    if task.is_flat():\n", "    if True:\n", "sim", "close-all asked"),
+          "    is_flat = task.is_flat()\n", "    is_flat = True\n", "sim", "close-all asked"),
     # Books
     Plant("a short position is read as a long one", "wire",
           '"SHORT": -1}', '"SHORT": 1}', "sim", ""),
