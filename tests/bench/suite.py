@@ -35,7 +35,7 @@ SIZES = {"smoke": (2_000, 20_000, 400), "quick": (50_000, 100_000, 20_000),
 REASON_LENGTH_MAX = 300
 LINEAR_FACTOR = 10
 SWEEP_BARS_MAX = 250_000  # what a worker keeps in memory
-IDLE_TICKS, IDLE_SECONDS_MAX = 3, 60
+TOLD_TICKS, TOLD_SECONDS_MAX = 3, 60
 IDLE_TICKS = 60  # of a bot at the exchange
 BURST_SPEED, BURST_QUOTES = 10, {"smoke": 7_000, "quick": 20_000, "full": None}
 BURST_GRACE = 0.1
@@ -337,8 +337,8 @@ def idle_memory(bench):
 
 def _ticks_told(bot, path):
     """Wait until its health was written a few times."""
-    told, end = set(), perf_counter() + IDLE_SECONDS_MAX
-    while len(told) < IDLE_TICKS:
+    told, end = set(), perf_counter() + TOLD_SECONDS_MAX
+    while len(told) < TOLD_TICKS:
         if bot.poll() is not None or perf_counter() > end:
             raise NotRun(f"the bot ended, or wrote its health {len(told)} times only")
         sleep(0.1)

@@ -266,7 +266,7 @@ class _Stopwatch:
 
     def __init__(self, rig, folder):
         self.rig, self.found, self._tick = rig, OrderPath(), rig.tick
-        self._began, self._reading, self._arrived = None, 0, 0
+        self._began, self._reading, self._arrived, self._head = None, 0, 0, (0, b"")
         self._real = transport._connected, feed_room.wire.decoded
         transport._connected = lambda origin: _Noted(self._real[0](origin), self._sent)
         feed_room.wire.decoded = self._decoded
@@ -314,12 +314,15 @@ class _Stopwatch:
         return self._real[1](body)
 
     def _sent(self, data):
-        now = perf_counter()
-        if self._began is not None and all(part in data for part in ENTRY):
-            self.found.ticks.append(now - self._began - self._reading)
+        """The head of a request goes out before its body, which says what it is."""
+        if data.startswith((b"GET", b"POST")):
+            self._head = perf_counter(), data
+            return
+        first_byte, head = self._head
+        if self._began is not None and all(part in head + data for part in ENTRY):
+            self.found.ticks.append(first_byte - self._began - self._reading)
             self.found.reads.append(self._reading)
-        if data.startswith(b"POST"):
-            self._began = None  # what follows a cancel or a close is another path
+        self._began = None  # what follows a cancel or a close is another path
 
 
 class _Noted:
