@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -31,26 +31,20 @@ PATIENCE_SECONDS = 60
 GRID = ("short_ma_period=3,5,9", "long_ma_period=10,20")
 
 
-class Here(Executor):
-    """Runs what is submitted at once, and counts it."""
+class Here(ThreadPoolExecutor):
+    """Runs one after the other in this process, and counts."""
 
     def __init__(self):
+        super().__init__(max_workers=1)
         self.done = []
 
     def submit(self, function, *arguments):
         self.done.append(arguments[1])
-        future = Future()
-        try:
-            future.set_result(function(*arguments))
-        except Exception as failure:
-            future.set_exception(failure)
-        return future
+        return super().submit(function, *arguments)
 
 
 @pytest.fixture(autouse=True)
-def a_folder_of_its_own(tmp_path, monkeypatch):
-    for name in [n for n in os.environ if n.startswith(("PERPS_", "COINBASE_"))]:
-        monkeypatch.delenv(name)
+def a_folder_of_its_own(tmp_path, monkeypatch, no_settings_of_the_tester):
     monkeypatch.chdir(tmp_path)
 
 

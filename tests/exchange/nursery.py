@@ -135,9 +135,9 @@ def live(arguments, descriptors, main):
         ended = 0
     except SystemExit as left:
         ended = left.code or 0
-    except BaseException:
-        traceback.print_exc()
     finally:
+        if sys.exc_info()[0]:  # what nobody caught; the parent's stack is no place for it
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(ended)
