@@ -85,7 +85,7 @@ def said(ran):
 
 
 def folded(folder, begin=None, end=None):
-    return told(Reading(folder, begin, end))
+    return told(Reading(folder, begin, end), is_told=True)
 
 
 def lines_of(folder):
