@@ -486,10 +486,7 @@ class _DayFile:
             self.damage = f"{self.path} line {self.events + 1}: {_said(error)}"
 
     def _verified(self, lines: Iterable[bytes]) -> Iterator[Event]:
-        """Yield the event of each line that follows; raise one of UNREADABLE at one that does not.
-
-        Names of its own, and not the file's, for what changes with every line.
-        """
+        """The event of each line that follows; raises one of UNREADABLE at one that does not."""
         size, offset, events, read = self.stat.st_size, 0, 0, decoded
         try:
             for line in lines:

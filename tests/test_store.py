@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from perps_bot import store as room
 from perps_bot.errors import ConfigError, StoreDamaged
-from perps_bot.lines import unparsed
+from perps_bot.lines import HOLD, brief, unparsed
 from perps_bot.model import Side
 from perps_bot.store import (
     SYNCED,
@@ -274,6 +274,31 @@ def test_a_field_that_is_not_parsed_yet_is_never_another_ones(folder):
     assert_found_singly(folder, batch)
     assert [event.data.get("price") for event in read_events(folder, read=unparsed)][1:] == [
         data.get("price") for data in batch]
+
+
+HELD = {"symbol": "BTC-PERP", "action": "hold", "reason": "no cross", "mark_price": "93.5"}
+
+
+@pytest.mark.parametrize("data, is_brief", [
+    (HELD, True), ({**HELD, "equity": "9", "rows": [{"mark_price": "9"}]}, True),
+    ({**HELD, "mark_price": "93"}, True), ({**HELD, "reason": ""}, True),
+    ({**HELD, "reason": 'x","mark_price":"9'}, False), ({**HELD, "reason": "\\"}, True),
+    ({**HELD, "symbol": "\u20ac"}, False), ({**HELD, "symbol": 'a"b'}, False),
+    ({**HELD, "action": "buy"}, False), ({**HELD, "mark_price": None}, False),
+    ({**HELD, "mark_price": "-1"}, False), ({**HELD, "mark_price": "1E3"}, False),
+    ({"symbol": "BTC-PERP", "action": "hold", "mark_price": "9"}, False),
+])
+def test_a_decision_to_hold_is_brief_only_where_it_says_the_same(folder, data, is_brief):
+    store = EventStore(folder, now=NOON)
+    store.append("strategy.signal", **data, bid="9")
+    store.append("alert", **data, bid="9")
+    store.close()
+    whole = list(read_events(folder))
+    told = list(read_events(folder, read=brief))
+    assert [event[:2] for event in told] == [event[:2] for event in whole]
+    assert (told[1].type == HOLD) == is_brief and told[2].type == "alert"
+    assert (told[1].data if is_brief else (told[1].data["symbol"], told[1].data["mark_price"])) == (
+        data["symbol"], data["mark_price"])
 
 
 def test_a_line_that_is_not_ours_is_refused_once_a_field_is_asked_for(folder):
