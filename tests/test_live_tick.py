@@ -26,9 +26,9 @@ def wire(monkeypatch):
         done.append(SYNC)
         return real(target)
 
-    def prepared(request, origin, real=transport._prepared):
+    def prepared(request, real=transport._prepared):
         done.append(f"{request.method} {request.target.partition('?')[0].rpartition('/')[2]}")
-        return real(request, origin)
+        return real(request)
 
     at_once(monkeypatch)
     for room, name, seam in ((disk, "_fsync", synced), (os, "fsync", synced),
