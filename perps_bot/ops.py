@@ -61,8 +61,7 @@ class Surfaces:
         self._risk_events: list[dict] = []
         self._published_at: datetime | None = None
         self._message = ""
-        self._unwritten: set[str] = set()
-        self._written: dict[str, object] = {}  # by name, of what changes seldom
+        self._unwritten, self._written = set(), {}  # names; and by name, what changes seldom
         self._named: tuple[Settings | None, str] = None, ""  # settings, and their hash
         self.is_live = False  # False while old events are read back
 
