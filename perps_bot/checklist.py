@@ -24,7 +24,7 @@ from perps_bot.limits import largest_order
 from perps_bot.bot import configured
 from perps_bot.market import bar_closes
 from perps_bot.model import ZERO, Account, Mark, OrderIntent, OrderType, Product, Side
-from perps_bot.risk import LiveRiskManager, RiskConfig, caps, headroom, worst_price
+from perps_bot.risk import LiveRiskManager, RiskConfig, caps, counted, headroom, worst_price
 from perps_bot.settings import FOREIGN_VARIABLES, Settings, described
 from perps_bot.store import DAY_FILES, EPOCH, EventStore, distrust, read_events
 from perps_bot.strategy import BaselinePerpsStrategy, StrategyConfig
@@ -313,9 +313,10 @@ def _inside_liquidation(
     name: str, product: Product, side: Side, account: Account, limits: RiskConfig
 ) -> Iterator[Check]:
     quantity, price = _size(product, side, account, limits)
+    would = counted(quantity * price, ZERO, ZERO)
     for cap in caps(account, product, side, limits):
-        if cap.code == "STOP_BEYOND_LIQUIDATION" and cap.room(quantity * price, ZERO) < 0:
-            yield Check(name, False, str(cap.breach(quantity * price, ZERO)))
+        if cap.code == "STOP_BEYOND_LIQUIDATION" and cap.room(would) < 0:
+            yield Check(name, False, str(cap.breach(would)))
 
 
 def _holdings(asked: Inquiry) -> Iterator[Check]:

@@ -5,7 +5,7 @@ sent once and then looked up; it is finished when its recorded fills add up to w
 says was filled.  This room never decides what to hold, never reads a clock and never waits.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUn
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
     ZERO, Account, Breach, Fill, FundingPayment, Margin, Mark, Order, OrderIntent, OrderStatus,
-    OrderType, Position, Purpose, Side, Ticket, TimeInForce, TradingState, columns, exact,
+    OrderType, Position, Purpose, Side, Ticket, TimeInForce, TradingState, columns, exact, shrinks,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
@@ -84,6 +84,8 @@ class ExecutionEngine:
         self.foreign: tuple[Order, ...] = ()  # open at the venue, and not ours
         self.moved_by_others: dict[str, list[Fill]] = {}  # late fills that are not ours
         self.orders = OrderTracker(self.store, self.config.tag)
+        self.outstanding = self.orders.outstanding
+        self._pictured: tuple[tuple, Account] | None = None  # as of when, and what
         self._found: list[Order] = []
         self._asked: set[str] = set()  # ids of orders under way that we asked to cancel
         self._refused: dict[str, tuple] = {}
@@ -136,16 +138,20 @@ class ExecutionEngine:
             raise ConfigError(f"{order_id}: no such order of ours")
         return order
 
-    def send(self, intent: OrderIntent) -> Order:
-        """Quantise, ask the gate, write the intent, send once.  Raises as `place_order`."""
-        account, product = self.books(), self.catalog.get(intent.symbol)
-        reduces = account.reduces(intent)
-        if not reduces:  # an increase reads everything anew
-            if intent.symbol not in self.marks:
-                self.see({**self.marks, **self.broker.marks([intent.symbol], self.store.now)})
+    def send(self, intent: OrderIntent, account: Account | None = None) -> Order:
+        """Quantise, ask the gate, write the intent, send once.  Raises as `place_order`.
+
+        account  the picture that an increase was just sized by; without it all is read anew
+        """
+        symbol, product = intent.symbol, self.catalog.get(intent.symbol)
+        reduces = shrinks(intent, self.tracker.get_position(symbol).quantity, self.outstanding())
+        if reduces:
+            account = self.books()
+        elif account is None:
+            if symbol not in self.marks:
+                self.see({**self.marks, **self.broker.marks([symbol], self.store.now)})
             account = self.picture()
-            reduces = account.reduces(intent)
-        mark = self.marks.get(intent.symbol)
+        mark = self.marks.get(symbol)
         if mark is not None or reduces:  # without a mark the gate says so
             try:
                 intent = quantized(product, intent, None if reduces else mark.price)
@@ -156,12 +162,8 @@ class ExecutionEngine:
         if not verdict.approved:
             self._refuse(intent, verdict.reason, verdict.breaches)
             raise OrderRejected(verdict.breaches[0].code, verdict.reason)
-        self._refused.pop(intent.symbol, None)
+        self._refused.pop(symbol, None)
         return self._transmit(intent, reduces)
-
-    def outstanding(self, symbol: str | None = None) -> tuple[Order, ...]:
-        """Our orders that may still move the position; an unknown outcome counts as live."""
-        return self.orders.outstanding(symbol)
 
     def books(self) -> Account:
         """The account as our own books have it, without asking the venue."""
@@ -173,11 +175,18 @@ class ExecutionEngine:
         )
 
     def picture(self) -> Account:
-        """Read the account anew: one consistent picture, or VenueUnavailable."""
-        self.tracker.last_equity = self.broker.equity()
-        self.margin = self.broker.margin()
-        self.venue_positions = self.broker.positions()
-        return self.books()
+        """Read the account anew: one consistent picture, or VenueUnavailable.
+
+        Where the venue says that it has not moved, and nor have we, the last one still holds.
+        """
+        revision, seen = self.broker.revision, self._pictured
+        as_of = revision, self.store.seq, self.store.now
+        if seen is None or revision is None or seen[0] != as_of or seen[1].marks is not self.marks:
+            self.tracker.last_equity = self.broker.equity()
+            self.margin = self.broker.margin()
+            self.venue_positions = self.broker.positions()
+            seen = self._pictured = as_of, self.books()
+        return seen[1]
 
     def see(self, marks: Mapping[str, Mark]) -> None:
         """Value everything at this tick's marks."""
@@ -199,7 +208,8 @@ class ExecutionEngine:
     def take_found(self, symbol: str) -> list[Order]:
         """Return the stops in `symbol` that `settle` found at the venue, each once."""
         found = [order for order in self._found if order.symbol == symbol]
-        self._found = [order for order in self._found if order.symbol != symbol]
+        if found:
+            self._found = [order for order in self._found if order.symbol != symbol]
         return found
 
     def settle(self) -> None:
@@ -226,31 +236,37 @@ class ExecutionEngine:
         self.foreign = tuple([order for order in others if not order.status.is_terminal
                               and not self.orders.knows(order.id)])
 
-    def enter(self, symbol: str, side: Side, quantity: Decimal, reason: str) -> Order:
-        """Open a position as the settings say: market, or a limit on our side of the book."""
+    def enter(
+        self, symbol: str, side: Side, quantity: Decimal, reason: str,
+        account: Account | None = None,
+    ) -> Order:
+        """Open a position as the settings say: market, or a limit on our side of the book.
+
+        account  the picture that the quantity comes from
+        """
         intent = OrderIntent(symbol, side, quantity, self.config.order_type, reason=reason)
         mark, force = self.marks.get(symbol), self.config.time_in_force
         if intent.order_type is OrderType.MARKET or mark is None:
-            return self.send(intent)
+            return self.send(intent, account)
         ours, theirs = (mark.bid, mark.ask) if side is Side.BUY else (mark.ask, mark.bid)
         takes = self._resting(intent, theirs, TimeInForce.IOC)
         if force is TimeInForce.IOC:
-            return self.send(takes)
+            return self.send(takes, account)
         distance = 1 - self.config.trailing_stop_pct * side.sign
         stop = quantize_stop(self.catalog.get(symbol), ours * distance, side.opposite)
         rests = self._resting(intent, ours, force)._replace(attached_stop_price=stop)
         try:
-            return self.send(rests)
+            return self.send(rests, account)
         except OrderRejected as refusal:
             if "ATTACHED" not in refusal.code:
                 raise
             return self.send(takes)  # an entry that cannot carry its stop must not rest
 
-    def entries(self, symbol: str | None = None) -> list[Order]:
+    def entries(self, symbol: str | None = None) -> tuple[Order, ...]:
         """Our outstanding entries."""
-        return [o for o in self.outstanding(symbol) if o.purpose is Purpose.ENTRY]
+        return self.outstanding(symbol, Purpose.ENTRY)
 
-    def cancel_all(self, symbol: str | None = None) -> list[Order]:
+    def cancel_all(self, symbol: str | None = None) -> Sequence[Order]:
         """Ask for every entry to be cancelled, look, and return those not confirmed gone."""
         self.cancel(self.entries(symbol))
         return self.entries(symbol)
@@ -318,20 +334,20 @@ class ExecutionEngine:
         }
 
     def _update(self, order: Order, code: str = "") -> None:
-        before = self.orders.get(order.id)
+        before, intent = self.orders.get(order.id), order.intent
         if order.status is OrderStatus.OPEN and before and before.status in IN_DOUBT and (
                 before.purpose is Purpose.STOP):
             self._found.append(order)
         self.store.append("order.updated", noun=before and before.answered(order),
-                          client_order_id=order.id, symbol=order.symbol,
-                          purpose=order.purpose, code=code, asked=order.id in self._asked,
-                          quantity=order.quantity, **order.state_data())
+                          client_order_id=order.id, symbol=intent.symbol,
+                          purpose=intent.purpose, code=code, asked=order.id in self._asked,
+                          quantity=intent.quantity, **order.state_data())
 
     def _doubt(self, order: Order, why: str) -> None:
         self.store.append(
             "order.unknown", client_order_id=order.id, symbol=order.symbol, reason=why)
 
-    def cancel(self, orders: list[Order]) -> None:
+    def cancel(self, orders: Sequence[Order]) -> None:
         """Ask, then look: only `settle` says that an order is gone."""
         live = [o for o in orders if not self.order(o.id).status.is_terminal]
         if live:

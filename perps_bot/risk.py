@@ -66,18 +66,13 @@ class Cap(NamedTuple):
     unit: str
     message: str
 
-    def room(self, own: Decimal, others: Decimal, order: Decimal = ZERO) -> Decimal:
-        """USD of notional left; below zero is a breach."""
-        return self.limit * self.worth - self._counted(own, others, order)
+    def room(self, notional: Mapping[str, Decimal]) -> Decimal:
+        """USD of notional left; below zero is a breach.  notional is what `counted` returns."""
+        return self.limit * self.worth - notional[self.counts]
 
-    def breach(self, own: Decimal, others: Decimal, order: Decimal = ZERO) -> Breach:
-        notional = self._counted(own, others, order)
-        measured = notional / self.worth if self.worth > 0 else INFINITY
+    def breach(self, notional: Mapping[str, Decimal]) -> Breach:
+        measured = notional[self.counts] / self.worth if self.worth > 0 else INFINITY
         return _breach(self.code, measured, self.limit, self.message, self.unit, self.setting)
-
-    def _counted(self, own: Decimal, others: Decimal, order: Decimal) -> Decimal:
-        return own if self.counts == "symbol" else (
-            order if self.counts == "order" else own + others)
 
 
 def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> tuple[Cap, ...]:
@@ -117,9 +112,13 @@ def headroom(
     """
     if symbol not in account.marks:
         return ZERO
-    own, others = worst_notional(account, symbol), notional_of_others(account, symbol)
-    room = min([cap.room(own, others) for cap in caps(account, product, side, limits)])
-    return max(room, ZERO)
+    has = counted(worst_notional(account, symbol), notional_of_others(account, symbol), ZERO)
+    return max(ZERO, min([cap.room(has) for cap in caps(account, product, side, limits)]))
+
+
+def counted(own: Decimal, others: Decimal, order: Decimal) -> dict[str, Decimal]:
+    """USD of notional by what a cap counts."""
+    return {"symbol": own, "all": own + others, "order": order}
 
 
 def is_armed(account: Account) -> bool:
@@ -181,7 +180,10 @@ class Hold:
 
 
 class LiveRiskManager:
-    """The gate and the trading state.  Holds are kept by kind; the strictest one rules."""
+    """The gate and the trading state.  Holds are kept by kind; the strictest one rules.
+
+    state  what they, and the settings, leave
+    """
 
     def __init__(self, config: RiskConfig | None = None, event_store=None) -> None:
         self.config = config or RiskConfig()
@@ -193,13 +195,9 @@ class LiveRiskManager:
         # By symbol, "" for the whole account: the venue's reason to refuse, and since when.
         self._refused: dict[str, tuple[str, datetime]] = {}
         self._cleared_at = ""  # when a day's loss was last cleared, as ISO 8601 writes it
+        self.state = self.config.state
         if event_store is not None:
             event_store.subscribe(self.apply, {*FLOW_EVENTS, *_FOLDS}, ("strategy.signal",))
-
-    @property
-    def state(self) -> TradingState:
-        states = (self.config.state, *(hold.state for hold in self._holds.values()))
-        return max(states, key=attrgetter("severity")) if self._holds else states[0]
 
     @property
     def holds(self) -> Mapping[str, Hold]:
@@ -220,11 +218,11 @@ class LiveRiskManager:
         breaches = [_breach(*row[1:], symbol=intent.symbol) for row in rows if row[0]]
         breaches += self._losses(account).values()
         if mark := account.marks.get(intent.symbol):
-            counted = (worst_notional(account, intent.symbol, intent),
-                       notional_of_others(account, intent.symbol),
-                       intent.quantity * worst_price(intent, mark))
+            would = counted(worst_notional(account, intent.symbol, intent),
+                            notional_of_others(account, intent.symbol),
+                            intent.quantity * worst_price(intent, mark))
             table = caps(account, product, intent.side, self.config)
-            breaches += [cap.breach(*counted) for cap in table if cap.room(*counted) < 0]
+            breaches += [cap.breach(would) for cap in table if cap.room(would) < 0]
         return RiskVerdict(intent, tuple(breaches))
 
     def post_trade(self, account: Account) -> list[Breach]:
@@ -410,10 +408,15 @@ class LiveRiskManager:
             self._holds[kind] = Hold(state, data["reason"], at)
         if state is TradingState.TRADING:
             self._flow.forgive(kind)
+        self._sum_up()
         if kind == "rejects":
             self._rejects_in_a_row = 0
         elif kind == "refusal":
             self._refused.pop("", None)
+
+    def _sum_up(self) -> None:
+        states = (self.config.state, *(hold.state for hold in self._holds.values()))
+        self.state = max(states, key=attrgetter("severity"))
 
     def _fold_answer(self, at: datetime, data: Mapping) -> None:
         """Count the entries that were refused; what a refusal calls for is kept by symbol."""
@@ -449,6 +452,7 @@ class LiveRiskManager:
             kind: Hold(TradingState(h["state"]), h["reason"], moment(h["at"]))
             for kind, h in data["holds"].items()
         }
+        self._sum_up()
         self._taken_back = Counter(data.get("taken_back", {}))
         self._cleared_at = data.get("cleared_at", "")
         refused = data.get("refused", {}).items()

@@ -181,15 +181,18 @@ class EventStore:
         self._fd = -1
 
     def _happen(self, type: str, data: dict, day: date | None, required: bool, noun=None) -> Event:
-        event = Event(self.seq + 1, self.now, type, data, noun)
+        seq = self.seq + 1
+        event = tuple.__new__(Event, (seq, self.now, type, data, noun))
         if self._folder is not None:
             self._record(event, day, required)
-        self.seq, self.day = event.seq, day
+        self.seq, self.day = seq, day
         self._dispatch(event, self._tells)
         return event
 
     def _dispatch(self, event: Event, readers: Mapping[str, list[Callable]]) -> None:
-        for apply in (*readers[event.type], *readers[""]):
+        for apply in readers[event.type]:
+            apply(event)
+        for apply in readers[""]:
             apply(event)
 
     def _record(self, event: Event, day: date, required: bool) -> None:
