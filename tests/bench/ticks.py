@@ -5,8 +5,10 @@ is the bot; only the order's path runs against the exchange process, with a disk
 """
 
 import json
+import logging
 import os
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -254,8 +256,9 @@ def order_path(folder, hours=4):
         raise Missing(f"{RECORDED.name} is not in ../shared/data")
     at_once(SimpleNamespace(setattr=setattr))
     begin = next(recorded(NOON.replace(2025, 5, 12, 0), NOON.replace(2026)))[0]
-    with LiveRig(folder, now=begin, with_feed=True, enable_shorts=True,
-                 trailing_stop_pct=Decimal("0.005"), max_daily_loss_pct=Decimal(1)) as rig:
+    with a_diary(folder), LiveRig(
+            folder, now=begin, with_feed=True, enable_shorts=True,
+            trailing_stop_pct=Decimal("0.005"), max_daily_loss_pct=Decimal(1)) as rig:
         closes = [row[-1] for row in recorded(begin - WARM_UP, begin)]
         rig.history(closes)
         rig.price(closes[-1])
@@ -264,11 +267,25 @@ def order_path(folder, hours=4):
         clocks = _Stopwatch(rig, folder)
         try:
             rig.start()
+            rig.bot.surfaces.is_live = True  # what a run writes into its log, it writes here
             clocks.watch()
             Played(rig).play(end)
         finally:
             clocks.stop()
     return clocks.found
+
+
+@contextmanager
+def a_diary(folder):
+    """The log of a run, without the terminal's copy."""
+    log = logging.getLogger("perps_bot")
+    before, log.propagate, log.handlers = (log.handlers, log.propagate, log.level), False, [
+        logging.FileHandler(folder / "perps_bot.log")]
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.handlers, log.propagate, log.level = before
 
 
 class _Stopwatch:
