@@ -28,6 +28,7 @@ from live import ETH, IDS, SOL, XRP, LiveRig, at_once
 from recorded_day import RECORDED, WARM_UP, Played, played, recorded
 
 from perps_bot import feed as feed_room
+from perps_bot import store as disk
 from perps_bot import transport, wire
 from perps_bot.feed import MarkFeed
 from perps_bot.loop import attempt
@@ -241,12 +242,14 @@ class LiveIdle:
 @dataclass
 class OrderPath:
     """Seconds: of each frame from its arrival to its slot, of each entry from its tick's begin to
-    its first byte without the reads, of those reads, and of the parts, each as often as an entry.
+    its first byte without the reads, of those reads, of the disk's turn within it, and of the
+    parts, each as often as an entry.
     """
 
     frames: list = field(default_factory=list)
     ticks: list = field(default_factory=list)
     reads: list = field(default_factory=list)
+    syncs: list = field(default_factory=list)
     parts: dict = field(default_factory=dict)
 
 
@@ -294,13 +297,13 @@ class _Stopwatch:
     def __init__(self, rig, folder):
         self.rig, self.found, self._tick = rig, OrderPath(), rig.tick
         self._began, self._reading, self._arrived, self._head = None, 0, 0, (0, b"")
-        self._real = transport._connected, feed_room.wire.decoded
+        self._real, self._sync = (transport._connected, feed_room.wire.decoded, disk._fsync), 0
         transport._connected = lambda origin: _Noted(self._real[0](origin), self._sent)
-        feed_room.wire.decoded = self._decoded
+        feed_room.wire.decoded, disk._fsync = self._decoded, self._synced
         self._parts = _Parts(folder)
 
     def stop(self):
-        transport._connected, feed_room.wire.decoded = self._real
+        transport._connected, feed_room.wire.decoded, disk._fsync = self._real
         self._parts.close()
 
     def watch(self):
@@ -340,6 +343,11 @@ class _Stopwatch:
             self._arrived = perf_counter()
         return self._real[1](body)
 
+    def _synced(self, target):
+        begun = perf_counter()
+        self._real[2](target)
+        self._sync = perf_counter() - begun
+
     def _sent(self, data):
         """The head of a request goes out before its body, which says what it is."""
         if data.startswith((b"GET", b"POST")):
@@ -349,6 +357,7 @@ class _Stopwatch:
         if self._began is not None and all(part in head + data for part in ENTRY):
             self.found.ticks.append(first_byte - self._began - self._reading)
             self.found.reads.append(self._reading)
+            self.found.syncs.append(self._sync)
         self._began = None  # what follows a cancel or a close is another path
 
 
