@@ -13,9 +13,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from perps_bot.limits import INFINITY
-from perps_bot.model import (
-    ZERO, Account, Mark, Order, OrderStatus, Position, Purpose, Side, TradingState,
-)
+from perps_bot.model import ZERO, Account, Mark, Order, Position, Side, TradingState
 from perps_bot.risk import MARGIN_RATIO_MIN
 
 # What ends so soon is closed while it can be.
@@ -149,13 +147,8 @@ def _losses(bot: Any) -> tuple[Decimal, Decimal] | None:
 def _is_at_rest(bot: Any) -> bool:
     """Whether all that is known to be at the venue are stops of ours, as our books have them."""
     engine = bot.engine
-    for ticket in engine.orders.tickets.values():
-        order = ticket.order
-        if (order.intent.purpose is not Purpose.STOP or order.status is not OrderStatus.OPEN
-                or order.filled_quantity != ticket.recorded
-                or ticket.missed_at is not None or ticket.is_late):
-            return False
-    return not (engine.foreign or engine.moved_by_others)
+    return not (engine.foreign or engine.moved_by_others) and all(
+        [ticket.is_at_rest for ticket in engine.orders.tickets.values()])
 
 
 def _have_only_sent(bot: Any, account: Account) -> bool:

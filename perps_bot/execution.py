@@ -26,6 +26,8 @@ from perps_bot.tracker import OrderTracker, PositionTracker
 
 # How far before the last known fill or order a read begins; the venue's clock is not ours.
 READ_OVERLAP = timedelta(minutes=10)
+# How late an hour's funding may be told.
+FUNDING_LATE_MAX = timedelta(hours=2)
 # Two complete listings without the order, so far apart, prove that it is absent.
 ABSENCE_PROOF = timedelta(seconds=10)
 # An entry is looked for that long, twice what any read may lag: a second one would be too much.
@@ -89,9 +91,9 @@ class ExecutionEngine:
         self.orders = OrderTracker(self.store, self.config.tag)
         self.outstanding = self.orders.outstanding
         self._pictured: tuple[tuple, Account] | None = None  # as of when, and what
+        self._looked_at: datetime | None = None  # when `settle` was last done with everything
         self._found: list[Order] = []
-        self._settled_at = self._sent_at = EPOCH
-        self._is_unsure = False  # whether the last look was left out
+        self._sent_at, self._is_unsure = EPOCH, False  # and whether the last look was left out
         self._asked: set[str] = set()  # ids of orders under way that we asked to cancel
         self._refused: dict[str, tuple] = {}
 
@@ -228,25 +230,22 @@ class ExecutionEngine:
 
     def settle_if_due(self) -> None:
         """As `settle`, but of a quiet account that cannot say when it moves only now and then."""
-        is_recent = abs(self.store.now - self._settled_at) < QUIET_LOOK_EVERY
+        is_recent = abs(self.store.now - (self._looked_at or EPOCH)) < QUIET_LOOK_EVERY
         self._is_unsure = is_recent and self.broker.revision is None and self.is_quiet()
         if not self._is_unsure:
             self.settle()
 
     def may_enter(self) -> bool:
         """Look before an entry, where this tick did not; False where that found anything."""
-        if not self._is_unsure:
-            return True
-        self.settle()
-        self._is_unsure = False
-        return self.is_quiet()
+        if self._is_unsure:
+            self.settle()
+        return not self._is_unsure or self.is_quiet()
 
     def settle(self) -> None:
         """Learn what became of every order and book what it did.  Raises VenueUnavailable."""
-        orders = self.orders
-        watched = [t.order.created_at for t in (*orders.tickets.values(), *orders.lost.values())]
-        since = min(watched, default=self.store.now)
-        listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
+        orders, since = self.orders, self._left_at()
+        known = [*(ticket.order for ticket in orders.tickets.values()), *self.foreign]
+        listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP, known)}
         self._look_for_missing(listed)
         try:
             self._book_fills(since)
@@ -255,7 +254,18 @@ class ExecutionEngine:
             raise
         self._learn_all(listed, tuple(orders.tickets))
         self._asked &= orders.tickets.keys()
-        self._settled_at = self.store.now
+        self._looked_at = self.store.now
+
+    def _left_at(self) -> datetime:
+        """How far back to look: to the last whole look, and to what that has left in doubt.
+
+        A stop that rested then is asked for by its name, so no look grows with its age.  The first
+        one of a process goes back to the oldest order.
+        """
+        orders, last = self.orders, self._looked_at
+        tickets = [*orders.tickets.values(), *orders.lost.values()]
+        doubtful = [t.order.created_at for t in tickets if last is None or not t.is_at_rest]
+        return min([self.store.now, last or self.store.now, *doubtful])
 
     def _look_for_missing(self, listed: Mapping[str, Order]) -> None:
         """Take in what is ours and not under way; what then rests there is not ours."""
@@ -392,8 +402,9 @@ class ExecutionEngine:
             self.broker.cancel(orders, self.store.now)
 
     def _book_fills(self, since: datetime) -> None:
-        begin = min(since, self.tracker.last_booked_at or since) - READ_OVERLAP
-        begin = max(begin, self.tracker.remembers_since or begin)
+        if self._looked_at is None:
+            since = min(since, self.tracker.last_booked_at or since)
+        begin = max(since - READ_OVERLAP, self.tracker.remembers_since or EPOCH)
         self.moved_by_others.clear()
         fills = self.broker.fills(begin)
         for fill in fills:
@@ -411,8 +422,9 @@ class ExecutionEngine:
                 self._book_liquidation(fill)
             elif self.store.now - fill.at < READ_OVERLAP:
                 self.moved_by_others.setdefault(fill.symbol, []).append(fill)
-        for payment in self.broker.funding_payments(begin):
-            self._book_funding(payment, fills)
+        for payment in self.broker.funding_payments(min(begin, self.store.now - FUNDING_LATE_MAX)):
+            if not self.tracker.knows(payment.payment_id):
+                self._book_funding(payment, fills)
         self.see(self.marks)  # a new fill is worth the mark, not its own price
 
     def _book_funding(self, payment: FundingPayment, fills: Iterable[Fill]) -> None:

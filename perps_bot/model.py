@@ -360,6 +360,14 @@ class Ticket:
     def is_finished(self) -> bool:
         return self.order.status.is_terminal and self.recorded >= self.order.filled_quantity
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is a stop that rests at the venue, all of its fills in our books."""
+        order = self.order
+        return (order.intent.purpose is Purpose.STOP and order.status is OrderStatus.OPEN
+                and order.filled_quantity == self.recorded
+                and self.missed_at is None and not self.is_late)
+
     def booked(self) -> Order:
         """The order as our books have it: what was filled but not told yet is still to come."""
         order = self.order

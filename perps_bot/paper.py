@@ -146,14 +146,15 @@ class PaperBroker:
     def positions(self) -> Mapping[str, Position]:
         return dict(self._positions)
 
-    def orders(self, since: datetime) -> Sequence[Order]:
+    def orders(self, since: datetime, known: Iterable[Order] = ()) -> Sequence[Order]:
         found = [*self._live.values()]
         for ended_at, order in reversed(self._ended.values()):
             if ended_at < since:
                 break
             if order.created_at >= since:
                 found.append(order)
-        return found
+        ended = [self._ended[order.id][1] for order in known if order.id in self._ended]
+        return found + [order for order in ended if order.created_at < since]
 
     def fills(self, since: datetime) -> Sequence[Fill]:
         return _since(self._fills, since)
