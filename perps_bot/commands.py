@@ -10,13 +10,12 @@ import json
 import os
 import sys
 from decimal import Decimal
-from functools import partial
 
 from perps_bot.errors import ConfigError
 from perps_bot.process import answer, complain, draw, say
 
 WITH_RECORDED = ("recorded", "profile", "dry_run", "config", "json")
-EVENTS_KEPT_MAX = 10_000
+EVENTS_KEPT_MAX, KEEP_DAYS_MAX = 10_000, 36_500
 DONE, NO, SETTINGS_WRONG, NOT_VERIFIED, LOCKED = 0, 1, 2, 3, 75
 
 
@@ -84,7 +83,7 @@ def check(arguments: argparse.Namespace) -> int:
     is_well = all(row.ok is not False for row in checks)
     text = (_json(checklist.check_values(settings, kind, checks)) if arguments.json else
             checklist.check_text(settings, kind, checks, _terminal()))
-    return _drawn(text, DONE if is_well else NO)
+    return _answer(text, DONE if is_well else NO, draw)
 
 
 def products(arguments: argparse.Namespace) -> int:
@@ -168,11 +167,9 @@ def status(arguments: argparse.Namespace) -> int:
     if arguments.watch:
         return _watched(folder, arguments.json)
     sight = look(folder, now())
-    code = watch.status_code(sight)
-    if arguments.json:
-        return _answer(_json(watch.as_json(sight)), code)
-    lines = watch.status_lines(sight, _terminal())
-    return code if draw("\n".join(lines)) else NOT_VERIFIED
+    text = (_json(watch.as_json(sight)) if arguments.json else
+            "\n".join(watch.status_lines(sight, _terminal())))
+    return _answer(text, watch.status_code(sight), draw)
 
 
 def _watched(folder: str, is_json: bool) -> int:
@@ -190,9 +187,8 @@ def _watched(folder: str, is_json: bool) -> int:
     signals.install()
     look(folder, now())  # refuses while the screen is still as it was
     with Screen(sys.stdin, sys.stdout) as screen:
-        watch.redraw(screen, lambda: watch.status_lines(
-            look(folder, now()), _terminal()),
-            lambda: signals.wait(Decimal(0)) is not None)
+        watch.redraw(screen, lambda: watch.status_lines(look(folder, now()), _terminal()),
+                     lambda: signals.wait(Decimal(0)) is not None)
     return DONE
 
 
@@ -218,10 +214,8 @@ def why(arguments: argparse.Namespace) -> int:
     ticks, folder = _count("--ticks", arguments.ticks), _events_folder(arguments)
     ledger = look_back(folder, arguments.name, ticks)
     ledger.now = in_the_way(look(os.path.dirname(folder), now()), folder)
-    if arguments.json:
-        return _answer(_json(ledger.as_json()))
-    lines = why_lines(ledger, _terminal())
-    return DONE if draw("\n".join(lines)) else NOT_VERIFIED
+    return _answer(_json(ledger.as_json()) if arguments.json else
+                   "\n".join(why_lines(ledger, _terminal())), tell=draw)
 
 
 def tail(arguments: argparse.Namespace) -> int:
@@ -244,8 +238,10 @@ def tail(arguments: argparse.Namespace) -> int:
 def backup(arguments: argparse.Namespace) -> int:
     from perps_bot import backup as room
 
+    keeps = arguments.keep_days and _count("--keep-days", arguments.keep_days, KEEP_DAYS_MAX,
+                                           "; days")
     return _copied(arguments, "backed up to", lambda data, profile, now: room.backup(
-        data, arguments.folder, profile, now, arguments.keep_days))
+        data, arguments.folder, profile, now, keeps))
 
 
 def restore(arguments: argparse.Namespace) -> int:
@@ -273,10 +269,9 @@ def replay(arguments: argparse.Namespace) -> int:
     with _Progress() as progress:
         result = rehearse(market, settings, *outputs, progress)
     speed = (result.bars / clock.elapsed()).quantize(Decimal("0.1"))
-    if arguments.json:
-        row = {**asdict(result), "bars_per_second": speed}
-        return _answer(json.dumps(row, default=_plain))
-    return _answer("\n".join((*report_lines(result), f"speed {speed:,.0f} bars a second")))
+    row = {**asdict(result), "bars_per_second": speed}
+    return _answer(json.dumps(row, default=_plain) if arguments.json else "\n".join(
+        (*report_lines(result), f"speed {speed:,.0f} bars a second")))
 
 
 def sweep(arguments: argparse.Namespace) -> int:
@@ -328,13 +323,11 @@ def _copied(arguments: argparse.Namespace, did: str, copy) -> int:
 
 
 def init(arguments: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
     from perps_bot.init import begin
 
     flags = {"profile": arguments.profile} if "profile" in arguments else {}
     start = begin(flags, os.environ, arguments.config, arguments.dir)
-    return _drawn(_json(asdict(start)) if arguments.json else start.text(_terminal()))
+    return _answer(_json(vars(start)) if arguments.json else start.text(_terminal()), tell=draw)
 
 
 def drill(arguments: argparse.Namespace) -> int:
@@ -357,9 +350,8 @@ def _replay_recorded(arguments: argparse.Namespace) -> int:
     is_file = arguments.recorded.endswith(".jsonl")
     folder = None if is_file else _events_folder(arguments)
     outcome = recorded.replay_day(recorded.find_day(arguments.recorded, folder))
-    text = (_json(recorded.values(outcome)) if arguments.json else
-            "\n".join(recorded.lines(outcome)))
-    return _answer(text, NO if outcome.difference else DONE)
+    return _answer(_json(recorded.values(outcome)) if arguments.json else
+                   "\n".join(recorded.lines(outcome)), NO if outcome.difference else DONE)
 
 
 def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
@@ -376,13 +368,11 @@ def _asked(arguments: argparse.Namespace, command: str, **args: object) -> int:
     except KeyboardInterrupt:
         complain(f"interrupted: whether the {command} is obeyed is not known")
         return NOT_VERIFIED
-    if arguments.json:
-        return _answer(_json({"exit_code": done.exit_code, "lines": done.text.split("\n")}),
-                       done.exit_code)
-    if done.exit_code and "\n" not in done.text:
+    if done.exit_code and "\n" not in done.text and not arguments.json:
         complain(done.text)
         return done.exit_code
-    return _answer(done.text, done.exit_code)
+    row = {"exit_code": done.exit_code, "lines": done.text.split("\n")}
+    return _answer(_json(row) if arguments.json else done.text, done.exit_code)
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -393,11 +383,8 @@ def report(arguments: argparse.Namespace) -> int:
         said = room.report(arguments, source, reading)
     if not arguments.json and not said["written"]:
         return _answer("\n".join(room.text_lines(said)), DONE if reading.is_whole else NOT_VERIFIED)
-    for note in reading.notes:
-        complain(note)
-    text = _json(said) if arguments.json else "\n".join(
-        f"written: {path}" for path in said["written"])
-    return _answer(text, DONE if reading.is_whole else NOT_VERIFIED)
+    return _exported(reading, _json(said) if arguments.json else "\n".join(
+        f"written: {path}" for path in said["written"]))
 
 
 def export(arguments: argparse.Namespace) -> int:
@@ -406,9 +393,14 @@ def export(arguments: argparse.Namespace) -> int:
     with _Progress() as progress:
         _, reading = room.opened(arguments, _span(arguments), _place(arguments), progress)
         lines = room.export(arguments, reading)
+    return _exported(reading, "\n".join(lines))
+
+
+def _exported(reading, text: str) -> int:
+    """What was written, and on stderr what it lacks."""
     for note in reading.notes:
         complain(note)
-    return _answer("\n".join(lines), DONE if reading.is_whole else NOT_VERIFIED)
+    return _answer(text, DONE if reading.is_whole else NOT_VERIFIED)
 
 
 def _settings(arguments: argparse.Namespace):
@@ -437,11 +429,11 @@ def _events_folder(arguments: argparse.Namespace):
     return folder
 
 
-def _count(flag: str, text: str) -> int:
-    """How many events to keep at once; what is older is what `export` is for."""
-    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(EVENTS_KEPT_MAX))
-    if not is_number or not 0 < int(text) <= EVENTS_KEPT_MAX:
-        raise ConfigError(f"{flag} {text}: must be a whole number from 1 to {EVENTS_KEPT_MAX}")
+def _count(flag: str, text: str, most: int = EVENTS_KEPT_MAX, unit: str = "") -> int:
+    """How many; of events so many are kept at once, and what is older is what `export` is for."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(most))
+    if not is_number or not 0 < int(text) <= most:
+        raise ConfigError(f"{flag} {text[:20]}: must be a whole number from 1 to {most}{unit}")
     return int(text)
 
 
@@ -492,14 +484,9 @@ def _place(arguments: argparse.Namespace) -> tuple:
     return Path(data_folder(settings)), broker_kind(settings) != "coinbase", settings.profile
 
 
-def _answer(text: str, code: int = DONE) -> int:
+def _answer(text: str, code: int = DONE, tell=answer) -> int:
     """Print a command's whole answer; one that nobody could read is not verified."""
-    return code if answer(text) else NOT_VERIFIED
-
-
-def _drawn(text: str, code: int = DONE) -> int:
-    """The same with colours."""
-    return code if draw(text) else NOT_VERIFIED
+    return code if tell(text) else NOT_VERIFIED
 
 
 def _terminal():
@@ -516,15 +503,14 @@ class _Progress:
 
     def __enter__(self):
         self._is_watched = sys.stderr is not None and sys.stderr.isatty()
-        return partial(_progress, self._what) if self._is_watched else None
+        return self._show if self._is_watched else None
 
     def __exit__(self, *_: object) -> None:
         if self._is_watched:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
-
-def _progress(what: str, done: Decimal) -> None:
-    print(f"\r{done:.0%} {what}", end="", file=sys.stderr, flush=True)
+    def _show(self, done: Decimal) -> None:
+        print(f"\r{done:.0%} {self._what}", end="", file=sys.stderr, flush=True)
 
 
 def _json(value: object) -> str:
