@@ -16,6 +16,7 @@ from collections.abc import Collection
 from perps_bot import __version__, commands, process
 from perps_bot.commands import DONE, LOCKED, NOT_VERIFIED, SETTINGS_WRONG
 from perps_bot.errors import ConfigError, InUse, VenueUnavailable
+from perps_bot.rooms import rooms
 
 REPLAY_FLAGS = ("short_ma_period", "long_ma_period", "trailing_stop_pct", "target_leverage",
                 "max_position", "paper_equity", "fee_rate", "fee_per_contract", "slippage_bps",
@@ -141,9 +142,7 @@ def add_flags(parser: argparse.ArgumentParser, names: Collection[str] | None = N
 
     A flag that is not given is absent from the namespace.
     """
-    from perps_bot.settings import SETTINGS
-
-    for row in SETTINGS:
+    for row in rooms.settings.SETTINGS:
         if row.flag is None or (names is not None and row.name not in names):
             continue
         if bool in row.kind.types:
@@ -157,11 +156,10 @@ def add_flags(parser: argparse.ArgumentParser, names: Collection[str] | None = N
 
 
 def _flag_help(row) -> str:
-    from perps_bot.settings import PROFILES, printable
-
     if bool in row.kind.types:
         return row.help
-    said = "by profile" if row.name in PROFILES["dev"] else printable(row, row.default)
+    said = "by profile" if row.name in rooms.settings.PROFILES["dev"] else (
+        rooms.settings.printable(row, row.default))
     facts = filter(None, (row.unit, row.kind.allowed, f"default {said}"))
     return f"{row.help} ({'; '.join(facts)})"
 
