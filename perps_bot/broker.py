@@ -64,8 +64,11 @@ class Broker(Protocol):
     def positions(self) -> Mapping[str, Position]:
         """Return every open position by symbol; flat symbols are absent."""
 
-    def orders(self, since: datetime) -> Sequence[Order]:
-        """Return our orders that are open or were created at or after `since`."""
+    def orders(self, since: datetime, known: Iterable[Order] = ()) -> Sequence[Order]:
+        """Return the orders that are open or were created at or after `since`.
+
+        known  orders that are told, too, however old they are and whatever became of them
+        """
 
     def fills(self, since: datetime) -> Sequence[Fill]:
         """Return fills at or after `since`, oldest first.  Readers drop repeats by `fill_id`."""

@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from perps_bot.limits import INFINITY
-from perps_bot.model import (
-    ZERO, Account, Mark, Order, OrderStatus, Position, Purpose, Side, TradingState,
-)
+from perps_bot.model import ZERO, Account, Mark, Order, Position, Side, TradingState
 from perps_bot.risk import MARGIN_RATIO_MIN
 
 # What ends so soon is closed while it can be.
@@ -24,8 +22,7 @@ EXPIRES_SOON = timedelta(days=1)
 A_LITTLE = Decimal("0.001")
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(NamedTuple):
     """One symbol in which nothing is done while its price stays between `below` and `above`.
 
     side      of what is held; None when flat
@@ -68,7 +65,7 @@ def found(bot: Any, account: Account, revision: int | None) -> Calm | None:
     watches, losses, until = _watches(bot, account), None, [*bot._next_bar.values()]
     if watches is not None:
         losses = _losses(bot)
-        ends = (bot.catalog.get(symbol).expires_at for symbol in account.positions)
+        ends = [bot.catalog.get(symbol).expires_at for symbol in account.positions]
         until += [ends_at - EXPIRES_SOON for ends_at in ends if ends_at]
     return Calm(bot.venue.revision, bot.store.seq, losses and watches, losses,
                 min(until, default=None))
@@ -151,10 +148,7 @@ def _is_at_rest(bot: Any) -> bool:
     """Whether all that is known to be at the venue are stops of ours, as our books have them."""
     engine = bot.engine
     return not (engine.foreign or engine.moved_by_others) and all(
-        ticket.order.purpose is Purpose.STOP and ticket.order.status is OrderStatus.OPEN
-        and ticket.order.filled_quantity == ticket.recorded
-        and ticket.missed_at is None and not ticket.is_late
-        for ticket in engine.orders.tickets.values())
+        [ticket.is_at_rest for ticket in engine.orders.tickets.values()])
 
 
 def _have_only_sent(bot: Any, account: Account) -> bool:
@@ -168,7 +162,7 @@ def _have_only_sent(bot: Any, account: Account) -> bool:
 def _watches(bot: Any, account: Account) -> tuple[Watch, ...] | None:
     if bot._refused or bot.protector.has_exits or bot.risk.state is not TradingState.TRADING:
         return None
-    watches = tuple(_watch(bot, symbol, account) for symbol in bot.symbols)
+    watches = tuple([_watch(bot, symbol, account) for symbol in bot.symbols])
     return None if None in watches else watches
 
 

@@ -24,7 +24,7 @@ from perps_bot.limits import largest_order
 from perps_bot.bot import configured
 from perps_bot.market import bar_closes
 from perps_bot.model import ZERO, Account, Mark, OrderIntent, OrderType, Product, Side
-from perps_bot.risk import LiveRiskManager, RiskConfig, caps, headroom, worst_price
+from perps_bot.risk import LiveRiskManager, RiskConfig, caps, counted, headroom, worst_price
 from perps_bot.settings import FOREIGN_VARIABLES, Settings, described
 from perps_bot.store import DAY_FILES, EPOCH, EventStore, distrust, read_events
 from perps_bot.strategy import BaselinePerpsStrategy, StrategyConfig
@@ -33,7 +33,6 @@ from perps_bot.tracker import OrderTracker, PositionTracker
 
 # What the advice of `check` adds to what is needed now, for the price to move.
 SPARE = Decimal("1.1")
-CENT = Decimal("0.01")
 # Beyond these differences of clocks it is time to look, and tokens are about to fail.
 CLOCK_WARN_SECONDS, CLOCK_OFF_SECONDS_MAX = 2, 10
 # How long the WebSocket may take to say something.
@@ -295,9 +294,10 @@ def _stops(asked: Inquiry) -> Iterator[Check]:
                     f"{'' if lost > spent else ': widen --trailing-stop-pct'}")
         for side in _sides(asked.settings):
             quantity, price = _Entry(product, side, account, limits).size()
+            would = counted(quantity * price, ZERO, ZERO)
             for cap in caps(account, product, side, limits):
-                if cap.code == "STOP_BEYOND_LIQUIDATION" and cap.room(quantity * price, ZERO) < 0:
-                    yield Check(name, False, str(cap.breach(quantity * price, ZERO)))
+                if cap.code == "STOP_BEYOND_LIQUIDATION" and cap.room(would) < 0:
+                    yield Check(name, False, str(cap.breach(would)))
 
 
 def _holdings(asked: Inquiry) -> Iterator[Check]:
@@ -349,15 +349,10 @@ def _folder(asked: Inquiry) -> Iterator[Check]:
         parent = next(path for path in folder.absolute().parents if path.exists())
         yield Check("folder", os.access(parent, os.W_OK), f"{folder}: the first start makes it")
         return
-    wrong = [*filter(None, [distrust(folder)])]
-    wrong += ["cannot be written"] if not os.access(folder, os.W_OK) else []
-    wrong += [f"others may read it: chmod 700 {folder}"] if folder.stat().st_mode & 0o077 else []
-    yield Check("folder", not wrong, f"{folder}: {wrong[0] if wrong else 'ours alone, writable'}")
-
-
-def _backup(asked: Inquiry) -> Iterator[Check]:
-    yield Check("backup", None, "take one, best each day: perps-bot backup DEST "
-                f"--profile {asked.settings.profile}")
+    wrong = distrust(folder) or (
+        "cannot be written" if not os.access(folder, os.W_OK) else
+        f"others may read it: chmod 700 {folder}" if folder.stat().st_mode & 0o077 else "")
+    yield Check("folder", not wrong, f"{folder}: {wrong or 'ours alone, writable'}")
 
 
 def _environment(asked: Inquiry) -> Iterator[Check]:
@@ -397,7 +392,9 @@ LIVE_CHECKS = (
     ("stop",           "rest", _stops),
     ("holdings",       "key",  _holdings),
     ("folder",         "",     _folder),
-    ("backup",         "",     _backup),
+    ("backup",         "",     lambda asked: [Check(
+        "backup", None, "take one, best each day: perps-bot backup DEST --profile "
+        f"{asked.settings.profile}")]),
     ("environment",    "",     _environment),
     ("alerts",         "",     lambda asked: check_alerts(asked.settings, asked.sends_alert)),
 )  # fmt: skip
@@ -426,7 +423,7 @@ def _product_row(product: Product, mark: Mark | None, market: MarketData, now: d
         "max_leverage_long": leverages[0], "max_leverage_short": leverages[1],
         "funding_rate": funding and funding.rate, "funding_at": funding and funding.at,
         "session": session_said(product), "closes_at": product.closes_at,
-        "smallest_order_usd": mark and _least(product, mark.ask).quantize(CENT),
+        "smallest_order_usd": mark and _least(product, mark.ask).quantize(Decimal("0.01")),
     }
 
 

@@ -197,8 +197,8 @@ class CoinbasePerpetualsClient:
         self._held_at = self.rest.clock.now()
         return self._held
 
-    def orders(self, since: datetime) -> Sequence[Order]:
-        """Every open perpetual order of the account, and all created at or after `since`."""
+    def orders(self, since: datetime, known: Iterable[Order] = ()) -> Sequence[Order]:
+        """Every open perpetual order of the account, all begun at or after `since`, and `known`."""
         self._know_products()
         found: dict[str, Order] = {}
         # The filter by status misses what is pending or queued; the one by date, what is older.
@@ -207,10 +207,16 @@ class CoinbasePerpetualsClient:
         # The owner's, placed in the simple app; ours are told without them.
         with suppress(VenueUnavailable):
             self._list_orders([OPEN, ("order_placement_source", "RETAIL_SIMPLE")], found)
+        # What is old and no longer open has ended, or waits for a session to begin.
+        named = [("order_ids", each.venue_order_id) for each in known
+                 if each.venue_order_id and each.venue_order_id not in found]
+        if named:
+            self._list_orders(named, found)
         return sorted(found.values(), key=lambda order: order.created_at)
 
     def fills(self, since: datetime) -> Sequence[Fill]:
         self._know_products()
+        since = min([since, *(rate.at for rate, _ in self._due)])  # whose hour is still to accrue
         # The venue filters by one of two times of a fill, which differ by milliseconds.
         query = [("start_sequence_timestamp", _stamp(since - FILLS_OVERLAP))]
         found: dict[str, Fill] = {}

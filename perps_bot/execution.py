@@ -5,7 +5,7 @@ sent once and then looked up; it is finished when its recorded fills add up to w
 says was filled.  This room never decides what to hold, never reads a clock and never waits.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,20 +17,25 @@ from perps_bot.errors import ConfigError, OrderRejected, OutcomeUnknown, VenueUn
 from perps_bot.market import SyntheticMarket
 from perps_bot.model import (
     ZERO, Account, Breach, Fill, FundingPayment, Margin, Mark, Order, OrderIntent, OrderStatus,
-    OrderType, Position, Purpose, Side, Ticket, TimeInForce, TradingState, columns, exact,
+    OrderType, Position, Purpose, Side, Ticket, TimeInForce, TradingState, columns, exact, shrinks,
 )
 from perps_bot.paper import PaperBroker
 from perps_bot.risk import LiveRiskManager
-from perps_bot.store import EventStore
+from perps_bot.store import EPOCH, EventStore
 from perps_bot.tracker import OrderTracker, PositionTracker
 
 # How far before the last known fill or order a read begins; the venue's clock is not ours.
 READ_OVERLAP = timedelta(minutes=10)
+# How late an hour's funding may be told.
+FUNDING_LATE_MAX = timedelta(hours=2)
 # Two complete listings without the order, so far apart, prove that it is absent.
 ABSENCE_PROOF = timedelta(seconds=10)
 # An entry is looked for that long, twice what any read may lag: a second one would be too much.
 # So is an order that may be the reason why the position has moved.
 ABSENCE_OF_AN_INCREASE = timedelta(minutes=1)
+
+# While nothing of ours can have moved, orders and fills are read so often, and before an entry.
+QUIET_LOOK_EVERY = timedelta(seconds=30)
 
 # How the reason of an order begins, or ends, that no decision of the strategy asked for.
 BY_HAND, MODIFIED = "by hand", ", modified"
@@ -84,7 +89,12 @@ class ExecutionEngine:
         self.foreign: tuple[Order, ...] = ()  # open at the venue, and not ours
         self.moved_by_others: dict[str, list[Fill]] = {}  # late fills that are not ours
         self.orders = OrderTracker(self.store, self.config.tag)
+        self.outstanding = self.orders.outstanding
+        self._pictured: tuple[tuple, Account] | None = None  # as of when, and what
+        self._looked_at: datetime | None = None  # when `settle` was last done with everything
         self._found: list[Order] = []
+        self._sent_at = EPOCH
+        self._is_unsure = False  # whether the last look was left out
         self._asked: set[str] = set()  # ids of orders under way that we asked to cancel
         self._refused: dict[str, tuple] = {}
 
@@ -136,16 +146,20 @@ class ExecutionEngine:
             raise ConfigError(f"{order_id}: no such order of ours")
         return order
 
-    def send(self, intent: OrderIntent) -> Order:
-        """Quantise, ask the gate, write the intent, send once.  Raises as `place_order`."""
-        account, product = self.books(), self.catalog.get(intent.symbol)
-        reduces = account.reduces(intent)
-        if not reduces:  # an increase reads everything anew
-            if intent.symbol not in self.marks:
-                self.see({**self.marks, **self.broker.marks([intent.symbol], self.store.now)})
+    def send(self, intent: OrderIntent, account: Account | None = None) -> Order:
+        """Quantise, ask the gate, write the intent, send once.  Raises as `place_order`.
+
+        account  the picture that an increase was just sized by; without it all is read anew
+        """
+        symbol, product = intent.symbol, self.catalog.get(intent.symbol)
+        reduces = shrinks(intent, self.tracker.get_position(symbol).quantity, self.outstanding())
+        if reduces:
+            account = self.books()
+        elif account is None:
+            if symbol not in self.marks:
+                self.see({**self.marks, **self.broker.marks([symbol], self.store.now)})
             account = self.picture()
-            reduces = account.reduces(intent)
-        mark = self.marks.get(intent.symbol)
+        mark = self.marks.get(symbol)
         if mark is not None or reduces:  # without a mark the gate says so
             try:
                 intent = quantized(product, intent, None if reduces else mark.price)
@@ -156,12 +170,8 @@ class ExecutionEngine:
         if not verdict.approved:
             self._refuse(intent, verdict.reason, verdict.breaches)
             raise OrderRejected(verdict.breaches[0].code, verdict.reason)
-        self._refused.pop(intent.symbol, None)
+        self._refused.pop(symbol, None)
         return self._transmit(intent, reduces)
-
-    def outstanding(self, symbol: str | None = None) -> tuple[Order, ...]:
-        """Our orders that may still move the position; an unknown outcome counts as live."""
-        return self.orders.outstanding(symbol)
 
     def books(self) -> Account:
         """The account as our own books have it, without asking the venue."""
@@ -173,11 +183,18 @@ class ExecutionEngine:
         )
 
     def picture(self) -> Account:
-        """Read the account anew: one consistent picture, or VenueUnavailable."""
-        self.tracker.last_equity = self.broker.equity()
-        self.margin = self.broker.margin()
-        self.venue_positions = self.broker.positions()
-        return self.books()
+        """Read the account anew: one consistent picture, or VenueUnavailable.
+
+        Where the venue says that it has not moved, and nor have we, the last one still holds.
+        """
+        revision, seen = self.broker.revision, self._pictured
+        as_of = revision, self.store.seq, self.store.now
+        if seen is None or revision is None or seen[0] != as_of or seen[1].marks is not self.marks:
+            self.tracker.last_equity = self.broker.equity()
+            self.margin = self.broker.margin()
+            self.venue_positions = self.broker.positions()
+            seen = self._pictured = as_of, self.books()
+        return seen[1]
 
     def see(self, marks: Mapping[str, Mark]) -> None:
         """Value everything at this tick's marks."""
@@ -199,15 +216,39 @@ class ExecutionEngine:
     def take_found(self, symbol: str) -> list[Order]:
         """Return the stops in `symbol` that `settle` found at the venue, each once."""
         found = [order for order in self._found if order.symbol == symbol]
-        self._found = [order for order in self._found if order.symbol != symbol]
+        if found:
+            self._found = [order for order in self._found if order.symbol != symbol]
         return found
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is held, under way, lost, somebody else's, or was sent a minute ago.
+
+        By our books and by what the venue said last; then orders and fills can be others' only.
+        """
+        return not (self.orders.tickets or self.orders.lost or self.foreign or self.moved_by_others
+                    or self._found or self.tracker.positions() or self.venue_positions
+                    or abs(self.store.now - self._sent_at) < ABSENCE_OF_AN_INCREASE)
+
+    def settle_if_due(self) -> None:
+        """As `settle`, but of a quiet account that cannot say when it moves only now and then."""
+        is_recent = abs(self.store.now - (self._looked_at or EPOCH)) < QUIET_LOOK_EVERY
+        self._is_unsure = is_recent and self.broker.revision is None and self.is_quiet()
+        if not self._is_unsure:
+            self.settle()
+
+    def may_enter(self) -> bool:
+        """Look before an entry, where this tick did not; False where that found anything."""
+        if not self._is_unsure:
+            return True
+        self.settle()
+        self._is_unsure = False
+        return self.is_quiet()
 
     def settle(self) -> None:
         """Learn what became of every order and book what it did.  Raises VenueUnavailable."""
-        orders = self.orders
-        watched = [t.order.created_at for t in (*orders.tickets.values(), *orders.lost.values())]
-        since = min(watched, default=self.store.now)
-        listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP)}
+        orders, since = self.orders, self._left_at()
+        known = [*(ticket.order for ticket in orders.tickets.values()), *self.foreign]
+        listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP, known)}
         self._look_for_missing(listed)
         try:
             self._book_fills(since)
@@ -216,6 +257,18 @@ class ExecutionEngine:
             raise
         self._learn_all(listed, tuple(orders.tickets))
         self._asked &= orders.tickets.keys()
+        self._looked_at = self.store.now
+
+    def _left_at(self) -> datetime:
+        """How far back to look: to the last whole look, and to what that has left in doubt.
+
+        A stop that rested then is asked for by its name, so no look grows with its age.  The first
+        one of a process goes back to the oldest order.
+        """
+        orders, last = self.orders, self._looked_at
+        tickets = [*orders.tickets.values(), *orders.lost.values()]
+        doubtful = [t.order.created_at for t in tickets if last is None or not t.is_at_rest]
+        return min([self.store.now, last or self.store.now, *doubtful])
 
     def _look_for_missing(self, listed: Mapping[str, Order]) -> None:
         """Take in what is ours and not under way; what then rests there is not ours."""
@@ -226,31 +279,37 @@ class ExecutionEngine:
         self.foreign = tuple([order for order in others if not order.status.is_terminal
                               and not self.orders.knows(order.id)])
 
-    def enter(self, symbol: str, side: Side, quantity: Decimal, reason: str) -> Order:
-        """Open a position as the settings say: market, or a limit on our side of the book."""
+    def enter(
+        self, symbol: str, side: Side, quantity: Decimal, reason: str,
+        account: Account | None = None,
+    ) -> Order:
+        """Open a position as the settings say: market, or a limit on our side of the book.
+
+        account  the picture that the quantity comes from
+        """
         intent = OrderIntent(symbol, side, quantity, self.config.order_type, reason=reason)
         mark, force = self.marks.get(symbol), self.config.time_in_force
         if intent.order_type is OrderType.MARKET or mark is None:
-            return self.send(intent)
+            return self.send(intent, account)
         ours, theirs = (mark.bid, mark.ask) if side is Side.BUY else (mark.ask, mark.bid)
         takes = self._resting(intent, theirs, TimeInForce.IOC)
         if force is TimeInForce.IOC:
-            return self.send(takes)
+            return self.send(takes, account)
         distance = 1 - self.config.trailing_stop_pct * side.sign
         stop = quantize_stop(self.catalog.get(symbol), ours * distance, side.opposite)
         rests = self._resting(intent, ours, force)._replace(attached_stop_price=stop)
         try:
-            return self.send(rests)
+            return self.send(rests, account)
         except OrderRejected as refusal:
             if "ATTACHED" not in refusal.code:
                 raise
             return self.send(takes)  # an entry that cannot carry its stop must not rest
 
-    def entries(self, symbol: str | None = None) -> list[Order]:
+    def entries(self, symbol: str | None = None) -> tuple[Order, ...]:
         """Our outstanding entries."""
-        return [o for o in self.outstanding(symbol) if o.purpose is Purpose.ENTRY]
+        return self.outstanding(symbol, Purpose.ENTRY)
 
-    def cancel_all(self, symbol: str | None = None) -> list[Order]:
+    def cancel_all(self, symbol: str | None = None) -> Sequence[Order]:
         """Ask for every entry to be cancelled, look, and return those not confirmed gone."""
         self.cancel(self.entries(symbol))
         return self.entries(symbol)
@@ -270,6 +329,7 @@ class ExecutionEngine:
                           **order.intent_data(),
                           mark_price=mark.price if mark else None, placed_at=order.created_at,
                           saw=None if reduces else self._saw(intent.symbol))
+        self._sent_at = self.store.now
         send = self.broker.close if intent.purpose is Purpose.EXIT else self.broker.place
         try:
             answer = send(order, self.store.now)
@@ -318,20 +378,20 @@ class ExecutionEngine:
         }
 
     def _update(self, order: Order, code: str = "") -> None:
-        before = self.orders.get(order.id)
+        before, intent = self.orders.get(order.id), order.intent
         if order.status is OrderStatus.OPEN and before and before.status in IN_DOUBT and (
                 before.purpose is Purpose.STOP):
             self._found.append(order)
         self.store.append("order.updated", noun=before and before.answered(order),
-                          client_order_id=order.id, symbol=order.symbol,
-                          purpose=order.purpose, code=code, asked=order.id in self._asked,
-                          quantity=order.quantity, **order.state_data())
+                          client_order_id=order.id, symbol=intent.symbol,
+                          purpose=intent.purpose, code=code, asked=order.id in self._asked,
+                          quantity=intent.quantity, **order.state_data())
 
     def _doubt(self, order: Order, why: str) -> None:
         self.store.append(
             "order.unknown", client_order_id=order.id, symbol=order.symbol, reason=why)
 
-    def cancel(self, orders: list[Order]) -> None:
+    def cancel(self, orders: Sequence[Order]) -> None:
         """Ask, then look: only `settle` says that an order is gone."""
         live = [o for o in orders if not self.order(o.id).status.is_terminal]
         if live:
@@ -345,8 +405,9 @@ class ExecutionEngine:
             self.broker.cancel(orders, self.store.now)
 
     def _book_fills(self, since: datetime) -> None:
-        begin = min(since, self.tracker.last_booked_at or since) - READ_OVERLAP
-        begin = max(begin, self.tracker.remembers_since or begin)
+        if self._looked_at is None:
+            since = min(since, self.tracker.last_booked_at or since)
+        begin = max(since - READ_OVERLAP, self.tracker.remembers_since or EPOCH)
         self.moved_by_others.clear()
         fills = self.broker.fills(begin)
         for fill in fills:
@@ -364,8 +425,9 @@ class ExecutionEngine:
                 self._book_liquidation(fill)
             elif self.store.now - fill.at < READ_OVERLAP:
                 self.moved_by_others.setdefault(fill.symbol, []).append(fill)
-        for payment in self.broker.funding_payments(begin):
-            self._book_funding(payment, fills)
+        for payment in self.broker.funding_payments(min(begin, self.store.now - FUNDING_LATE_MAX)):
+            if not self.tracker.knows(payment.payment_id):
+                self._book_funding(payment, fills)
         self.see(self.marks)  # a new fill is worth the mark, not its own price
 
     def _book_funding(self, payment: FundingPayment, fills: Iterable[Fill]) -> None:

@@ -142,7 +142,7 @@ def _look(bot: Bot, marks: Mapping[str, Mark], is_still: bool) -> calm.Calm | No
     revision, paused = bot.venue.revision, set()
     bot.engine.see(marks)
     if not is_still:
-        bot.engine.settle()
+        bot.engine.settle_if_due()
     account = bot.engine.picture()
     if not is_still:
         paused = bot.books.compare()
@@ -333,7 +333,7 @@ def _decide(bot: Bot, mark: Mark, account: Account, now: datetime) -> Decision:
         position = bot.tracker.get_position(symbol)
     stop_price = bot.protector.stop_price(symbol) or strategy.trailing_stop(position)
     decision = strategy.decide(mark, position, stop_price)
-    bot.last_decisions[symbol] = decision.action.value
+    bot.last_decisions[symbol] = decision.action
     said = (decision.action, decision.reason)
     is_worth_it = took_bar or improved or bot._decided.get(symbol) != said
     if is_worth_it and bot.store.wants("strategy.signal"):
@@ -378,13 +378,17 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
     """At most one entry a tick: the first that is neither blocked nor refused."""
     if bot.store.now >= bot._products_at + PRODUCTS_AGE_MAX:
         return  # flags and sessions are not known well enough
+    if wanted and not bot.engine.may_enter():
+        return  # what was found there is for the next look
     for decision in wanted:
         symbol = decision.symbol
         if bot.engine.outstanding(symbol):
             continue
         side = Side.BUY if decision.action is Action.BUY else Side.SELL
         try:
-            bot.engine.enter(symbol, side, entry_quantity(bot, symbol, side), decision.reason)
+            account = bot.engine.picture()
+            quantity = entry_quantity(bot, symbol, side, account)
+            bot.engine.enter(symbol, side, quantity, decision.reason, account)
         except OrderRejected as refusal:
             bot.message = "; ".join(filter(None, (bot.message, str(refusal))))
             bot._refused[symbol] = str(refusal)
@@ -395,9 +399,9 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
         return
 
 
-def entry_quantity(bot: Bot, symbol: str, side: Side) -> Decimal:
+def entry_quantity(bot: Bot, symbol: str, side: Side, account: Account) -> Decimal:
     """Base units that every limit still leaves room for, before the venue's minimum is asked."""
-    product, account, limits = bot.catalog.get(symbol), bot.engine.picture(), bot.risk.config
+    product, limits = bot.catalog.get(symbol), bot.risk.config
     room = headroom(symbol, side, account, product, limits)
     if room <= 0:
         return product.min_quantity  # so that the gate names the limit that is used up

@@ -6,7 +6,7 @@ Values only: no rule, no rounding, no clock, no I/O.  Money, prices and quantiti
 quantities are in base units (BTC, not contracts); times are aware UTC `datetime`s.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -300,7 +300,7 @@ class Order(NamedTuple):
 
     def intent_data(self) -> dict[str, object]:
         """The fields that are fixed before sending, by name, as events carry them."""
-        return {"client_order_id": self.id, **self.intent._asdict(),
+        return {"client_order_id": self.id, **dict(zip(_INTENT_FIELDS, self.intent)),
                 "originating_order_id": self.originating_order_id}
 
     def answered(self, said: "Order", is_resized: bool = True) -> "Order":
@@ -359,6 +359,14 @@ class Ticket:
     @property
     def is_finished(self) -> bool:
         return self.order.status.is_terminal and self.recorded >= self.order.filled_quantity
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is a stop that rests at the venue, all of its fills in our books."""
+        order = self.order
+        return (order.intent.purpose is Purpose.STOP and order.status is OrderStatus.OPEN
+                and order.filled_quantity == self.recorded
+                and self.missed_at is None and not self.is_late)
 
     def booked(self) -> Order:
         """The order as our books have it: what was filled but not told yet is still to come."""
@@ -489,16 +497,20 @@ class Account(NamedTuple):
     def position(self, symbol: str) -> Position:
         return self.positions.get(symbol) or Position(symbol)
 
-    def committed(self, symbol: str, side: Side) -> Decimal:
-        """Base units of all our orders on `side` that may still fill."""
-        return sum([order.remaining for order in self.outstanding
-                    if order.side is side and order.symbol == symbol], ZERO)
-
     def reduces(self, intent: OrderIntent) -> bool:
         """Whether `intent`, with our other orders on its side filled, only shrinks the position."""
-        held = self.position(intent.symbol).quantity * -intent.side.sign
-        free = held - self.committed(intent.symbol, intent.side)
-        return 0 < intent.quantity <= free
+        position = self.positions.get(intent.symbol)
+        return position is not None and shrinks(intent, position.quantity, self.outstanding)
+
+
+def shrinks(intent: OrderIntent, held: Decimal, outstanding: Iterable[Order]) -> bool:
+    """Whether `intent`, with `outstanding` orders on its side filled, only shrinks what is held."""
+    side, symbol = intent.side, intent.symbol
+    free = held * -side.sign
+    for order in outstanding if free > 0 else ():
+        if order.intent.side is side and order.intent.symbol == symbol:
+            free -= order.remaining
+    return 0 < intent.quantity <= free
 
 
 class Breach(NamedTuple):
@@ -537,8 +549,7 @@ class RiskVerdict(NamedTuple):
         return "; ".join(map(str, self.breaches))
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What the strategy wants for one symbol."""
 
     symbol: str

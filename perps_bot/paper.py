@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import takewhile
 from operator import attrgetter
 
 from perps_bot.broker import MarketData
@@ -147,9 +146,15 @@ class PaperBroker:
     def positions(self) -> Mapping[str, Position]:
         return dict(self._positions)
 
-    def orders(self, since: datetime) -> Sequence[Order]:
-        ended = takewhile(lambda row: row[0] >= since, reversed(self._ended.values()))
-        return [*self._live.values(), *(o for _, o in ended if o.created_at >= since)]
+    def orders(self, since: datetime, known: Iterable[Order] = ()) -> Sequence[Order]:
+        found = [*self._live.values()]
+        for ended_at, order in reversed(self._ended.values()):
+            if ended_at < since:
+                break
+            if order.created_at >= since:
+                found.append(order)
+        ended = [self._ended[order.id][1] for order in known if order.id in self._ended]
+        return found + [order for order in ended if order.created_at < since]
 
     def fills(self, since: datetime) -> Sequence[Fill]:
         return _since(self._fills, since)
@@ -209,7 +214,7 @@ class PaperBroker:
             (size > most, "PREVIEW_INVALID_BASE_SIZE_TOO_LARGE",
              lambda: f"{size:f} is above {most:f}"),
             (size % step, "INVALID_SIZE_PRECISION", lambda: f"{size:f} is no multiple of {step:f}"),
-            (any(p is not None and (p <= 0 or p % tick) for p in prices),
+            ([p for p in prices if p is not None and (p <= 0 or p % tick)],
              "INVALID_PRICE_PRECISION", lambda: f"prices go in steps of {tick:f}"),
         )
 
@@ -236,10 +241,11 @@ class PaperBroker:
         """Take level by level what the limit allows; what then does not rest ends here."""
         limit, side = _taker_limit(order.intent), order.side
         levels = [(self._slipped(price, side), size) for price, size in self._levels(order, mark)]
-        levels = [row for row in levels if limit is None or (limit - row[0]) * side.sign >= 0]
-        offered = sum((size for _, size in levels), ZERO)
-        if order.intent.time_in_force is TimeInForce.FOK and offered < order.quantity:
-            levels = []
+        if limit is not None:
+            levels = [row for row in levels if (limit - row[0]) * side.sign >= 0]
+        if order.intent.time_in_force is TimeInForce.FOK:
+            offered = sum([size for _, size in levels], ZERO)
+            levels = levels if offered >= order.quantity else []
         for price, size in levels:
             if order.id in self._live:
                 order = self._live[order.id]
@@ -353,9 +359,9 @@ class PaperBroker:
 
     def _meet_candle(self, symbol: str, candle: Candle, now: datetime) -> None:
         """The open fills what waited for it; then the adverse extreme; then the profit legs."""
-        opened = Mark(symbol, candle.open, candle.open, candle.open, now)
         for order in self._of(symbol):
             if not _rests(order) and order.created_at <= candle.opened_at:
+                opened = Mark(symbol, candle.open, candle.open, candle.open, now)
                 self._execute(order, opened, now)
         if not self._of(symbol):
             return
@@ -469,8 +475,8 @@ class PaperBroker:
 
     def _initial(self, orders: Sequence[Order] = ()) -> Decimal:
         """USD of initial margin in all, with those `orders` filled."""
-        symbols = dict.fromkeys((*self._positions, *(order.symbol for order in orders)))
-        return sum((self._margin(symbol, orders) for symbol in symbols), ZERO)
+        symbols = dict.fromkeys([*self._positions, *[order.symbol for order in orders]])
+        return sum([self._margin(symbol, orders) for symbol in symbols], ZERO)
 
     def _margin_left(self) -> Decimal:
         """USD of equity above what liquidates."""
@@ -482,7 +488,9 @@ class PaperBroker:
     def _margin(self, symbol: str, orders: Sequence[Order] = ()) -> Decimal:
         """USD of initial margin in `symbol`, with those `orders` filled that may open there."""
         product, position = self._product(symbol), self._position(symbol)
-        bought, sold = _remaining(orders, symbol, Side.BUY), _remaining(orders, symbol, Side.SELL)
+        bought = sold = ZERO
+        if orders:
+            bought, sold = (_remaining(orders, symbol, side) for side in Side)
         return position.mark_price * max(
             (position.quantity + bought) * product.long_margin_rate,
             (sold - position.quantity) * product.short_margin_rate,
@@ -511,9 +519,11 @@ class PaperBroker:
 
     def _position(self, symbol: str) -> Position:
         """What is held, or nothing, valued at the last price."""
-        last = self._marks.get(symbol)
-        return self._positions.get(symbol) or Position(
-            symbol, mark_price=last.price if last else ZERO)
+        held = self._positions.get(symbol)
+        if held is None:
+            last = self._marks.get(symbol)
+            held = Position(symbol, mark_price=last.price if last else ZERO)
+        return held
 
     def _closable(self, order: Order) -> Decimal:
         """Base units of the position that `order` could close; nothing or less when none."""
@@ -554,4 +564,9 @@ def _opposite(mark: Mark, side: Side) -> tuple[Decimal, Decimal | None]:
 
 def _since(history: deque, since: datetime) -> list:
     """The newest part of a history, oldest first; found from its end, however long it is."""
-    return [*takewhile(lambda item: item.at >= since, reversed(history))][::-1]
+    found = []
+    for item in reversed(history):
+        if item.at < since:
+            break
+        found.append(item)
+    return found[::-1]

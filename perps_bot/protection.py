@@ -176,11 +176,11 @@ class Protector:
     def _patience(self) -> timedelta:
         return timedelta(seconds=self.engine.config.exit_retry_seconds)
 
-    def _resting_stops(self, symbol: str) -> list[Order]:
-        return [o for o in self.engine.outstanding(symbol) if o.purpose is Purpose.STOP]
+    def _resting_stops(self, symbol: str) -> tuple[Order, ...]:
+        return self.engine.outstanding(symbol, Purpose.STOP)
 
-    def _closing(self, symbol: str) -> list[Order]:
-        return [o for o in self.engine.outstanding(symbol) if o.purpose is Purpose.EXIT]
+    def _closing(self, symbol: str) -> tuple[Order, ...]:
+        return self.engine.outstanding(symbol, Purpose.EXIT)
 
     def _leave(self, symbol: str) -> None:
         """Flat: nothing of ours that could open the other way stays behind.

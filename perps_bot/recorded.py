@@ -188,6 +188,8 @@ class _Tape(EventStore):
 class _Readings:
     """The venue's answers, as one event carries them."""
 
+    revision = None
+
     def __init__(self) -> None:
         self._saw: Mapping = {}
         self._products: dict[str, Product] = {}
@@ -339,7 +341,9 @@ class _Today:
         if self._without_stop_at == self.tape.now:
             engine.send(intent)  # once more, without the stop that the venue refused with it
         else:
-            engine.enter(symbol, side, entry_quantity(self.bot, symbol, side), intent.reason)
+            account = engine.picture()
+            quantity = entry_quantity(self.bot, symbol, side, account)
+            engine.enter(symbol, side, quantity, intent.reason, account)
 
     def _reduction(self, intent: OrderIntent) -> tuple[Mapping, Mapping]:
         """An order that only shrinks the position passes every limit."""

@@ -35,7 +35,8 @@ def incomplete(intent: OrderIntent, now: datetime) -> OrderRejected | None:
     return first(
         (kind is LIMIT and limit is None, "INVALID_LIMIT_PRICE", said),
         (kind is MARKET and limit is not None, "PRICE_NOT_ALLOWED_FOR_MARKET_ORDERS", said),
-        (kind in STOPS and None in (limit, intent.stop_price), "INVALID_BRACKET_PRICES", said),
+        (kind in STOPS and (limit is None or intent.stop_price is None),
+         "INVALID_BRACKET_PRICES", said),
         (is_gtd and ends_at is None, "GTD_ORDERS_MUST_HAVE_END_TIME", said),
         (ends_at is not None and ends_at <= now, "END_TIME_IS_IN_THE_PAST", said),
     )

@@ -66,18 +66,13 @@ class Cap(NamedTuple):
     unit: str
     message: str
 
-    def room(self, own: Decimal, others: Decimal, order: Decimal = ZERO) -> Decimal:
-        """USD of notional left; below zero is a breach."""
-        return self.limit * self.worth - self._counted(own, others, order)
+    def room(self, notional: Mapping[str, Decimal]) -> Decimal:
+        """USD of notional left; below zero is a breach.  notional is what `counted` returns."""
+        return self.limit * self.worth - notional[self.counts]
 
-    def breach(self, own: Decimal, others: Decimal, order: Decimal = ZERO) -> Breach:
-        notional = self._counted(own, others, order)
-        measured = notional / self.worth if self.worth > 0 else INFINITY
+    def breach(self, notional: Mapping[str, Decimal]) -> Breach:
+        measured = notional[self.counts] / self.worth if self.worth > 0 else INFINITY
         return _breach(self.code, measured, self.limit, self.message, self.unit, self.setting)
-
-    def _counted(self, own: Decimal, others: Decimal, order: Decimal) -> Decimal:
-        return own if self.counts == "symbol" else (
-            order if self.counts == "order" else own + others)
 
 
 def caps(account: Account, product: Product, side: Side, limits: RiskConfig) -> tuple[Cap, ...]:
@@ -117,9 +112,13 @@ def headroom(
     """
     if symbol not in account.marks:
         return ZERO
-    own, others = worst_notional(account, symbol), notional_of_others(account, symbol)
-    room = min([cap.room(own, others) for cap in caps(account, product, side, limits)])
-    return max(room, ZERO)
+    has = counted(worst_notional(account, symbol), notional_of_others(account, symbol), ZERO)
+    return max(ZERO, min([cap.room(has) for cap in caps(account, product, side, limits)]))
+
+
+def counted(own: Decimal, others: Decimal, order: Decimal) -> dict[str, Decimal]:
+    """USD of notional by what a cap counts."""
+    return {"symbol": own, "all": own + others, "order": order}
 
 
 def is_armed(account: Account) -> bool:
@@ -181,7 +180,10 @@ class Hold:
 
 
 class LiveRiskManager:
-    """The gate and the trading state.  Holds are kept by kind; the strictest one rules."""
+    """The gate and the trading state.  Holds are kept by kind; the strictest one rules.
+
+    state  what they, and the settings, leave
+    """
 
     def __init__(self, config: RiskConfig | None = None, event_store=None) -> None:
         self.config = config or RiskConfig()
@@ -189,49 +191,41 @@ class LiveRiskManager:
         self._holds: dict[str, Hold] = {}
         self._rejects_in_a_row = 0
         self._taken_back: Counter[str] = Counter()  # entries in a row, by symbol
-        self._flow = Flow(self.config)
+        self.flow = Flow(self.config)
         # By symbol, "" for the whole account: the venue's reason to refuse, and since when.
         self._refused: dict[str, tuple[str, datetime]] = {}
         self._cleared_at = ""  # when a day's loss was last cleared, as ISO 8601 writes it
+        self.state = self.config.state
         if event_store is not None:
             event_store.subscribe(self.apply, {*FLOW_EVENTS, *_FOLDS}, ("strategy.signal",))
-
-    @property
-    def state(self) -> TradingState:
-        states = (self.config.state, *(hold.state for hold in self._holds.values()))
-        return max(states, key=attrgetter("severity")) if self._holds else states[0]
 
     @property
     def holds(self) -> Mapping[str, Hold]:
         return self._holds
 
-    @property
-    def flow(self) -> Flow:
-        return self._flow
-
     def pre_trade(self, intent: OrderIntent, account: Account, product: Product) -> RiskVerdict:
         """Say whether `intent` may be sent, naming every limit that it would break."""
         if account.reduces(intent):
             return RiskVerdict(intent)  # getting out must always be possible
-        self._flow.see(account.marks.values())
+        self.flow.see(account.marks.values())
         rows = (*self._standing_rows(intent, account), *_order_rows(intent, account, self.config),
                 *_market_rows(intent, account, product, self.config),
                 *self._flow_rows(intent, account))
         breaches = [_breach(*row[1:], symbol=intent.symbol) for row in rows if row[0]]
         breaches += self._losses(account).values()
         if mark := account.marks.get(intent.symbol):
-            counted = (worst_notional(account, intent.symbol, intent),
-                       notional_of_others(account, intent.symbol),
-                       intent.quantity * worst_price(intent, mark))
+            would = counted(worst_notional(account, intent.symbol, intent),
+                            notional_of_others(account, intent.symbol),
+                            intent.quantity * worst_price(intent, mark))
             table = caps(account, product, intent.side, self.config)
-            breaches += [cap.breach(*counted) for cap in table if cap.room(*counted) < 0]
+            breaches += [cap.breach(would) for cap in table if cap.room(would) < 0]
         return RiskVerdict(intent, tuple(breaches))
 
     def post_trade(self, account: Account) -> list[Breach]:
         """Check what we already hold; a breach turns the trading state and is an event."""
         rejects, (reason, _) = self._rejects_in_a_row, self._refused.get("", ("", None))
-        ratio, runaway = _margin_ratio(account), self._flow.runaway
-        self._flow.see(account.marks.values())
+        ratio, runaway = _margin_ratio(account), self.flow.runaway
+        self.flow.see(account.marks.values())
         rows = (
             # kind of hold, turned when, code, measured, allowed, message, unit
             ("rejects", rejects >= REJECTS_IN_A_ROW_MAX, "REPEATED_REJECTS", rejects,
@@ -302,7 +296,7 @@ class LiveRiskManager:
 
     def apply(self, event: Event) -> None:
         """Fold one event into the trading state."""
-        self._flow.apply(event)
+        self.flow.apply(event)
         if fold := _FOLDS.get(event.type):
             fold(self, event.at, event.data)
 
@@ -311,7 +305,7 @@ class LiveRiskManager:
                  for kind, h in self._holds.items()}
         return {"rejects_in_a_row": self._rejects_in_a_row, "holds": holds,
                 "refused": dict(self._refused), "taken_back": dict(self._taken_back),
-                "flow": self._flow.snapshot(), "cleared_at": self._cleared_at}
+                "flow": self.flow.snapshot(), "cleared_at": self._cleared_at}
 
     # The table of what is refused, in four parts.  Each row:
     # refused when, code, measured, allowed, message, unit, setting
@@ -341,7 +335,7 @@ class LiveRiskManager:
 
     def _flow_rows(self, intent: OrderIntent, account: Account) -> tuple[tuple, ...]:
         """What was sent and traded lately; each count includes this order."""
-        limits, flow, symbol, now = self.config, self._flow, intent.symbol, account.at
+        limits, flow, symbol, now = self.config, self.flow, intent.symbol, account.at
         in_symbol, in_all = (flow.orders_in_minute(now, s) + 1 for s in (symbol, None))
         messages, entries = flow.messages_in_second(now) + 1, flow.entries_in_hour(symbol, now) + 1
         moved, repeated = flow.moved(symbol, now), flow.repeats(intent, now)
@@ -373,7 +367,7 @@ class LiveRiskManager:
 
     def _losses(self, account: Account) -> dict[str, Breach]:
         """The losses that end entries, by kind of hold."""
-        limits, flow = self.config, self._flow
+        limits, flow = self.config, self.flow
         loss, base = account.daily_loss, account.day_start_equity
         # With nothing to measure it against, any loss counts as all of it.
         share = loss / base if base > 0 else Decimal(loss > 0)
@@ -409,11 +403,16 @@ class LiveRiskManager:
         else:
             self._holds[kind] = Hold(state, data["reason"], at)
         if state is TradingState.TRADING:
-            self._flow.forgive(kind)
+            self.flow.forgive(kind)
+        self._sum_up()
         if kind == "rejects":
             self._rejects_in_a_row = 0
         elif kind == "refusal":
             self._refused.pop("", None)
+
+    def _sum_up(self) -> None:
+        states = (self.config.state, *(hold.state for hold in self._holds.values()))
+        self.state = max(states, key=attrgetter("severity"))
 
     def _fold_answer(self, at: datetime, data: Mapping) -> None:
         """Count the entries that were refused; what a refusal calls for is kept by symbol."""
@@ -449,6 +448,7 @@ class LiveRiskManager:
             kind: Hold(TradingState(h["state"]), h["reason"], moment(h["at"]))
             for kind, h in data["holds"].items()
         }
+        self._sum_up()
         self._taken_back = Counter(data.get("taken_back", {}))
         self._cleared_at = data.get("cleared_at", "")
         refused = data.get("refused", {}).items()
@@ -566,7 +566,8 @@ def _liquidation_limit(
 
 def _margin_ratio(account: Account) -> Decimal:
     """Infinite when flat, and where the venue did not say."""
-    ratio = account.margin.ratio if account.margin else None
+    margin = account.margin
+    ratio = None if margin is None else margin.ratio
     return INFINITY if ratio is None else ratio
 
 

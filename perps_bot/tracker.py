@@ -321,7 +321,7 @@ class OrderTracker:
         self.lost: dict[str, Ticket] = {}
         self.sequence = 0
         self._finished: dict[str, Order | None] = {}  # None: of an earlier day, by its id only
-        self._outstanding: dict[str | None, tuple[Order, ...]] = {}  # as said since the last fold
+        self._outstanding: dict[tuple, tuple[Order, ...]] = {}  # as said since the last fold
         self._tag = tag
         event_store.subscribe(self.apply, _ORDER_FOLDS)
 
@@ -348,13 +348,16 @@ class OrderTracker:
         return bool(venue_order_id) and any(
             order is not None and order.venue_order_id == venue_order_id for order in orders)
 
-    def outstanding(self, symbol: str | None = None) -> tuple[Order, ...]:
+    def outstanding(
+        self, symbol: str | None = None, purpose: Purpose | None = None
+    ) -> tuple[Order, ...]:
         """Orders that may still move the position; an unknown outcome counts as live."""
-        said = self._outstanding.get(symbol)
+        said = self._outstanding.get((symbol, purpose))
         if said is None:
-            said = self._outstanding[symbol] = tuple(
-                t.booked() for t in self.tickets.values()
-                if symbol is None or t.order.symbol == symbol)
+            said = self._outstanding[symbol, purpose] = tuple([
+                ticket.booked() for ticket in self.tickets.values()
+                if (symbol is None or ticket.order.intent.symbol == symbol)
+                and (purpose is None or ticket.order.intent.purpose is purpose)])
         return said
 
     def resting(self) -> list[Order]:

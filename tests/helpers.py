@@ -130,12 +130,13 @@ class ScriptedVenue:
         held = {s: self.held(s, seen) for s in self.prices}
         return {s: Position(s, q, Decimal(100), self.prices[s]) for s, q in held.items() if q}
 
-    def orders(self, since):
+    def orders(self, since, known=()):
         self._answer("orders")
-        seen = self.now - timedelta(seconds=self.listing_lag)
-        known = [[order for at, order in states if at <= seen] for states in self._orders.values()]
-        return [states[-1] for states in known
-                if states and (states[-1].created_at >= since or states[-1].status in LIVE)]
+        seen, named = self.now - timedelta(seconds=self.listing_lag), {order.id for order in known}
+        told = [[order for at, order in states if at <= seen] for states in self._orders.values()]
+        return [states[-1] for states in told
+                if states and (states[-1].created_at >= since or states[-1].status in LIVE
+                               or states[-1].id in named)]
 
     def fills(self, since):
         self._answer("fills")

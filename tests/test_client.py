@@ -602,6 +602,20 @@ def test_an_hour_costs_what_was_held_at_its_end_whenever_the_positions_were_read
     assert payment.amount == Decimal(held) * 82500 * Decimal("0.0001")
 
 
+def test_who_traded_since_an_hour_that_is_told_late_is_read_before_it_accrues():
+    venue = Venue(cfm__positions={"positions": [a_position_row()]},
+                  orders__historical__fills={"cursor": "", "fills": [
+                      a_fill_row(at="2026-10-10T00:20:00Z")]})
+    client = a_client(venue)
+    venue.answers["/products"], venue.time = hourly("0.0001", 0), NOW + 107 * MINUTES
+    client.products()
+    client.positions()
+    client.fills(venue.time - 10 * MINUTES)
+    [payment] = client.funding_payments(NOW)
+    assert payment.held == Decimal("0.01")  # 0.02 of what is held now came after the hour
+    assert len(client.fills(venue.time - 10 * MINUTES)) == 0
+
+
 def test_an_hour_without_a_position_or_without_a_rate_costs_nothing():
     venue = Venue(cfm__positions={"positions": [a_position_row(product_id=ETP)]})
     client = a_client(venue)

@@ -920,7 +920,7 @@ def test_cancelling_everything_spares_the_stops_and_names_what_is_left(desk):
     desk.venue.cancels = "queue"
     assert [left.id for left in desk.engine.cancel_all()] == [order.id]
     desk.venue.finish_cancels()
-    assert desk.engine.cancel_all() == []
+    assert not desk.engine.cancel_all()
     assert desk.stops() == ["sell 1 at 99"]
 
 
@@ -1034,8 +1034,8 @@ def known(desk):
     tracker = desk.tracker.snapshot()
     tracker["positions"] = {s: {k: v for k, v in row.items() if k != "mark_price"}
                             for s, row in tracker["positions"].items()}
-    return disk._plain({"protection": desk.protector.snapshot(), "tracker": tracker,
-                        "risk": desk.risk.snapshot()})
+    return disk._WHOLE.text({"protection": desk.protector.snapshot(), "tracker": tracker,
+                             "risk": desk.risk.snapshot()})
 
 
 def test_the_engine_trades_on_paper_when_it_is_given_no_venue():

@@ -73,7 +73,7 @@ MUTANTS = [
      "PRICE_COLLAR_EXCEEDED"),
     ("risk", "intent.quantity > takes * there", "intent.quantity >= takes * there",
      "TOP_OF_BOOK_EXCEEDED"),
-    ("risk", "if cap.room(*counted) < 0]", "if cap.room(*counted) <= 0]",
+    ("risk", "if cap.room(would) < 0]", "if cap.room(would) <= 0]",
      CAPS),
     ("risk", "(account.position(symbol).quantity * intent.side.sign < 0,",
      "(account.position(symbol).quantity * intent.side.sign <= 0,", "POSITION_OPPOSED"),

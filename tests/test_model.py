@@ -162,13 +162,10 @@ def test_a_symbol_that_is_absent_is_flat():
     assert an_account().position(ETH) == Position(ETH)
 
 
-def test_committed_is_what_our_orders_on_that_side_may_still_fill():
-    account = an_account(orders=[
-        an_order("SELL 3", filled_quantity="1"), an_order("SELL 5", status=OrderStatus.UNKNOWN),
-        an_order("SELL 7", status=OrderStatus.FILLED), an_order("SELL 11", ETH),
-        an_order("BUY 13"),
-    ])
-    assert account.committed(BTC, Side.SELL) == 7
+SEVERAL = [
+    an_order("SELL 3", filled_quantity="1"), an_order("SELL 5", status=OrderStatus.UNKNOWN),
+    an_order("SELL 7", status=OrderStatus.FILLED), an_order("SELL 11", ETH), an_order("BUY 13"),
+]
 
 
 @pytest.mark.parametrize("held, orders, intent, reduces", [
@@ -191,6 +188,8 @@ def test_committed_is_what_our_orders_on_that_side_may_still_fill():
     ("long 2 @ 100",
      [Ticket(an_order("SELL 2", status=OrderStatus.FILLED, filled_quantity="2")).booked()],
      "SELL 1", False),
+    ("long 12 @ 100", SEVERAL,                       "SELL 5",   True),
+    ("long 12 @ 100", SEVERAL,                       "SELL 5.1", False),
 ])
 def test_reductions_never_add_up_to_more_than_the_position(held, orders, intent, reduces):
     account = an_account(holding=held, orders=orders)

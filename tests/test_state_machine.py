@@ -94,8 +94,8 @@ class PaperWorld(PaperBroker):
     def marks(self, symbols, now):
         return self._asked("marks", lambda: PaperBroker.marks(self, symbols, now))
 
-    def orders(self, since):
-        return self._asked("orders", lambda: PaperBroker.orders(self, since))
+    def orders(self, since, known=()):
+        return self._asked("orders", lambda: PaperBroker.orders(self, since, known))
 
     def fills(self, since):
         return self._asked("fills", lambda: PaperBroker.fills(self, since))

@@ -41,9 +41,9 @@ PLANTS = (
           "ABSENCE_OF_AN_INCREASE = ABSENCE_PROOF = timedelta()", "sim",
           "answer lost,listing lag,fills lag"),
     Plant("an unknown outcome does not count as live", "tracker",
-          "if symbol is None or t.order.symbol == symbol)\n        return said",
-          "if (symbol is None or t.order.symbol == symbol)\n"
-          "                and t.order.status is not OrderStatus.UNKNOWN)\n        return said",
+          "and (purpose is None or ticket.order.intent.purpose is purpose)])",
+          "and (purpose is None or ticket.order.intent.purpose is purpose)\n"
+          "                and ticket.order.status is not OrderStatus.UNKNOWN])",
           "sim", "answer lost"),
     Plant("an order counts as cancelled once that was asked for", "wire",
           '"CANCEL_QUEUED":        OrderStatus.CANCEL_QUEUED',
