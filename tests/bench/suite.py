@@ -391,8 +391,9 @@ def order(bench):
     """From a frame's arrival to the order's first byte, beside the parts that nobody can avoid.
 
     In-process means: wall time of the feed's thread until the quote stands in its slot, and of the
-    tick until the order has left, less the tick's reads of the account, which every increase makes
-    anew and which depend on how far away the venue is; they are told by themselves.  The parts are
+    tick until the order has left, less the tick's requests of what to read, which depend on how far
+    away the venue is; they are told by themselves.  Shorts are off: where an exit is booked in the
+    same tick, its events and their syncs are no part of an entry.  The parts are
     timed in the same run, each once after each entry, as warm as the entry left the machine.  Of
     both the least counts, as others may hold up the machine.
     """

@@ -253,14 +253,14 @@ class OrderPath:
     parts: dict = field(default_factory=dict)
 
 
-def order_path(folder, hours=4):
-    """Play hours of the recorded day against the exchange and time every entry."""
+def order_path(folder, hours=8):
+    """Play hours of the recorded day against the exchange and time every entry, each from flat."""
     if not RECORDED.exists():
         raise Missing(f"{RECORDED.name} is not in ../shared/data")
     at_once(SimpleNamespace(setattr=setattr))
     begin = next(recorded(NOON.replace(2025, 5, 12, 0), NOON.replace(2026)))[0]
     with a_diary(folder), LiveRig(
-            folder, now=begin, with_feed=True, enable_shorts=True,
+            folder, now=begin, with_feed=True, enable_shorts=False,
             trailing_stop_pct=Decimal("0.005"), max_daily_loss_pct=Decimal(1)) as rig:
         closes = [row[-1] for row in recorded(begin - WARM_UP, begin)]
         rig.history(closes)
@@ -308,9 +308,8 @@ class _Stopwatch:
 
     def watch(self):
         """Begin with the bot that was started."""
-        client, market = self.rig.client, self.rig.feed._market
-        for name in ("equity", "positions", "orders", "fills"):
-            setattr(client, name, self._as_read(getattr(client, name)))
+        rest, market = self.rig.rest, self.rig.feed._market
+        rest.get = self._as_read(rest.get)
         take = market._take
 
         def timed_take(events, message):
@@ -320,10 +319,10 @@ class _Stopwatch:
         market._take, self.rig.tick = timed_take, self._timed_tick
 
     def _as_read(self, ask):
-        def timed(*arguments):
+        def timed(*arguments, **more):
             begun = perf_counter()
             try:
-                return ask(*arguments)
+                return ask(*arguments, **more)
             finally:
                 self._reading += perf_counter() - begun
 
