@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -160,6 +161,7 @@ REMEDIES = (
 )  # fmt: skip
 
 
+@lru_cache(maxsize=100)
 def remedy(code: str) -> Remedy:
     """Say what to do after the venue refused an order or a cancel with `code`.
 
