@@ -306,14 +306,19 @@ class PaperBroker:
             self._expire(self._live.values(), now, now)
 
     def _find_bounds(self) -> None:
-        self._bounds = {symbol: self._bounds_of(symbol) for symbol in self._symbols()}
+        # Of what all positions together may still lose, to each its share.
+        room = self._margin_left() / len(self._positions) if self._positions else ZERO
+        self._bounds = {symbol: self._bounds_of(symbol, room) for symbol in self._symbols()}
         self._wanted = {**dict.fromkeys(self._followed), **self._bounds}
         ends = (order.intent.expires_at for order in self._live.values())
         self._expires_at = min((at for at in ends if at is not None), default=LAST_MOMENT)
         self._bounded_at = self._changes
 
-    def _bounds_of(self, symbol: str) -> tuple[Decimal, Decimal]:
-        """The prices between which no order of `symbol` can fill or fire, and nothing liquidate."""
+    def _bounds_of(self, symbol: str, room: Decimal) -> tuple[Decimal, Decimal]:
+        """The prices between which no order of `symbol` can fill or fire, and nothing liquidate.
+
+        room  USD that its position may lose
+        """
         below, above, position = [ZERO], [INFINITY], self._positions.get(symbol)
         for order in self._of(symbol):
             intent = order.intent
@@ -324,8 +329,8 @@ class PaperBroker:
                     (limit, below, above), (intent.stop_price, above, below)):
                 if price is not None:
                     (bought_at if intent.side is Side.BUY else sold_at).append(price)
-        if position is not None:  # its share of what all of them together may still lose
-            room, held = self._margin_left() / len(self._positions), position.quantity
+        if position is not None:
+            held = position.quantity
             if held > 0:
                 below.append(position.mark_price - room / held)
             else:  # a short's margin grows with the price

@@ -237,7 +237,7 @@ class Thorough(PaperBroker):
 
     revision = None
 
-    def _bounds_of(self, symbol):
+    def _bounds_of(self, symbol, room):
         return INFINITY, ZERO
 
 
