@@ -34,6 +34,9 @@ ABSENCE_PROOF = timedelta(seconds=10)
 # So is an order that may be the reason why the position has moved.
 ABSENCE_OF_AN_INCREASE = timedelta(minutes=1)
 
+# While nothing of ours can have moved, orders and fills are read so often, and before an entry.
+QUIET_LOOK_EVERY = timedelta(seconds=30)
+
 # How the reason of an order begins, or ends, that no decision of the strategy asked for.
 BY_HAND, MODIFIED = "by hand", ", modified"
 # Of an order in these states nobody has seen that it rests at the venue.
@@ -90,6 +93,8 @@ class ExecutionEngine:
         self._pictured: tuple[tuple, Account] | None = None  # as of when, and what
         self._looked_at: datetime | None = None  # when `settle` was last done with everything
         self._found: list[Order] = []
+        self._sent_at = EPOCH
+        self._is_unsure = False  # whether the last look was left out
         self._asked: set[str] = set()  # ids of orders under way that we asked to cancel
         self._refused: dict[str, tuple] = {}
 
@@ -215,6 +220,30 @@ class ExecutionEngine:
             self._found = [order for order in self._found if order.symbol != symbol]
         return found
 
+    def is_quiet(self) -> bool:
+        """Whether nothing is held, under way, lost, somebody else's, or was sent a minute ago.
+
+        By our books and by what the venue said last; then orders and fills can be others' only.
+        """
+        return not (self.orders.tickets or self.orders.lost or self.foreign or self.moved_by_others
+                    or self._found or self.tracker.positions() or self.venue_positions
+                    or abs(self.store.now - self._sent_at) < ABSENCE_OF_AN_INCREASE)
+
+    def settle_if_due(self) -> None:
+        """As `settle`, but of a quiet account that cannot say when it moves only now and then."""
+        is_recent = abs(self.store.now - (self._looked_at or EPOCH)) < QUIET_LOOK_EVERY
+        self._is_unsure = is_recent and self.broker.revision is None and self.is_quiet()
+        if not self._is_unsure:
+            self.settle()
+
+    def may_enter(self) -> bool:
+        """Look before an entry, where this tick did not; False where that found anything."""
+        if not self._is_unsure:
+            return True
+        self.settle()
+        self._is_unsure = False
+        return self.is_quiet()
+
     def settle(self) -> None:
         """Learn what became of every order and book what it did.  Raises VenueUnavailable."""
         orders, since = self.orders, self._left_at()
@@ -300,6 +329,7 @@ class ExecutionEngine:
                           **order.intent_data(),
                           mark_price=mark.price if mark else None, placed_at=order.created_at,
                           saw=None if reduces else self._saw(intent.symbol))
+        self._sent_at = self.store.now
         send = self.broker.close if intent.purpose is Purpose.EXIT else self.broker.place
         try:
             answer = send(order, self.store.now)

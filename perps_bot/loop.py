@@ -142,7 +142,7 @@ def _look(bot: Bot, marks: Mapping[str, Mark], is_still: bool) -> calm.Calm | No
     revision, paused = bot.venue.revision, set()
     bot.engine.see(marks)
     if not is_still:
-        bot.engine.settle()
+        bot.engine.settle_if_due()
     account = bot.engine.picture()
     if not is_still:
         paused = bot.books.compare()
@@ -379,6 +379,8 @@ def _enter_one(bot: Bot, wanted: list[Decision]) -> None:
     """At most one entry a tick: the first that is neither blocked nor refused."""
     if bot.store.now >= bot._products_at + PRODUCTS_AGE_MAX:
         return  # flags and sessions are not known well enough
+    if wanted and not bot.engine.may_enter():
+        return  # what was found there is for the next look
     for decision in wanted:
         symbol = decision.symbol
         if bot.engine.outstanding(symbol):

@@ -8,6 +8,7 @@ This room is pure and computes nothing: what stands in the files is what it says
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PREFIX = "perps_bot_"
@@ -88,22 +89,31 @@ HEALTH = (
 UNITS = {"USD": "usd", "s": "seconds", "contracts": "contracts", "a minute": "orders",
          "a second": "orders", "an hour": "orders", "orders": "orders", "in a row": "round_trips"}
 
-Sample = tuple[str, str, Mapping[str, object], object]  # metric, what it is, labels, value
+Sample = tuple[str, str, str, object]  # metric, what it is, labels as they are written, value
+NAMES_MAX = 200  # of limits, that are remembered
 
 
 def exposition(state: Mapping, health: Mapping) -> str:
     """The text of metrics.prom; what is None, or no number, is left out."""
-    families: dict[str, list[str]] = {}
+    families: dict[tuple[str, str], list[str]] = {}
+    first = _labels(profile=state["profile"]).removeprefix(",")
     for name, what, labels, value in _samples(state, health):
         if (said := _value(value)) is not None:
-            labels = {"profile": state["profile"], **labels}
-            inside = ",".join(f'{key}="{_escaped(str(each))}"' for key, each in labels.items())
-            kind = "counter" if name.endswith("_total") else "gauge"
-            head = f"# HELP {PREFIX}{name} {what}\n# TYPE {PREFIX}{name} {kind}"
-            families.setdefault(head, []).append(f"{PREFIX}{name}{{{inside}}} {said}")
-    return "\n".join("\n".join([head, *lines]) for head, lines in families.items()) + "\n"
+            lines = families.setdefault((name, what), [])
+            lines.append(f"{PREFIX}{name}{{{first}{labels}}} {said}\n")
+    return "".join(_head(name, what) + "".join(lines) for (name, what), lines in families.items())
 
 
+def _head(name: str, what: str) -> str:
+    kind = "counter" if name.endswith("_total") else "gauge"
+    return f"# HELP {PREFIX}{name} {what}\n# TYPE {PREFIX}{name} {kind}\n"
+
+
+def _labels(**labels: object) -> str:
+    return "".join([f',{key}="{_escaped(str(each))}"' for key, each in labels.items()])
+
+
+@lru_cache(maxsize=NAMES_MAX)
 def limit_metric(limit: str, unit: str) -> tuple[str, str]:
     """A limit's name without its unit, and the unit as names end with it."""
     for words in ("_pct", "_seconds_max", "_seconds"):
@@ -112,32 +122,32 @@ def limit_metric(limit: str, unit: str) -> tuple[str, str]:
 
 
 def _samples(state: Mapping, health: Mapping) -> Iterator[Sample]:
-    yield from _figures(ACCOUNT, state, {})
+    yield from _figures(ACCOUNT, state, "")
     for row in state["positions"]:
-        yield from _figures(POSITION, row, {"symbol": row["symbol"]})
+        yield from _figures(POSITION, row, _labels(symbol=row["symbol"]))
     for symbol, row in state["symbols"].items():
-        yield from _figures(SYMBOL, row, {"symbol": symbol})
+        yield from _figures(SYMBOL, row, _labels(symbol=symbol))
     yield from _limits(state["limits"])
     for connection, row in (health["feed"] or {}).items():
-        yield from _figures(FEED, row, {"connection": connection})
+        yield from _figures(FEED, row, _labels(connection=connection))
     for address, row in (health["delivery"] or {}).items():
-        yield from _figures(DELIVERY, row or {}, {"address": address})
-    yield from _figures(HEALTH, health, {})
+        yield from _figures(DELIVERY, row or {}, _labels(address=address))
+    yield from _figures(HEALTH, health, "")
     yield from _states(state, health)
 
 
-def _figures(table: tuple, row: Mapping, labels: Mapping) -> Iterator[Sample]:
+def _figures(table: tuple, row: Mapping, labels: str) -> Iterator[Sample]:
     for path, name, what in table:
         value: object = row
         for key in path.split():
-            value = value.get(key) if isinstance(value, Mapping) else None
+            value = value.get(key) if isinstance(value, dict) else None
         yield name, what, labels, value
 
 
 def _limits(rows: list[Mapping]) -> Iterator[Sample]:
     for row in rows:
         name, unit = limit_metric(row["limit"], row["unit"])
-        labels = {"symbol": row["symbol"]} if row["symbol"] else {}
+        labels = _labels(symbol=row["symbol"]) if row["symbol"] else ""
         for key in ("used", "allowed"):
             yield f"limit_{name}_{key}_{unit}", f"of {row['limit']}", labels, row[key]
 
@@ -145,32 +155,32 @@ def _limits(rows: list[Mapping]) -> Iterator[Sample]:
 def _states(state: Mapping, health: Mapping) -> Iterator[Sample]:
     """What is one of several words: 1 for the one that it is."""
     for each in STATES:
-        yield "trading_state", "what the bot may do", {"state": each}, each == state[
-            "trading_state"]
+        yield ("trading_state", "what the bot may do", _labels(state=each),
+               each == state["trading_state"])
     for kind, hold in state["holds"].items():
-        yield "hold", "why trading is held", {"kind": kind, "state": hold["state"]}, True
+        yield "hold", "why trading is held", _labels(kind=kind, state=hold["state"]), True
     for symbol, action in state["last_decisions"].items():
-        yield "last_decision", "of the strategy", {"symbol": symbol, "action": action}, True
+        yield "last_decision", "of the strategy", _labels(symbol=symbol, action=action), True
     for alert in health["alerts"]:
-        labels = {"code": alert["code"], "about": alert["about"]}
+        labels = _labels(code=alert["code"], about=alert["about"])
         yield "alert", "stands now", labels, True
     counts: dict[tuple, int] = {}
     for order in state["orders"]:
         key = tuple(str(order[name]) for name in ("symbol", "purpose", "status"))
         counts[key] = counts.get(key, 0) + 1
     for (symbol, purpose, status), count in counts.items():
-        labels = {"symbol": symbol, "purpose": purpose, "status": status}
+        labels = _labels(symbol=symbol, purpose=purpose, status=status)
         yield "outstanding_orders", "that are not finished", labels, count
     labels = {name: health[name] for name in ("version", "broker", "settings_hash")}
-    yield "info", "what runs", labels, True
+    yield "info", "what runs", _labels(**labels), True
 
 
 def _value(value: object) -> str | None:
-    if isinstance(value, bool):
-        return str(int(value))
     if isinstance(value, datetime):
         value = Decimal((value - EPOCH) // timedelta(milliseconds=1)) / 1000
-    return f"{Decimal(value):f}" if isinstance(value, Decimal | int) else None
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return str(int(value)) if isinstance(value, int) else None
 
 
 def _escaped(text: str) -> str:

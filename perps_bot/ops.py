@@ -61,7 +61,8 @@ class Surfaces:
         self._risk_events: list[dict] = []
         self._published_at: datetime | None = None
         self._message = ""
-        self._unwritten: set[str] = set()
+        self._unwritten, self._written = set(), {}  # names; and by name, what changes seldom
+        self._named: tuple[Settings | None, str] = None, ""  # settings, and their hash
         self.is_live = False  # False while old events are read back
 
     def apply(self, event: Event) -> None:
@@ -101,8 +102,16 @@ class Surfaces:
         state = figures(bot, now, self._counts)
         self._write("last_state.json", state)
         self._write("metrics.prom", exposition(state, said))
-        self._write("risk_events.json", self._risk_events)
-        self._write("marks.json", _windows(bot))
+        for name, seldom in (("risk_events.json", self._risk_events),
+                             ("marks.json", _windows(bot))):
+            if seldom != self._written.get(name) or not os.path.exists(self._folder / name):
+                self._write(name, seldom)
+
+    def name_of(self, settings: Settings) -> str:
+        """The hash of the settings in force, made once: they do not change."""
+        if self._named[0] is not settings:
+            self._named = settings, settings_hash(settings)
+        return self._named[1]
 
     def _count(self, type: str, data: Mapping) -> None:
         counts = self._counts
@@ -122,8 +131,10 @@ class Surfaces:
     def _write(self, name: str, value: object) -> None:
         """Rename one file into place; that it cannot be written is said once."""
         try:
+            self._written.pop(name, None)
             write_state(self._folder / name, value)
             self._unwritten.discard(name)
+            self._written[name] = value
         except OSError as failure:
             if name not in self._unwritten:
                 log.warning("%s was not written: %s", self._folder / name, failure.strerror)
@@ -148,7 +159,7 @@ def health(bot: Bot, now: datetime, error: str = "") -> dict[str, object]:
         "pid": os.getpid(), "broker": bot.broker_name, "trading_state": bot.risk.state,
         "liquidation_guard": "armed" if bot.engine.margin is not None else "unarmed",
         "feed": None if bot.feed is None else bot.feed.figures(),
-        "version": __version__, "settings_hash": settings_hash(bot.settings),
+        "version": __version__, "settings_hash": bot.surfaces.name_of(bot.settings),
         "alerts": bot.surfaces.alerts.rows(), "delivery": bot.surfaces.alerts.delivery(),
     }
 

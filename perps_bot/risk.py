@@ -191,7 +191,7 @@ class LiveRiskManager:
         self._holds: dict[str, Hold] = {}
         self._rejects_in_a_row = 0
         self._taken_back: Counter[str] = Counter()  # entries in a row, by symbol
-        self._flow = Flow(self.config)
+        self.flow = Flow(self.config)
         # By symbol, "" for the whole account: the venue's reason to refuse, and since when.
         self._refused: dict[str, tuple[str, datetime]] = {}
         self._cleared_at = ""  # when a day's loss was last cleared, as ISO 8601 writes it
@@ -203,15 +203,11 @@ class LiveRiskManager:
     def holds(self) -> Mapping[str, Hold]:
         return self._holds
 
-    @property
-    def flow(self) -> Flow:
-        return self._flow
-
     def pre_trade(self, intent: OrderIntent, account: Account, product: Product) -> RiskVerdict:
         """Say whether `intent` may be sent, naming every limit that it would break."""
         if account.reduces(intent):
             return RiskVerdict(intent)  # getting out must always be possible
-        self._flow.see(account.marks.values())
+        self.flow.see(account.marks.values())
         rows = (*self._standing_rows(intent, account), *_order_rows(intent, account, self.config),
                 *_market_rows(intent, account, product, self.config),
                 *self._flow_rows(intent, account))
@@ -228,8 +224,8 @@ class LiveRiskManager:
     def post_trade(self, account: Account) -> list[Breach]:
         """Check what we already hold; a breach turns the trading state and is an event."""
         rejects, (reason, _) = self._rejects_in_a_row, self._refused.get("", ("", None))
-        ratio, runaway = _margin_ratio(account), self._flow.runaway
-        self._flow.see(account.marks.values())
+        ratio, runaway = _margin_ratio(account), self.flow.runaway
+        self.flow.see(account.marks.values())
         rows = (
             # kind of hold, turned when, code, measured, allowed, message, unit
             ("rejects", rejects >= REJECTS_IN_A_ROW_MAX, "REPEATED_REJECTS", rejects,
@@ -300,7 +296,7 @@ class LiveRiskManager:
 
     def apply(self, event: Event) -> None:
         """Fold one event into the trading state."""
-        self._flow.apply(event)
+        self.flow.apply(event)
         if fold := _FOLDS.get(event.type):
             fold(self, event.at, event.data)
 
@@ -309,7 +305,7 @@ class LiveRiskManager:
                  for kind, h in self._holds.items()}
         return {"rejects_in_a_row": self._rejects_in_a_row, "holds": holds,
                 "refused": dict(self._refused), "taken_back": dict(self._taken_back),
-                "flow": self._flow.snapshot(), "cleared_at": self._cleared_at}
+                "flow": self.flow.snapshot(), "cleared_at": self._cleared_at}
 
     # The table of what is refused, in four parts.  Each row:
     # refused when, code, measured, allowed, message, unit, setting
@@ -339,7 +335,7 @@ class LiveRiskManager:
 
     def _flow_rows(self, intent: OrderIntent, account: Account) -> tuple[tuple, ...]:
         """What was sent and traded lately; each count includes this order."""
-        limits, flow, symbol, now = self.config, self._flow, intent.symbol, account.at
+        limits, flow, symbol, now = self.config, self.flow, intent.symbol, account.at
         in_symbol, in_all = (flow.orders_in_minute(now, s) + 1 for s in (symbol, None))
         messages, entries = flow.messages_in_second(now) + 1, flow.entries_in_hour(symbol, now) + 1
         moved, repeated = flow.moved(symbol, now), flow.repeats(intent, now)
@@ -371,7 +367,7 @@ class LiveRiskManager:
 
     def _losses(self, account: Account) -> dict[str, Breach]:
         """The losses that end entries, by kind of hold."""
-        limits, flow = self.config, self._flow
+        limits, flow = self.config, self.flow
         loss, base = account.daily_loss, account.day_start_equity
         # With nothing to measure it against, any loss counts as all of it.
         share = loss / base if base > 0 else Decimal(loss > 0)
@@ -407,7 +403,7 @@ class LiveRiskManager:
         else:
             self._holds[kind] = Hold(state, data["reason"], at)
         if state is TradingState.TRADING:
-            self._flow.forgive(kind)
+            self.flow.forgive(kind)
         self._sum_up()
         if kind == "rejects":
             self._rejects_in_a_row = 0
@@ -570,7 +566,8 @@ def _liquidation_limit(
 
 def _margin_ratio(account: Account) -> Decimal:
     """Infinite when flat, and where the venue did not say."""
-    ratio = account.margin.ratio if account.margin else None
+    margin = account.margin
+    ratio = None if margin is None else margin.ratio
     return INFINITY if ratio is None else ratio
 
 

@@ -10,7 +10,6 @@ disk goes through "The disk" at the end, so that the crash rigs can replace it.
 """
 
 import fcntl
-import json
 import logging
 import os
 import zlib
@@ -19,7 +18,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from perps_bot.errors import ConfigError, StoreDamaged
 from perps_bot.event import (
     CRC_FORM, CRC_LENGTH, DAY_FILES, SCHEMA, UNREADABLE, Event, decoded, from_json,
 )
+from perps_bot.exact import Form
 from perps_bot.lines import head_of, said as _said, unparsed
 from perps_bot.reading import holder
 from perps_bot.secret import redacted
@@ -34,8 +33,8 @@ from perps_bot.secret import redacted
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BACKLOG_LINES_MAX = 10_000  # lines that wait in memory for a disk that refuses them
 STRING_LENGTH_MAX = 2_000  # characters of one string in an event, day.opened excepted
-DECIMAL_MAGNITUDE_MAX = 100  # digits before or after the point; a longer number is a bug
 STATE_BYTES_MAX = COPY_BYTES = 1 << 20
+STATE_LEVELS = 2  # of a state file, that have a line for each value
 LOCK_ATTEMPTS_MAX = 100
 
 # What is fsynced before append returns: orders, money, halts, and what frames them.
@@ -317,9 +316,12 @@ def write_state(path: str | Path, value: object) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    text = value if isinstance(value, str) else json.dumps(_plain(value), indent=2) + "\n"
-    with open(temporary, "wb", 0, opener=_open) as file:
-        _write_all(file.fileno(), redacted(text).encode("utf-8", "replace"))
+    text = value if isinstance(value, str) else _SHOWN.spread(value, STATE_LEVELS) + "\n"
+    fd = _open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        _write_all(fd, redacted(text).encode("utf-8", "replace"))
+    finally:
+        os.close(fd)
     _replace(temporary, path)
 
 
@@ -525,34 +527,13 @@ def _encode(event: Event, chain: int) -> tuple[bytes, int]:
     """Return the event's line and its crc; `chain` is the crc of the line before."""
     # As keywords: data that would replace one of the line's own fields is a TypeError.
     fields = dict(seq=event.seq, ts=event.at, type=event.type, **event.data, crc="")
-    fields = _plain(fields, None if event.type == "day.opened" else STRING_LENGTH_MAX)
-    body = redacted(_to_json(fields)).removesuffix(',"crc":""}').encode("ascii")
+    form = _WHOLE if event.type == "day.opened" else _LINE
+    body = redacted(form.text(fields)).removesuffix(',"crc":""}').encode("ascii")
     crc = zlib.crc32(body, chain)
     return body + CRC_FORM % crc, crc
 
 
-def _plain(value: object, length_max: int | None = None) -> object:
-    """Return `value` as JSON carries it, strings cut at `length_max`."""
-    match value:
-        case str():
-            return value[:length_max]
-        case int() | None:
-            return value
-        case list() | tuple():
-            return [_plain(item, length_max) for item in value]
-        case Mapping() if all(isinstance(key, str) for key in value):
-            return {key: _plain(item, length_max) for key, item in value.items()}
-        case Decimal() if value.is_finite() and abs(value.adjusted()) <= DECIMAL_MAGNITUDE_MAX:
-            return format(value, "f")
-        case datetime() if value.utcoffset() is not None:
-            return value.astimezone(UTC).isoformat()
-        case date() if not isinstance(value, datetime):
-            return value.isoformat()
-    # Above all no float: it would not come back as the number that was meant.
-    raise TypeError(f"{type(value).__name__} {value!r:.80} cannot be recorded exactly")
-
-
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+_LINE, _WHOLE, _SHOWN = Form(STRING_LENGTH_MAX), Form(), Form(comma=", ", colon=": ")
 
 
 # The disk

@@ -15,15 +15,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
 from time import monotonic, sleep
 
 # The owner's choice of package, which stands: HTTP is not spoken by hand here.
-import requests
+from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from requests.certs import where
-from requests.structures import CaseInsensitiveDict
+from requests.exceptions import BaseHTTPError
 
 from perps_bot.errors import ConfigError
 
@@ -218,9 +217,7 @@ class _Worker(threading.Thread):
         self._jobs, self._lock = queue.SimpleQueue(), threading.Lock()
         self._was_sent = self._is_over = False
         self._connection = self._handle = self._until = None
-        self._origin, self._session = origin, _Session()
-        for scheme in PORTS:
-            self._session.mount(f"{scheme}://", _Adapter(self, origin.context))
+        self._origin, self._adapter = origin, _Adapter(self, origin)
         self.start()
 
     def ask(self, request: Request, until: Until, meanwhile: Callable | None) -> Answer | None:
@@ -274,22 +271,21 @@ class _Worker(threading.Thread):
             answer = None  # a bug: the thread ends, and its owner hears it
             try:
                 answer = self._exchanged(request, seconds)
-            except (OSError, HTTPException) as error:
+            except (OSError, HTTPException, BaseHTTPError) as error:
                 answer = Answer(trouble=_root(error), was_sent=self._was_sent)
             finally:
                 if self._connection is not None and self._connection.sock is None:
                     self._drop_handle()
                 answers.put(answer)
-        self._session.close()
+        self._adapter.close()
         with self._lock:
             self._drop_handle()
 
     def _exchanged(self, request: Request, seconds: float) -> Answer:
-        with self._session.send(_prepared(request, self._origin), stream=True, timeout=seconds,
-                                allow_redirects=False) as response:
+        with self._adapter.send(_prepared(request), timeout=seconds) as response:
             after = response.headers.get("Retry-After", "")
             named = int(after) if re.fullmatch("[0-9]{1,9}", after) else None
-            return Answer(response.status_code, _body(response), named)
+            return Answer(response.status, _body(response), named)
 
     def _drop_handle(self) -> None:
         if self._handle is not None:
@@ -297,7 +293,7 @@ class _Worker(threading.Thread):
             self._handle = None
 
 
-def _prepared(request: Request, origin: Origin) -> requests.PreparedRequest:
+def _prepared(request: Request) -> PreparedRequest:
     """The library's form of it, whose own preparing takes longer than all the rest.
 
     Raises OSError for what would not be one request.
@@ -305,46 +301,45 @@ def _prepared(request: Request, origin: Origin) -> requests.PreparedRequest:
     texts = (request.method, request.target, *request.headers, *request.headers.values())
     if not all(text.isascii() and text.isprintable() for text in texts) or " " in request.target:
         raise OSError("not sent, the request has no form")
-    made = requests.PreparedRequest()
-    made.method, made.url = request.method, origin.url + request.target
-    made.body, made.headers = request.body, CaseInsensitiveDict(request.headers)
+    made = PreparedRequest()
+    made.method, made.url, made.body = request.method, request.target, request.body
+    made.headers = dict(request.headers)
     if request.body is not None:
         made.headers["Content-Length"] = str(len(request.body))
     return made
 
 
-class _Session(requests.Session):
-    """Heeds no environment, keeps no cookies, and does not even look where a redirect leads.
+class _Adapter(HTTPAdapter):
+    """What of the library talks to one server, with our connections, verified by our context.
 
-    The library reads the whole body of a redirect, without bound, also when it follows none.
+    Its session stays out, and with it environment, cookies, redirects and what they cost.
     """
 
-    def __init__(self):
-        super().__init__()
-        self.trust_env = False
-        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        return None
-
-
-class _Adapter(HTTPAdapter):
-    """Connections of ours instead of the library's, verified by our context and nothing else."""
-
-    def __init__(self, worker: _Worker, context: ssl.SSLContext | None):
-        self._worker, self._context = worker, context
+    def __init__(self, worker: _Worker, origin: Origin):
+        self._worker, self._context = worker, origin.context
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+        self._pool = self.poolmanager.connection_from_url(origin.url)
 
     def init_poolmanager(self, *args, **kwargs) -> None:
-        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+        super().init_poolmanager(*args, ssl_context=self._context, cert_reqs="CERT_REQUIRED",
+                                 **kwargs)
         self.poolmanager.pool_classes_by_scheme = {
             scheme: type("Pool", (pool,), {"ConnectionCls": type(
                 "Connection", (_Noted, pool.ConnectionCls), {"worker": self._worker})})
             for scheme, pool in self.poolmanager.pool_classes_by_scheme.items()
         }
 
-    def cert_verify(self, conn, url, verify, cert) -> None:
+    def get_connection_with_tls_context(self, *_request, **_settings):
+        return self._pool
+
+    def cert_verify(self, *_settings) -> None:
         """Load no certificates beside those of the context."""
+
+    def request_url(self, request: PreparedRequest, proxies: None) -> str:
+        return request.url
+
+    def build_response(self, req: PreparedRequest, resp):
+        return resp  # as it is: what the library makes of it nobody reads
 
 
 class _Noted:
@@ -381,13 +376,13 @@ def _connected(origin: Origin) -> socket.socket:
     raise failure
 
 
-def _body(response: requests.Response) -> bytes:
+def _body(response) -> bytes:
     """Return the body as it came.  Raises OSError when it is none that we asked for."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise OSError("an encoded body, which was not asked for")
     body = bytearray()
     try:
-        for chunk in response.iter_content(CHUNK_BYTES):
+        for chunk in response.stream(CHUNK_BYTES):
             body += chunk
             if len(body) > BODY_BYTES_MAX:
                 raise OSError(f"a body above {BODY_BYTES_MAX} bytes")

@@ -32,7 +32,7 @@ FLOORS = {
         2  score     outputs  reading  wall
         1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
         1  refusals
-        1  lines
+        1  lines     exact
         0  model     errors    broker  secret     event
     """.strip().splitlines())
     for room in rooms
@@ -318,9 +318,9 @@ def test_the_mean_complexity_is_low():
 
 def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
-    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6700
+    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6760
     assert sum(lines[room] for room in EDGE) <= 2500
-    assert sum(lines.values()) <= 19_600
+    assert sum(lines.values()) <= 19_720
 
 
 def test_third_party_packages_are_declared():

@@ -1034,8 +1034,8 @@ def known(desk):
     tracker = desk.tracker.snapshot()
     tracker["positions"] = {s: {k: v for k, v in row.items() if k != "mark_price"}
                             for s, row in tracker["positions"].items()}
-    return disk._plain({"protection": desk.protector.snapshot(), "tracker": tracker,
-                        "risk": desk.risk.snapshot()})
+    return disk._WHOLE.text({"protection": desk.protector.snapshot(), "tracker": tracker,
+                             "risk": desk.risk.snapshot()})
 
 
 def test_the_engine_trades_on_paper_when_it_is_given_no_venue():

@@ -8,7 +8,7 @@ import os
 import pytest
 from burst import BUSIEST, QUOTES, Burst, made_up_quotes, recorded_quotes
 from exchange.harness import wait_until
-from live import BTC, LiveRig, at_once
+from live import BTC, IDS, LiveRig, at_once
 
 from perps_bot import store as disk
 from perps_bot import transport
@@ -26,9 +26,9 @@ def wire(monkeypatch):
         done.append(SYNC)
         return real(target)
 
-    def prepared(request, origin, real=transport._prepared):
+    def prepared(request, real=transport._prepared):
         done.append(f"{request.method} {request.target.partition('?')[0].rpartition('/')[2]}")
-        return real(request, origin)
+        return real(request)
 
     at_once(monkeypatch)
     for room, name, seam in ((disk, "_fsync", synced), (os, "fsync", synced),
@@ -89,6 +89,44 @@ def test_and_once_before_the_order_that_closes_beside_what_was_learned_of_the_st
             rig.tick()
         # That the stop is gone is a fact that was just read; the other is the intent.
         assert before(wire, "POST close_position") == [2]
+
+
+def test_a_quiet_account_is_asked_for_positions_each_time_and_for_orders_twice_a_minute(
+        tmp_path, wire):
+    with LiveRig(tmp_path, enter_on_start=False) as rig:
+        rig.history([60000] * 60)
+        rig.price(60000)
+        rig.start()
+        rig.ticks(2)
+        wire.clear()
+        rig.ticks(24)
+        assert rig.bot.last_decisions[BTC] == "hold" and not rig.bot.trouble
+        assert wire.count("GET positions") == wire.count("GET balance_summary") == 24
+        assert wire.count("GET fills") == 4 and wire.count("GET batch") == 3 * 4
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["nothing", "an order of the owner's"])
+def test_before_an_entry_orders_and_fills_are_read_all_the_same(tmp_path, wire, is_there):
+    with LiveRig(tmp_path) as rig:
+        rig.rising()
+        rig.start()
+        rig.bot.risk.hold("operator", TradingState.REDUCING, "not yet")
+        rig.ticks(8)
+        assert rig.bot.engine.is_quiet()
+        rig.bot.risk.lift("operator", "now")
+        if is_there:
+            rig.sim.call("order_by_owner", product_id=IDS[BTC], side="BUY", contracts="1",
+                         limit_price="50000")
+        wire.clear()
+        rig.tick()
+        if is_there:
+            assert rig.bot.engine.foreign and not rig.orders()
+        else:
+            assert rig.held() > 0
+            assert {"GET fills", "GET batch"} <= {*wire[:wire.index("POST orders")]}
+        rig.ticks(6)
+        assert bool(rig.orders()) is not is_there
+        assert wire.count("GET fills") >= 7  # at every tick again
 
 
 def held(holder):

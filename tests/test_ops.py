@@ -305,6 +305,20 @@ def test_risk_events_are_an_array_with_the_newest_last_and_bounded(desk):
     assert [row["seq"] for row in rows] == sorted(row["seq"] for row in rows)
 
 
+@pytest.mark.parametrize("name", ["risk_events.json", "marks.json"])
+def test_what_says_the_same_is_left_alone_and_made_again_where_it_is_gone(desk, name):
+    path = desk.folder / name
+    before = path.stat().st_ino, path.read_bytes()
+    desk.tick()
+    assert (path.stat().st_ino, path.read_bytes()) == before
+    path.unlink()
+    desk.tick()
+    assert path.read_bytes() == before[1]
+    desk.bot.store.append("feed.stale", text="news")
+    desk.tick(timedelta(minutes=2))
+    assert path.read_bytes() != before[1]
+
+
 def test_risk_events_outlive_the_day_and_the_process(desk):
     desk.bot.store.append("feed.stale", text="yesterday")
     desk.tick(timedelta(days=1))

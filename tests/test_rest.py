@@ -593,7 +593,6 @@ def test_no_cookies_are_kept(make):
         rest = make(server)
         rest.get("/products")
         rest.get("/products")
-        assert len(rest._trading._worker._session.cookies) == 0
     assert "cookie" not in server.requests[1].headers
 
 

@@ -36,7 +36,7 @@ REASON_LENGTH_MAX = 300
 LINEAR_FACTOR = 10
 SWEEP_BARS_MAX = 250_000  # what a worker keeps in memory
 TOLD_TICKS, TOLD_SECONDS_MAX = 3, 60
-IDLE_TICKS = 60  # of a bot at the exchange
+IDLE_MINUTES = 5  # of a bot at the exchange
 BURST_SPEED, BURST_QUOTES = 10, {"smoke": 7_000, "quick": 20_000, "full": None}
 BURST_GRACE = 0.1
 START_ROUNDS_EACH = 5  # a start is short, so there are more of them
@@ -371,9 +371,11 @@ def idle_ticks(bench):
     with bench.scratch() as folder:
         desk = ticks.LiveIdle(Path(folder))
         with desk.rig:
-            took = [desk.step() for _ in range(IDLE_TICKS)]
-    yield Figure("idle_tick_live", min(took) * 1e3, "ms", goal="<= 1",
-                 note="4 symbols at the exchange: six reads of the account, by two threads; least")
+            took = [desk.minute() for _ in range(IDLE_MINUTES)]
+    tick, files = min(took, key=sum)
+    yield Figure("idle_tick_live", (tick + files) * 1e3, "ms", goal="<= 1",
+                 note=f"4 symbols at the exchange: reads {tick * 1e3:.2f}, by all threads, its "
+                      f"files {files * 1e3:.2f}; the mean of a minute, the least of five")
 
 
 def hold(bench):

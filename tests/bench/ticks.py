@@ -30,6 +30,7 @@ from perps_bot import transport, wire
 from perps_bot.feed import MarkFeed
 from perps_bot.loop import attempt
 TICKS, WARM_TICKS = 2_000, 200
+MINUTE, IDLE_INTERVAL = timedelta(minutes=1), timedelta(seconds=5)
 ENTRY = b"POST /api/v3/brokerage/orders HTTP", b"market_market_ioc"  # no stop, which is a bracket
 
 
@@ -194,9 +195,9 @@ def _once(pairs):
 
 
 class LiveIdle:
-    """A prod bot in `count` symbols against the exchange process, flat, with the feed's quotes.
+    """A prod bot in four symbols against the exchange process, flat, with the feed's quotes.
 
-    Whatever it reads of the account counts, the feed's thread and the transport's too.
+    Whatever it reads counts, and the files that it leaves; the feed's thread and the transport's.
     """
 
     PRICES = dict(zip((BTC, ETH, SOL, XRP), ("60000", "2500", "150", "2"), strict=True))
@@ -211,19 +212,28 @@ class LiveIdle:
         self.rig.start()
         self.rig.tick()
 
+    def minute(self):
+        """Processor seconds of a tick, and of its files: means of a minute's, at every 5 s.
+
+        Not one tick's: what is read less often than at each is in it as often as it comes.
+        """
+        count = MINUTE // IDLE_INTERVAL
+        ticks, files = zip(*(self.step() for _ in range(count)), strict=True)
+        return sum(ticks) / count, sum(files) / count
+
     def step(self):
-        """Processor seconds of one tick, the frames of its quotes among them."""
         rig = self.rig
-        rig.now += timedelta(seconds=5)
+        rig.now += IDLE_INTERVAL
         rig.sim.advance(rig.now)
         for symbol, price in self.PRICES.items():
             rig.price(price, symbol)
         wait_until(Played(rig)._is_heard, "the newest quotes")
         begun = process_time()
         attempt(rig.bot, SimpleNamespace(now=lambda: rig.now))
-        took = process_time() - begun
+        ticked = process_time()
+        rig.bot.publish(rig.now)
         assert not rig.bot.trouble, rig.bot.trouble
-        return took
+        return ticked - begun, process_time() - ticked
 
 
 @dataclass

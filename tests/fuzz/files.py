@@ -92,7 +92,7 @@ FRAME = ("seq", "ts", "type", "schema", "day", "chain")
 
 
 def _line(event):
-    return (event.seq, event.at, event.type, store_room._to_json(_plain(event.data)))
+    return (event.seq, event.at, event.type, json.dumps(_plain(event.data)))
 
 
 def _plain(value):

@@ -284,18 +284,18 @@ def _exchanged(data):
     worker._lock, worker._handle, worker._was_sent = threading.Lock(), None, False
     worker._until = transport_room.Until(1)
     worker._is_over, worker._connection, worker._origin = False, None, _ORIGIN
-    worker._session = transport_room._Session()
-    worker._session.mount("http://", transport_room._Adapter(worker, None))
+    worker._adapter = transport_room._Adapter(worker, _ORIGIN)
     worker.opened = lambda connection: ours
     try:
         theirs.setblocking(False)
         theirs.send(data[:100_000])
         theirs.shutdown(socket.SHUT_WR)
         return worker._exchanged(REQUEST, 1)
-    except (OSError, transport_room.HTTPException) as error:  # as `run` does
+    except (OSError, transport_room.HTTPException,
+            transport_room.BaseHTTPError) as error:  # as `run` does
         sound_text(transport_room._root(error), "the trouble")
         return None
     finally:
-        worker._session.close()
+        worker._adapter.close()
         ours.close()
         theirs.close()

@@ -40,7 +40,7 @@ from .checks import Broken, Checks
 from .faults import FAULTS, Pair
 from .net import Lane, Wire
 from .stream import Stream
-from .seams import Disk, Killed, PlainJson, SignalQueue, Signer, Time, wired
+from .seams import Disk, Killed, SignalQueue, Signer, Time, wired
 from .world import BTC, ETH, World
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)  # a Monday
@@ -162,7 +162,6 @@ class Sim:
         ]
         if self.seed % 10 != 5:  # the others have the real parts
             more += [(rest_room, "decoded", self.wire.decoded),
-                     (store_room, "json", PlainJson),
                      (ops_room, "exposition", lambda state, said: "")]
         level = LOG.level
         LOG.setLevel(logging.CRITICAL + 1)  # for its children, too

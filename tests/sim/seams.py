@@ -5,7 +5,6 @@ the seed does not say.  `wired` puts the seams into the bot's rooms and takes th
 """
 
 import heapq
-import json
 import os
 import queue
 import random
@@ -236,17 +235,6 @@ class Signer:
         return f"{now.timestamp():.3f}"
 
     websocket_token = None
-
-
-class PlainJson:
-    """State files without indents, which Python writes in C; every tenth seed indents."""
-
-    JSONEncoder, JSONDecoder = json.JSONEncoder, json.JSONDecoder
-    _encode = staticmethod(json.JSONEncoder().encode)
-
-    @classmethod
-    def dumps(cls, value, indent=None):
-        return cls._encode(value)
 
 
 class _Os:
