@@ -96,9 +96,11 @@ class Alerts:
 
     def __init__(self, profile: str = "", webhook: Secret | None = None,
                  heartbeat: Secret | None = None) -> None:
+        if webhook or heartbeat:  # half of what a bot without an address would load is in it
+            from perps_bot.courier import Courier
         self._profile = profile
-        self._webhook = webhook and _courier("alerts", webhook)
-        self._heartbeat = heartbeat and _courier("heartbeat", heartbeat)
+        self._webhook = webhook and Courier("alerts", webhook)
+        self._heartbeat = heartbeat and Courier("heartbeat", heartbeat)
         self._standing: dict[Key, Alert] = {}
         self._recorded: dict[Key, Alert] = {}
         self._shown: set[Key] = set()  # by the last `look`
@@ -245,10 +247,3 @@ class Alerts:
 def _can_record(bot: Any) -> bool:
     """Whether there is an open day, and the venue's clock to date an event by."""
     return bot._observes is not None and bot.store.day is not None
-
-
-def _courier(name: str, url: Secret):
-    # Half of what a bot without an address would load belongs to this room.
-    from perps_bot.courier import Courier
-
-    return Courier(name, url)

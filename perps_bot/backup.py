@@ -30,7 +30,7 @@ FORMAT = 1
 CHAINS = ("events", "paper-events")  # of a profile's folder; each is a chain of its own
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 1 << 24  # some 100,000 days
-FOREVER = timedelta(days=36_500)
+FOREVER_DAYS = 36_500
 NAME = "perps-bot-{}-{:%Y%m%dT%H%M%SZ}"
 PARTIAL = ".{}.partial"  # while it is being made, or taken away
 
@@ -83,10 +83,14 @@ def backup(data: Path, target: Path, profile: str, now: datetime,
             with _or_else(_remove, building):
                 files = _copied(data, building, profile, _backups(made.parent, profile)[-1:])
                 done = Backup(building, profile, now, files)
-                _write_down(done)
+                write_state(building / MANIFEST, {
+                    "format": FORMAT, "version": __version__, "profile": profile, "made_at": now,
+                    "files": files})
+                if _manifest(building) != done:
+                    raise ConfigError(f"{building / MANIFEST}: does not read back: use another "
+                                      f"disk")
                 _put_in_place(building, made)
-            age_max = timedelta(days=keep_days) if keep_days else FOREVER
-            removed = [*_prune(made, profile, now - age_max)]
+            removed = [*_prune(made, profile, now - timedelta(days=keep_days or FOREVER_DAYS))]
     if os.stat(made).st_dev == os.stat(data).st_dev:
         notes.append(f"{target} is on the same disk as the data: what takes one takes both")
     return replace(done, path=made, removed=(*(path for path, why in removed if not why),),
@@ -183,14 +187,6 @@ def _read_back(folder: Path, profile: str) -> dict[str, dict]:
                 "bytes": day.offset, "events": day.events, "last_seq": seq,
                 "sha256": _digest_of(day.path)}
     return files
-
-
-def _write_down(done: Backup) -> None:
-    write_state(done.path / MANIFEST, {
-        "format": FORMAT, "version": __version__, "profile": done.profile,
-        "made_at": done.made_at, "files": done.files})
-    if _manifest(done.path) != done:
-        raise ConfigError(f"{done.path / MANIFEST}: does not read back: use another disk")
 
 
 def _manifest(folder: Path) -> Backup | None:
@@ -362,21 +358,19 @@ def _prune(made: Path, profile: str, since: datetime) -> Iterator[tuple[str, str
     if found[-1].made_at > now:
         yield str(found[-1].path), "is of a later time: is the clock right?  Nothing was removed"
         return
-    for each in found:
-        if each.made_at < since:
-            inside = {str(path.relative_to(each.path)) for path in each.path.rglob("*")
-                      if not path.is_dir()}
-            if inside - {*each.files, MANIFEST}:
-                yield str(each.path), "holds what no backup made: it was left as it is"
-                continue
-            try:
-                gone = each.path.with_name(PARTIAL.format(each.path.name))
-                each.path.rename(gone)  # first, so that half of it is never taken for a backup
-                _remove(gone)
-            except OSError as error:
-                yield str(each.path), f"is old, and could not be removed: {error.strerror}"
-                continue
-            yield str(each.path), ""
+    for each in (each for each in found if each.made_at < since):
+        inside = {str(path.relative_to(each.path)) for path in each.path.rglob("*")
+                  if not path.is_dir()}
+        if inside - {*each.files, MANIFEST}:
+            yield str(each.path), "holds what no backup made: it was left as it is"
+            continue
+        why, gone = "", each.path.with_name(PARTIAL.format(each.path.name))
+        try:
+            each.path.rename(gone)  # first, so that half of it is never taken for a backup
+            _remove(gone)
+        except OSError as error:
+            why = f"is old, and could not be removed: {error.strerror}"
+        yield str(each.path), why
 
 
 def _remove_unfinished(target: Path, profile: str) -> Iterator[str]:

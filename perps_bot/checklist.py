@@ -6,7 +6,7 @@ Nothing here sends an order or changes a file, and no key or address that is sec
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
@@ -33,7 +33,6 @@ from perps_bot.tracker import OrderTracker, PositionTracker
 
 # What the advice of `check` adds to what is needed now, for the price to move.
 SPARE = Decimal("1.1")
-CENT = Decimal("0.01")
 # Beyond these differences of clocks it is time to look, and tokens are about to fail.
 CLOCK_WARN_SECONDS, CLOCK_OFF_SECONDS_MAX = 2, 10
 # How long the WebSocket may take to say something.
@@ -60,8 +59,7 @@ class Check(NamedTuple):
 
 def check(settings: Settings, market: MarketData, now: datetime) -> Iterator[Check]:
     """Prove that the settings in force can produce a legal order in every symbol."""
-    catalog = ProductCatalog()
-    catalog.load_from_brokerage(market)
+    catalog = _catalog(market)
     account = Account(now, settings.paper_equity, marks=market.marks(settings.symbols, now))
     for symbol in settings.symbols:
         try:
@@ -78,9 +76,7 @@ def settings_text(settings: Settings) -> str:
                        for n, value, unit, source in described(settings)])
 
 
-def check_text(
-    settings: Settings, kind: str, checks: Sequence[Check], terminal: Terminal
-) -> str:
+def check_text(settings: Settings, kind: str, checks: Sequence[Check], terminal: Terminal) -> str:
     """All of it for people."""
     said = (f"{settings.api_url} was asked; nothing was sent." if kind != "paper-synthetic" else
             f"Prices and product rules are the synthetic market's, equity is taken as "
@@ -195,8 +191,7 @@ def _derivatives(asked: Inquiry) -> Iterator[Check]:
 
 def _products(asked: Inquiry) -> Iterator[Check]:
     """What each symbol is at the venue, whether it trades, and what it costs."""
-    catalog, symbols = ProductCatalog(), asked.settings.symbols
-    catalog.load_from_brokerage(asked.client)
+    catalog, symbols = _catalog(asked.client), asked.settings.symbols
     for symbol in symbols:
         try:
             asked.products[symbol] = product = catalog.get(symbol)
@@ -263,13 +258,16 @@ def _fees(asked: Inquiry) -> Iterator[Check]:
     for symbol, product in asked.products.items():
         closes = bar_closes(
             asked.client, symbol, bar, FEE_BARS + settings.long_ma_period, asked.now)
-        trips, days = _trips(closes, settings)
+        entered = [side for _, side in crossings(closes, configured(StrategyConfig, settings))
+                   if side in _sides(settings)]
+        days = Decimal((len(closes) - settings.long_ma_period) * settings.bar) / 86400
         if days <= 0 or symbol not in asked.account.marks:
             yield Check("fees", None, f"{symbol}: too few candles, or no price: unknown")
             return
-        fee = asked.trip_fees(product, *_size(product, Side.BUY, asked.account, asked.limits))
-        total += trips / days * fee
-        said.append(f"{symbol} {trips} round trips in {days:.1f} days, {fee:.2f} USD each")
+        fee = asked.trip_fees(product, *_Entry(product, Side.BUY, asked.account,
+                                               asked.limits).size())
+        total += len(entered) / days * fee
+        said.append(f"{symbol} {len(entered)} round trips in {days:.1f} days, {fee:.2f} USD each")
     share = total / asked.account.equity if asked.account.equity > 0 else total
     advice = ""
     if share > FEES_PCT_MAX:
@@ -280,17 +278,6 @@ def _fees(asked: Inquiry) -> Iterator[Check]:
                     f"{share:.2%} of equity a day{advice}")
 
 
-def _trips(closes: list[tuple[datetime, Decimal]], settings: Settings) -> tuple[int, Decimal]:
-    """Count the entries that crossings of the averages would have made, and the days."""
-    strategy, sides = BaselinePerpsStrategy(configured(StrategyConfig, settings)), []
-    for at, close in closes:
-        strategy.observe("", close, at)
-        sides.append(strategy.side(""))
-    crossed = [now for before, now in pairwise(sides) if before and now is not before]
-    trips = sum(side is Side.BUY or settings.enable_shorts for side in crossed)
-    return trips, Decimal((len(closes) - settings.long_ma_period) * settings.bar) / 86400
-
-
 def _stops(asked: Inquiry) -> Iterator[Check]:
     """Whether a stop costs more than the trip itself, and comes before liquidation."""
     account, limits = asked.account, asked.limits
@@ -299,24 +286,18 @@ def _stops(asked: Inquiry) -> Iterator[Check]:
         if mark is None:
             yield Check(name, None, "no price: unknown")
             continue
-        quantity, price = _size(product, Side.BUY, account, limits)
+        quantity, price = _Entry(product, Side.BUY, account, limits).size()
         lost = quantity * price * limits.trailing_stop_pct
         spent = asked.trip_fees(product, quantity, price) + quantity * (mark.ask - mark.bid)
         yield Check(name, lost > spent, f"{limits.trailing_stop_pct:.2%} away is {lost:.2f} USD, "
                     f"fees and spread {spent:.2f} USD"
                     f"{'' if lost > spent else ': widen --trailing-stop-pct'}")
         for side in _sides(asked.settings):
-            yield from _inside_liquidation(name, product, side, account, limits)
-
-
-def _inside_liquidation(
-    name: str, product: Product, side: Side, account: Account, limits: RiskConfig
-) -> Iterator[Check]:
-    quantity, price = _size(product, side, account, limits)
-    would = counted(quantity * price, ZERO, ZERO)
-    for cap in caps(account, product, side, limits):
-        if cap.code == "STOP_BEYOND_LIQUIDATION" and cap.room(would) < 0:
-            yield Check(name, False, str(cap.breach(would)))
+            quantity, price = _Entry(product, side, account, limits).size()
+            would = counted(quantity * price, ZERO, ZERO)
+            for cap in caps(account, product, side, limits):
+                if cap.code == "STOP_BEYOND_LIQUIDATION" and cap.room(would) < 0:
+                    yield Check(name, False, str(cap.breach(would)))
 
 
 def _holdings(asked: Inquiry) -> Iterator[Check]:
@@ -368,15 +349,10 @@ def _folder(asked: Inquiry) -> Iterator[Check]:
         parent = next(path for path in folder.absolute().parents if path.exists())
         yield Check("folder", os.access(parent, os.W_OK), f"{folder}: the first start makes it")
         return
-    wrong = [*filter(None, [distrust(folder)])]
-    wrong += ["cannot be written"] if not os.access(folder, os.W_OK) else []
-    wrong += [f"others may read it: chmod 700 {folder}"] if folder.stat().st_mode & 0o077 else []
-    yield Check("folder", not wrong, f"{folder}: {wrong[0] if wrong else 'ours alone, writable'}")
-
-
-def _backup(asked: Inquiry) -> Iterator[Check]:
-    yield Check("backup", None, "take one, best each day: perps-bot backup DEST "
-                f"--profile {asked.settings.profile}")
+    wrong = distrust(folder) or (
+        "cannot be written" if not os.access(folder, os.W_OK) else
+        f"others may read it: chmod 700 {folder}" if folder.stat().st_mode & 0o077 else "")
+    yield Check("folder", not wrong, f"{folder}: {wrong or 'ours alone, writable'}")
 
 
 def _environment(asked: Inquiry) -> Iterator[Check]:
@@ -416,7 +392,9 @@ LIVE_CHECKS = (
     ("stop",           "rest", _stops),
     ("holdings",       "key",  _holdings),
     ("folder",         "",     _folder),
-    ("backup",         "",     _backup),
+    ("backup",         "",     lambda asked: [Check(
+        "backup", None, "take one, best each day: perps-bot backup DEST --profile "
+        f"{asked.settings.profile}")]),
     ("environment",    "",     _environment),
     ("alerts",         "",     lambda asked: check_alerts(asked.settings, asked.sends_alert)),
 )  # fmt: skip
@@ -427,18 +405,15 @@ LIVE_CHECKS = (
 
 def product_rows(market: MarketData, now: datetime) -> list[dict[str, object]]:
     """Every perpetual of the venue: sizes, margin, funding, session and the smallest order."""
-    catalog = ProductCatalog()
-    catalog.load_from_brokerage(market)
-    products = sorted(catalog.get_perpetual_products(), key=lambda product: product.symbol)
+    products = sorted(_catalog(market).get_perpetual_products(), key=lambda each: each.symbol)
     marks = market.marks([product.symbol for product in products], now)
     return [_product_row(product, marks.get(product.symbol), market, now) for product in products]
 
 
-def _product_row(
-    product: Product, mark: Mark | None, market: MarketData, now: datetime
-) -> dict[str, object]:
-    rates, funding = [product.margin_rate(side) for side in Side], market.funding(
-        product.symbol, now)
+def _product_row(product: Product, mark: Mark | None, market: MarketData, now: datetime
+                 ) -> dict[str, object]:
+    rates = [product.margin_rate(side) for side in Side]
+    funding = market.funding(product.symbol, now)
     leverages = [(1 / rate).quantize(Decimal("0.01"), ROUND_DOWN) if rate else None
                  for rate in rates]
     return {
@@ -448,7 +423,7 @@ def _product_row(
         "max_leverage_long": leverages[0], "max_leverage_short": leverages[1],
         "funding_rate": funding and funding.rate, "funding_at": funding and funding.at,
         "session": session_said(product), "closes_at": product.closes_at,
-        "smallest_order_usd": mark and _least(product, mark.ask).quantize(CENT),
+        "smallest_order_usd": mark and _least(product, mark.ask).quantize(Decimal("0.01")),
     }
 
 
@@ -487,16 +462,13 @@ def _is_closed(product: Product) -> bool:
     return not product.is_session_open and product.note.startswith("session")
 
 
-def symbol_report(
-    market: MarketData, symbol: str, settings: Settings, now: datetime
-) -> dict[str, object]:
+def symbol_report(market: MarketData, symbol: str, settings: Settings, now: datetime
+                  ) -> dict[str, object]:
     """One product in full, its newest data, and what stands against an order now.
 
     Raises ConfigError, listing what was found, for a symbol that is not listed.
     """
-    catalog = ProductCatalog()
-    catalog.load_from_brokerage(market)
-    product = catalog.get(symbol)
+    product = _catalog(market).get(symbol)
     marks = market.marks([product.symbol], now)
     mark = marks.get(product.symbol)
     candles = market.candles(product.symbol, settings.bar, 1, now)
@@ -517,80 +489,108 @@ def symbol_report(
 # What all of them ask
 
 
+def crossings(closes: Iterable[tuple[datetime, Decimal]], config: StrategyConfig
+              ) -> list[tuple[datetime, Side]]:
+    """When the averages of the closes crossed, and to which side."""
+    strategy, sides = BaselinePerpsStrategy(config), []
+    for at, close in closes:
+        strategy.observe("", close, at)
+        sides.append((at, strategy.side("")))
+    return [now for (_, before), now in pairwise(sides) if before and now[1] is not before]
+
+
+def _catalog(market: MarketData) -> ProductCatalog:
+    catalog = ProductCatalog()
+    catalog.load_from_brokerage(market)
+    return catalog
+
+
 def _sides(settings: Settings) -> tuple[Side, ...]:
     return tuple(Side) if settings.enable_shorts else (Side.BUY,)
 
 
 def _orders_of(product: Product, account: Account, settings: Settings) -> Iterator[Check]:
     for side in _sides(settings):
-        entry = OrderIntent(product.symbol, side, ZERO, settings.order_type)
-        yield _feasible(entry, product, account, configured(RiskConfig, settings))
+        yield _Entry(product, side, account, configured(RiskConfig, settings),
+                     settings.order_type).check()
 
 
-def _feasible(
-    entry: OrderIntent, product: Product, account: Account, limits: RiskConfig
-) -> Check:
-    """Size, quantise and ask the gate, as the loop does for an entry."""
-    side = entry.side
-    name = f"{product.symbol} {'long' if side is Side.BUY else 'short'}"
-    mark = account.marks.get(product.symbol)
-    if _is_closed(product):
-        return Check(name, None, f"{session_said(product)}; ask again when it is open")
-    if mark is None:
-        return Check(name, False, f"No mark price for symbol {product.symbol}: check the venue")
-    if entry.order_type is OrderType.LIMIT:
-        entry = entry._replace(limit_price=mark.bid if side is Side.BUY else mark.ask)
-    price = worst_price(entry, mark)
-    room = headroom(product.symbol, side, account, product, limits)
-    said = (f"the limits leave {room:.2f} USD at "
-            f"{limits.leverage_in_force(product, side):.4g}x leverage")
-    try:
-        wanted = quantize_quantity(product, quantity_for(product, room, price), price)
-        most = max(largest_order(entry, mark, product, limits), product.min_quantity)
-        quantity = quantize_quantity(product, min(wanted, most), price)
-    except BelowMinimum:
-        return Check(name, False, f"Quantization failed: Below minimum: {said}, "
-                                  f"{_way_out(product, side, account, limits, price)}")
-    intent = entry._replace(quantity=quantity)
-    verdict = LiveRiskManager(limits).pre_trade(intent, account, product)
-    size = product.contract_size
-    # What is offered at the best price changes by the second: told, and no fault of the settings.
-    is_thin = [breach.code for breach in verdict.breaches] == ["TOP_OF_BOOK_EXCEEDED"]
-    return Check(name, None if is_thin else verdict.approved, verdict.reason or (
-        f"{said}: {quantity / size:f} contracts of {size * price:.2f} USD"))
+class _Entry(NamedTuple):
+    """An entry on one side of a product, as this account could send it within these limits."""
 
+    product: Product
+    side: Side
+    account: Account
+    limits: RiskConfig
+    order_type: OrderType = OrderType.MARKET
 
-def _size(
-    product: Product, side: Side, account: Account, limits: RiskConfig
-) -> tuple[Decimal, Decimal]:
-    """Base units and price of an entry; of the smallest one where none is allowed."""
-    price = worst_price(OrderIntent(product.symbol, side, ZERO), account.marks[product.symbol])
-    room = headroom(product.symbol, side, account, product, limits)
-    least = _least(product, price) / price
-    return max(least, quantity_for(product, room, price)), price
+    @property
+    def mark(self) -> Mark | None:
+        return self.account.marks.get(self.product.symbol)
+
+    def room(self) -> Decimal:
+        """USD that the limits leave."""
+        return headroom(self.product.symbol, self.side, self.account, self.product, self.limits)
+
+    def leverage(self) -> Decimal:
+        return self.limits.leverage_in_force(self.product, self.side)
+
+    def intent(self) -> OrderIntent:
+        """Without a size; a limit order rests at its own side's best price."""
+        best = self.mark.bid if self.side is Side.BUY else self.mark.ask
+        return OrderIntent(self.product.symbol, self.side, ZERO, self.order_type,
+                           limit_price=best if self.order_type is OrderType.LIMIT else None)
+
+    def size(self) -> tuple[Decimal, Decimal]:
+        """Base units and price; of the smallest order where none is allowed."""
+        price = worst_price(self.intent(), self.mark)
+        least = _least(self.product, price) / price
+        return max(least, quantity_for(self.product, self.room(), price)), price
+
+    def check(self) -> Check:
+        """Size, quantise and ask the gate, as the loop does."""
+        product, mark = self.product, self.mark
+        name = f"{product.symbol} {'long' if self.side is Side.BUY else 'short'}"
+        if _is_closed(product):
+            return Check(name, None, f"{session_said(product)}; ask again when it is open")
+        if mark is None:
+            return Check(name, False, f"No mark price for symbol {product.symbol}: check the venue")
+        entry = self.intent()
+        price = worst_price(entry, mark)
+        said = f"the limits leave {self.room():.2f} USD at {self.leverage():.4g}x leverage"
+        try:
+            wanted = quantize_quantity(product, quantity_for(product, self.room(), price), price)
+            most = max(largest_order(entry, mark, product, self.limits), product.min_quantity)
+            quantity = quantize_quantity(product, min(wanted, most), price)
+        except BelowMinimum:
+            return Check(name, False, f"Quantization failed: Below minimum: {said}, "
+                                      f"{self._way_out(price)}")
+        verdict = LiveRiskManager(self.limits).pre_trade(
+            entry._replace(quantity=quantity), self.account, product)
+        size = product.contract_size
+        # What is offered at the best price changes by the second: no fault of the settings.
+        is_thin = [breach.code for breach in verdict.breaches] == ["TOP_OF_BOOK_EXCEEDED"]
+        return Check(name, None if is_thin else verdict.approved, verdict.reason or (
+            f"{said}: {quantity / size:f} contracts of {size * price:.2f} USD"))
+
+    def _way_out(self, price: Decimal) -> str:
+        """The smallest order, and every number to change so that it becomes possible."""
+        limits, account, least = self.limits, self.account, _least(self.product, price)
+        share = self.leverage() * min(limits.max_position_pct_per_symbol, limits.max_exposure_pct)
+        # What a real account holds is no setting.
+        equity = "the account's equity to" if account.margin else "--equity"
+        numbers = (
+            # flag             what it allows now        what it must be, USD
+            ("--max-position", limits.max_position,      least),
+            (equity,           account.equity * share,   least / share),
+        )  # fmt: skip
+        changes = [f"{flag} {(needed * SPARE).quantize(Decimal('1E1'), ROUND_UP):f}"
+                   for flag, allowed, needed in numbers if allowed is not None and allowed < least]
+        way = f"set {' and '.join(changes)}" if changes else "the liquidation guard leaves less"
+        return f"the smallest order is {least:.2f} USD: {way}"
 
 
 def _least(product: Product, price: Decimal) -> Decimal:
     """USD of the smallest order that the product allows."""
     step = product.quantity_increment
     return max(product.min_quantity, ceil_to(product.min_notional / price, step)) * price
-
-
-def _way_out(
-    product: Product, side: Side, account: Account, limits: RiskConfig, price: Decimal
-) -> str:
-    """The smallest order, and every number to change so that it becomes possible."""
-    least = _least(product, price)
-    leverage = limits.leverage_in_force(product, side)
-    share = leverage * min(limits.max_position_pct_per_symbol, limits.max_exposure_pct)
-    # What a real account holds is no setting.
-    equity = "the account's equity to" if account.margin else "--equity"
-    numbers = (
-        # flag             what it allows now                     what it must be, USD
-        ("--max-position", limits.max_position,                   least),
-        (equity,           account.equity * share,                least / share),
-    )  # fmt: skip
-    changes = [f"{flag} {(needed * SPARE).quantize(Decimal('1E1'), ROUND_UP):f}"
-               for flag, allowed, needed in numbers if allowed is not None and allowed < least]
-    return (f"the smallest order is {least:.2f} USD: "
-            f"{'set ' + ' and '.join(changes) if changes else 'the liquidation guard leaves less'}")

@@ -103,16 +103,14 @@ def places(settings: Settings, out: str | None, now: datetime) -> tuple[Path, Pa
     """Return the folder to play in, which is new, and the page to write, which is not there."""
     name = f"drill-{settings.profile}-{now:%Y-%m-%dT%H%M%SZ}"
     target = Path(out or tempfile.mkdtemp(prefix="perps-bot-drill-")).resolve()
-    data = (settings.event_store_root / "perps_bot").resolve()
-    if target == data or data in target.parents:
+    if target.is_relative_to((settings.event_store_root / "perps_bot").resolve()):
         raise ConfigError(f"--out {out}: lies in the bot's own data: name a folder beside it")
-    folder = target / name
-    if target.suffix == ".md":
-        folder = Path(tempfile.mkdtemp(prefix="perps-bot-drill-")) / name
-    path = target if target.suffix == ".md" else target / f"{name}.md"
-    if os.path.lexists(path) or target.suffix == ".md" and not target.parent.is_dir():
+    path, is_file = target / f"{name}.md", target.suffix == ".md"
+    if is_file:
+        path, target = target, Path(tempfile.mkdtemp(prefix="perps-bot-drill-"))
+    if os.path.lexists(path) or is_file and not path.parent.is_dir():
         raise ConfigError(f"{path}: is there already, or its folder is not: name a new file")
-    return prepare_folder(folder), path
+    return prepare_folder(target / name), path
 
 
 def page(drill: Drill) -> str:

@@ -94,15 +94,15 @@ def _told(lock: InstanceLock, place: Path, request: Request, kills: bool) -> Ans
     if (pid := _holder(lock)) is None:
         return None
     answer, why = _asked(lock, place, request)
-    if answer is not None:
+    if answer is not None or _holder(lock) is None:
         return answer
-    if _holder(lock) is not None and not kills:
-        return Answer(NOT_VERIFIED, f"NOT verified: pid {pid} {why}; add --kill to end it "
-                                    f"and act without it")
-    if _holder(lock) is not None and not _killed(lock):
-        return Answer(NOT_VERIFIED, f"NOT verified: pid {pid} could not be ended: run this as "
-                                    f"its user, or end it yourself and ask again")
-    return None
+    if not kills:
+        why += "; add --kill to end it and act without it"
+    elif _killed(lock):
+        return None
+    else:
+        why = "could not be ended: run this as its user, or end it yourself and ask again"
+    return Answer(NOT_VERIFIED, f"NOT verified: pid {pid} {why}")
 
 
 def _holder(lock: InstanceLock) -> int | None:

@@ -21,6 +21,7 @@ from perps_bot.words import SENTENCES, breach_words, text, told
 # How far back is looked for decisions on a symbol, and how often for what is new.
 EVENTS_SCANNED_MAX = 200_000
 FOLLOW_EVERY_SECONDS = Decimal("0.5")
+AROUND = frozenset({"state.changed", "feed.stale", "feed.recovered", "bot.started", "bot.stopped"})
 WANTED = {"buy": ("entry",), "sell": ("entry",), "close": ("exit",)}
 ENDED_STATUSES = ("rejected", "cancelled", "expired", "lost", "filled")
 NO_WORD = ("no event says why", "an order from before, books that differ, or products that could "
@@ -146,7 +147,7 @@ class _Fold:
             self._refusal = event
             if self._current.wants(data.get("purpose")):
                 self._answer(self._current, *_refusal(data))
-        elif ended := ENDS.get(event.type, lambda _: None)(data):
+        elif ended := _ended(event):
             if event.type != "order.unknown":
                 self._live.discard(identity)
             self._answer(self._orders.get(identity), *ended)
@@ -168,23 +169,19 @@ def _refusal(data: Mapping) -> tuple[str, str]:
     return f"risk: {text(first.get('code'))}", numbers
 
 
-def _ended(data: Mapping) -> tuple[str, str] | None:
-    status = text(data.get("status"))
-    code = text(data.get("code") or data.get("answer"))
-    return (f"venue: {status}", code) if status in ENDED_STATUSES else None
+def _ended(event: Event) -> tuple[str, str] | None:
+    """The gate at which its order ended, if it did, and the venue's word for it."""
+    data, status = event.data, text(event.data.get("status"))
+    if event.type == "order.updated" and status in ENDED_STATUSES:
+        return f"venue: {status}", text(data.get("code") or data.get("answer"))
+    if event.type in ("order.unknown", "order.lost"):
+        return f"venue: {event.type.removeprefix('order.')}", text(data.get("reason"))
+    return None
 
 
 def _kind(reason: str) -> str:
     """The reason without its numbers, so that it can be counted."""
     return " ".join(word for word in reason.partition(":")[0].split() if not word.isdigit())
-
-
-AROUND = frozenset({"state.changed", "feed.stale", "feed.recovered", "bot.started", "bot.stopped"})
-ENDS: Mapping[str, Callable[[Mapping], tuple[str, str] | None]] = {
-    "order.updated": _ended,
-    "order.unknown": lambda data: ("venue: unknown", text(data.get("reason"))),
-    "order.lost": lambda data: ("venue: lost", text(data.get("reason"))),
-}
 
 
 def why_lines(ledger: Ledger, terminal: Terminal) -> Iterator[str]:

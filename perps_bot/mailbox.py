@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from perps_bot import store
 from perps_bot.errors import ConfigError
 from perps_bot.store import InstanceLock, prepare_folder, read_state, write_state
 
@@ -175,9 +176,7 @@ def put(folder: Path, request: Request) -> Request | None:
         return waiting
     write_state(folder / REQUEST, vars(request))
     for path in (folder / REQUEST, folder):  # no power cut takes back what a person was told
-        fd = os.open(path, os.O_RDONLY)
-        os.fsync(fd)
-        os.close(fd)
+        store._fsync_folder(path)
     return None
 
 

@@ -51,10 +51,7 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _plain(value: object) -> str:
+def _plain(value: Decimal | datetime) -> str:
     """Numbers exact; times as plotly reads them, in UTC and without an offset."""
-    return f"{value:f}" if isinstance(value, Decimal) else _time(value)
-
-
-def _time(value: datetime) -> str:
-    return value.isoformat(" ").removesuffix("+00:00")
+    return (f"{value:f}" if isinstance(value, Decimal) else
+            value.isoformat(" ").removesuffix("+00:00"))

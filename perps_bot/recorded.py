@@ -400,13 +400,9 @@ def _judge(today: _Today, event: Event, outcome: Outcome) -> Difference | None:
     except _Missing as missing:
         outcome.not_recorded[str(missing)] += 1
         return None
-    if both is None:
-        return None
-    recorded, now = both
-    sides = dict(_differing(recorded, now))
-    if sides:
+    if both and (sides := dict(_differing(*both))):
         return Difference(event.seq, event.at, event.type, event.data.get("symbol", ""), sides)
-    outcome.reproduced[event.type] += 1
+    outcome.reproduced[event.type] += both is not None
     return None
 
 

@@ -216,9 +216,6 @@ class _Stage:
     def entries(self) -> int:
         return sum(order.purpose is Purpose.ENTRY for order in self.venue.sent)
 
-    def state(self) -> TradingState:
-        return self.bot.risk.state
-
     def health(self) -> Mapping:
         return read_state(self.folder / "health.json") or {}
 
@@ -259,7 +256,7 @@ def _interrupted(settings: Settings, folder: Path) -> str:
     _see(process.exitcode == 0, f"exit code {process.exitcode}")
     ends = [event for event in read_events(folder / "events") if event.type == "bot.stopped"]
     _see(ends and not ends[-1].data["orders_left"], "the events do not tell a clean end")
-    state = _Stage(settings, folder, SystemClock().now()).state()
+    state = _Stage(settings, folder, SystemClock().now()).bot.risk.state
     if settings.profile == "dev":
         return f"entry gone, stop kept on {held:f}, exit 0; {state}, for dev keeps no halt"
     _see(state is TradingState.HALTED, f"after the restart it is {state}")
@@ -358,17 +355,18 @@ def _loss_limit(settings: Settings, folder: Path) -> str:
     stage.until(lambda: "daily_loss" in stage.bot.risk.holds, "the limit did not act")
     loss, refusal = books.daily_loss(), stage.ask_for_more()
     stage.market.rate = ZERO
-    _see(stage.state() is TradingState.REDUCING, f"the state is {stage.state()}")
+    risk = stage.bot.risk
+    _see(risk.state is TradingState.REDUCING, f"the state is {risk.state}")
     _see("Daily loss exceeds limit" in refusal, f"an entry was not refused: {refusal or 'sent'}")
     stage.leave()
     try:
-        stage.bot.risk.resume("drill", stage.now.date())
+        risk.resume("drill", stage.now.date())
         raise Unseen("it could be resumed on the same day")
     except ConfigError:
         pass
     stage.tick(24 * 3600)
-    _see(stage.state() is TradingState.REDUCING, "the next day lifted it by itself")
-    stage.bot.risk.resume("drill", stage.now.date())
+    _see(risk.state is TradingState.REDUCING, "the next day lifted it by itself")
+    risk.resume("drill", stage.now.date())
     refusal = stage.ask_for_more()
     _see(stage.held and not refusal, f"resumed, an entry was refused: {refusal}")
     return (f"{loss:.2f} USD lost of {books.start_equity:f}: REDUCING, entry refused, exit went; "
@@ -381,7 +379,10 @@ def _liquidation(settings: Settings, folder: Path) -> str:
     stage.enter()
     held = [stage.held]
     for ratio, allowed in (("1.4", held[0]), ("1.2", held[0] / 2), ("1.05", ZERO)):
-        _squeeze(stage, Decimal(ratio))
+        stage.tick(30)  # so that the last fill is in what is read
+        stage.venue.available = (
+            Decimal(ratio) * LIQUIDATION_SHARE * PaperBroker.margin(stage.venue).initial)
+        stage.tick()
         stage.until(lambda: "liquidation_distance" in stage.bot.risk.holds
                     and stage.held <= allowed and stage.is_guarded,
                     f"at {ratio} x the liquidation threshold {stage.held:f} is still held")
@@ -394,13 +395,6 @@ def _liquidation(settings: Settings, folder: Path) -> str:
          and "liquidation_distance" in stage.ask_for_more(), "an entry was not refused for that")
     return (f"REDUCING at 1.4 x the threshold, at 1.2 x {held[2]:f} of {held[0]:f} kept, at 1.05 x "
             f"flat, before the venue acts")
-
-
-def _squeeze(stage: _Stage, ratio: Decimal) -> None:
-    """Leave so much margin, and give the last fill the time to be in what is read."""
-    stage.tick(30)
-    stage.venue.available = ratio * LIQUIDATION_SHARE * PaperBroker.margin(stage.venue).initial
-    stage.tick()
 
 
 def _full_disk(settings: Settings, folder: Path) -> str:

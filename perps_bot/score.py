@@ -86,14 +86,18 @@ class Score:
 
     def observe(self, now: datetime, books: PositionTracker) -> None:
         """Take what the books say at `now`, which is not before the last time."""
+        self.hold(now, bool(books.positions()))
+        self.curve.observe(now, books.equity())
+
+    def hold(self, now: datetime, is_holding: bool) -> None:
+        """From `now` on something is held, or nothing."""
         if self.start is None:
             self.start = now
         self.end = now
         if self._holds_since is None:
-            self._holds_since = now if books.positions() else None
-        elif not books.positions():
+            self._holds_since = now if is_holding else None
+        elif not is_holding:
             self._held, self._holds_since = self._holding(), None
-        self.curve.observe(now, books.equity())
 
     def apply(self, event: Event) -> None:
         """Count one event."""

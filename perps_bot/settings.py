@@ -51,18 +51,21 @@ class Setting:
     """One row; read on a Settings, its value.
 
     default  None: the profile says, or the setting may stay unset
+    flag     True: -- and the name
     name     also the key in the config file
     """
 
     name = ""
 
-    def __init__(self, kind: Kind, default: object, unit: str, help: str, flag: str | None = None,
-                 env: str | None = None, secret: bool = False) -> None:
+    def __init__(self, kind: Kind, default: object, unit: str, help: str,
+                 flag: str | bool | None = None, env: str | None = None, secret: bool = False
+                 ) -> None:
         self.kind, self.default, self.unit, self.help = kind, default, unit, help
         self.flag, self.env, self.secret = flag, env, secret
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
+        self.flag = f"--{name.replace('_', '-')}" if self.flag is True else self.flag
 
     def __get__(self, settings: "Settings | None", owner: type) -> object:
         """Make the value and leave it where Python looks first, so that this is asked once."""
@@ -89,7 +92,7 @@ URL = (r"(https?|wss?)://((?:[A-Za-z0-9-]{1,63}\.){0,9}[A-Za-z0-9-]{1,63}|\[::1\
        r"(?::([0-9]{1,5}))?([/?][!-~]{0,2000})?")
 
 
-def number(low: str, high: str, whole: bool = False, above: bool = False) -> Kind:
+def number(low: str, high: str, above: bool = False, is_whole: bool = False) -> Kind:
     """`low` to `high`, both allowed; with `above`, `low` itself is not."""
     least, most = Decimal(low), Decimal(high)
 
@@ -98,16 +101,19 @@ def number(low: str, high: str, whole: bool = False, above: bool = False) -> Kin
             return None
         value = Decimal(raw)
         # TOML can say inf, nan, -0.0 and 1e-999999, which no text that is a NUMBER can.
-        if not value.is_finite() or value.is_signed():
+        is_ours = value.is_finite() and not value.is_signed() and least <= value <= most
+        if not is_ours or value.as_tuple().exponent < -DECIMALS_MAX:
             return None
-        if not least <= value <= most or value.as_tuple().exponent < -DECIMALS_MAX:
+        if (above and value == least) or (is_whole and value % 1):
             return None
-        if (above and value == least) or (whole and value % 1):
-            return None
-        return int(value) if whole else value
+        return int(value) if is_whole else value
 
     span = f"above {low}, up to {high}" if above else f"from {low} to {high}"
-    return Kind(parse, f"a {'whole ' * whole}number {span}", (int, Decimal), "N")
+    return Kind(parse, f"a {'whole ' * is_whole}number {span}", (int, Decimal), "N")
+
+
+def whole(low: str, high: str) -> Kind:
+    return number(low, high, is_whole=True)
 
 
 def choice(*words: str, make: Callable | None = None) -> Kind:
@@ -183,33 +189,23 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _path(text: str):
-    from pathlib import Path
+def _made_by(module: str, name: str) -> Callable:
+    """What makes a value, imported when the first is asked for."""
+    def make(word):
+        from importlib import import_module
 
-    return Path(text)
+        return getattr(import_module(module), name)(word)
 
-
-def _order_type(word: str):
-    from perps_bot.model import OrderType
-
-    return OrderType(word)
-
-
-def _time_in_force(word: str):
-    from perps_bot.model import TimeInForce
-
-    return TimeInForce(word)
-
-
-def _without_dots(path: str) -> str | None:
-    return None if ".." in path.split("/") else os.path.normpath(path)
+    return make
 
 
 SWITCH, SECRET = switch(), text("one line of text", Secret)
-PATH, FOLDER = text("a path", make=_path), text("a path without ..", _without_dots, make=_path)
+PATH = text("a path", make=_made_by("pathlib", "Path"))
+FOLDER = text("a path without ..", lambda path: (
+    None if ".." in path.split("/") else os.path.normpath(path)), make=PATH.make)
 PEM = text("text", Secret, longest=8192, lines=True)
-FRACTION = number("0", "1", above=True)
-COUNT = number("1", "1000", whole=True)
+FRACTION, COUNT, LEVERAGE = number("0", "1", above=True), whole("1", "1000"), number("1", "5")
+AMOUNT = number("0", "10000000", above=True)
 
 
 class Settings:
@@ -243,49 +239,45 @@ class Settings:
         return {row.name: self.said[row.name] for row in SETTINGS if not row.secret}, self.sources
 
     # what to run
-    profile: str = Setting(
-        choice(*PROFILES), "dev", "", "which limits, and which venue", flag="--profile")
+    profile: str = Setting(choice(*PROFILES), "dev", "", "which limits, and which venue", flag=True)
     symbols: tuple[str, ...] = Setting(
-        symbol_names(1), ("BTC-PERP",), "", "what to trade", flag="--symbols")
+        symbol_names(1), ("BTC-PERP",), "", "what to trade", flag=True)
     adopt: tuple[str, ...] = Setting(
-        symbol_names(0), (), "", "take over what the account holds in these", flag="--adopt")
+        symbol_names(0), (), "", "take over what the account holds in these", flag=True)
     dry_run: bool = Setting(
-        SWITCH, False, "", "live prices, paper orders: nothing can be sent", flag="--dry-run")
-    dev_fast: bool = Setting(SWITCH, False, "", "one cycle, then exit", flag="--dev-fast")
+        SWITCH, False, "", "live prices, paper orders: nothing can be sent", flag=True)
+    dev_fast: bool = Setting(SWITCH, False, "", "one cycle, then exit", flag=True)
     interval: Decimal = Setting(
-        number("1", "3600"), "5", "seconds", "time between ticks", flag="--interval")
+        number("1", "3600"), "5", "seconds", "time between ticks", flag=True)
     bar: int = Setting(
-        number("1", "86400", whole=True), None, "seconds",
-        "length of a bar; the averages are of its closes", flag="--bar")
+        whole("1", "86400"), None, "seconds", "length of a bar; the averages are of its closes",
+        flag=True)
     # orders
     order_type: str = Setting(
-        choice("market", "limit", make=_order_type), "market", "", "of entries",
-        flag="--order-type")
+        choice("market", "limit", make=_made_by("perps_bot.model", "OrderType")),
+        "market", "", "of entries", flag=True)
     time_in_force: str = Setting(
-        choice("GTC", "IOC", "GTD", make=_time_in_force), "GTD", "", "of limit entries",
-        flag="--tif")
-    entry_gtd_seconds: int = Setting(
-        number("60", "3600", whole=True), "600", "seconds", "life of a GTD entry")
+        choice("GTC", "IOC", "GTD", make=_made_by("perps_bot.model", "TimeInForce")),
+        "GTD", "", "of limit entries", flag="--tif")
+    entry_gtd_seconds: int = Setting(whole("60", "3600"), "600", "seconds", "life of a GTD entry")
     # strategy
-    short_ma_period: int = Setting(
-        number("2", "50", whole=True), "5", "bars", "fast average", flag="--short-ma-period")
-    long_ma_period: int = Setting(
-        number("10", "200", whole=True), "20", "bars", "slow average", flag="--long-ma-period")
+    short_ma_period: int = Setting(whole("2", "50"), "5", "bars", "fast average", flag=True)
+    long_ma_period: int = Setting(whole("10", "200"), "20", "bars", "slow average", flag=True)
     trailing_stop_pct: Decimal = Setting(
-        number("0.005", "0.05"), "0.01", "fraction of price",
-        "distance of the trailing stop", flag="--trailing-stop-pct")
+        number("0.005", "0.05"), "0.01", "fraction of price", "distance of the trailing stop",
+        flag=True)
     enable_shorts: bool = Setting(SWITCH, None, "", "whether to sell short")
     enter_on_start: bool = Setting(SWITCH, False, "", "enter on a crossing older than this run")
     # limits
     target_leverage: Decimal = Setting(
-        number("1", "5"), "2", "x equity", "wanted; the strictest limit wins", flag="--leverage")
+        LEVERAGE, "2", "x equity", "wanted; the strictest limit wins", flag="--leverage")
     max_leverage: Decimal = Setting(
-        number("1", "5"), None, "x equity", "the profile's cap, which may only be lowered")
+        LEVERAGE, None, "x equity", "the profile's cap, which may only be lowered")
     leverage_max_global: Decimal = Setting(
-        number("1", "5"), "5", "x equity", "highest leverage over all symbols")
+        LEVERAGE, "5", "x equity", "highest leverage over all symbols")
     max_position: Decimal = Setting(
-        number("0", "10000000", above=True), None, "USD",
-        "largest position in one symbol, in place of the profile's", flag="--max-position")
+        AMOUNT, None, "USD", "largest position in one symbol, in place of the profile's",
+        flag=True)
     max_position_pct_per_symbol: Decimal = Setting(
         FRACTION, "0.2", "fraction of equity", "most initial margin in one symbol")
     max_exposure_pct: Decimal = Setting(
@@ -297,10 +289,9 @@ class Settings:
     max_losses_in_a_row: int | None = Setting(
         COUNT, None, "round trips", "losses in a row that stop entries; not set: no limit")
     max_order_qty: Decimal | None = Setting(
-        number("0", "10000000", above=True), None, "contracts",
-        "largest order; not set: the venue's maximum")
+        AMOUNT, None, "contracts", "largest order; not set: the venue's maximum")
     max_order_notional: Decimal | None = Setting(
-        number("0", "10000000", above=True), None, "USD", "largest order; not set: max_position")
+        AMOUNT, None, "USD", "largest order; not set: max_position")
     price_collar_pct: Decimal = Setting(
         FRACTION, None, "fraction of the mark", "farthest limit beyond the mark")
     max_spread_pct: Decimal = Setting(
@@ -312,9 +303,9 @@ class Settings:
         FRACTION, "0.05", "fraction of price",
         "move within 60 s after which a symbol pauses for 5 minutes")
     quote_staleness_seconds_max: int = Setting(
-        number("1", "60", whole=True), "5", "seconds", "oldest quote for a market order")
+        whole("1", "60"), "5", "seconds", "oldest quote for a market order")
     duplicate_window_seconds: int = Setting(
-        number("1", "3600", whole=True), "10", "seconds", "how long the same entry is not repeated")
+        whole("1", "3600"), "10", "seconds", "how long the same entry is not repeated")
     max_orders_per_minute_per_symbol: int = Setting(
         COUNT, "6", "a minute", "entries sent in one symbol")
     max_orders_per_minute: int = Setting(COUNT, "20", "a minute", "entries sent in all symbols")
@@ -331,7 +322,7 @@ class Settings:
         number("0", "10000", above=True), "200", "x max position",
         "traded in one symbol and one UTC day")
     mark_staleness_seconds_max: int = Setting(
-        number("1", "60", whole=True), "10", "seconds", "age above which a price is no price")
+        whole("1", "60"), "10", "seconds", "age above which a price is no price")
     stop_move_min_pct: Decimal = Setting(
         number("0", "0.05"), "0.002", "fraction of price", "smallest move of a protective stop")
     bracket_profit_pct: Decimal = Setting(
@@ -340,16 +331,15 @@ class Settings:
         SWITCH, False, "", "only orders that shrink a position", flag="--reduce-only")
     kill_switch_enabled: bool = Setting(SWITCH, False, "", "start HALTED")
     # paper and replay
-    seed: int = Setting(
-        number("0", "4294967295", whole=True), "1", "", "which synthetic market", flag="--seed")
+    seed: int = Setting(whole("0", "4294967295"), "1", "", "which synthetic market", flag=True)
     paper_equity: Decimal = Setting(
         number("0", "1000000000", above=True), "10000", "USD", "paper account", flag="--equity")
     fee_rate: Decimal = Setting(
-        number("0", "0.05"), "0.001", "fraction of notional", "paper fee", flag="--fee-rate")
+        number("0", "0.05"), "0.001", "fraction of notional", "paper fee", flag=True)
     fee_per_contract: Decimal = Setting(
-        number("0", "100"), "0.15", "USD", "paper fee per contract", flag="--fee-per-contract")
+        number("0", "100"), "0.15", "USD", "paper fee per contract", flag=True)
     slippage_bps: Decimal = Setting(
-        number("0", "1000"), "0", "basis points", "paper slippage", flag="--slippage-bps")
+        number("0", "1000"), "0", "basis points", "paper slippage", flag=True)
     # surroundings
     event_store_root: os.PathLike = Setting(
         FOLDER, "./data", "", "where state lives", env="EVENT_STORE_ROOT")
@@ -368,11 +358,11 @@ class Settings:
     use_real_adapter: bool = Setting(
         SWITCH, False, "", "validation scripts ask Coinbase", env="USE_REAL_ADAPTER")
     api_url: str = Setting(
-        origin("https", "api.coinbase.com", "api-sandbox.coinbase.com"),
-        "https://api.coinbase.com", "", "REST", env="COINBASE_API_URL")
+        origin("https", "api.coinbase.com", "api-sandbox.coinbase.com"), "https://api.coinbase.com",
+        "", "REST", env="COINBASE_API_URL")
     ws_url: str = Setting(
-        origin("wss", "advanced-trade-ws.coinbase.com"),
-        "wss://advanced-trade-ws.coinbase.com", "", "market data", env="COINBASE_WS_URL")
+        origin("wss", "advanced-trade-ws.coinbase.com"), "wss://advanced-trade-ws.coinbase.com", "",
+        "market data", env="COINBASE_WS_URL")
     ws_user_url: str = Setting(
         origin("wss", "advanced-trade-ws-user.coinbase.com"),
         "wss://advanced-trade-ws-user.coinbase.com", "", "our orders", env="COINBASE_WS_USER_URL")
@@ -404,11 +394,8 @@ _CONFIG_KEYS = tuple(row.name for row in SETTINGS if row.in_config)
 _VARIABLES = tuple(row.env for row in SETTINGS if row.env)
 
 
-def resolve(
-    flags: Mapping[str, object],
-    environ: Mapping[str, str],
-    config_file: str | None = None,
-) -> Settings:
+def resolve(flags: Mapping[str, object], environ: Mapping[str, str],
+            config_file: str | None = None) -> Settings:
     """Say what every setting is: by flag, environment, config file, profile or default.
 
     `flags` holds those of the command line only, by setting name: text, True for a switch, a
@@ -441,8 +428,8 @@ def resolve(
 def described(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
     """Yield (name, printable value, unit, source) of every setting; secrets never show."""
     for row in SETTINGS:
-        value = printable(row, getattr(settings, row.name))
-        yield row.name, value, row.unit, settings.sources[row.name]
+        yield (row.name, printable(row, getattr(settings, row.name)), row.unit,
+               settings.sources[row.name])
 
 
 def recorded_settings(words: Mapping[str, str]) -> Settings:
@@ -451,9 +438,8 @@ def recorded_settings(words: Mapping[str, str]) -> Settings:
     """
     given = {row.name: _said(row, words[row.name]) for row in SETTINGS if row.name in words}
     profile = PROFILES.get(given.get("profile"), {})
-    values = {row.name: _parsed(row, given[row.name] if row.name in given else
-                                profile.get(row.name, row.default), "recorded")
-              for row in SETTINGS}
+    values = {row.name: _parsed(row, given.get(row.name, profile.get(row.name, row.default)),
+                                "recorded") for row in SETTINGS}
     return Settings(values, dict.fromkeys(values, "recorded"))
 
 
@@ -505,15 +491,13 @@ def same_run(settings: Settings) -> str:
 def _parsed(row: Setting, raw: object, source: str) -> object:
     if raw is None:
         return None
-    from_config = source.startswith("config ")
-    if from_config and type(raw) not in row.kind.types:
+    if source.startswith("config ") and type(raw) not in row.kind.types:
         raise ConfigError(f"{row.name} ({source}): write {TOML_FORMS[row.kind.types[0]]}")
     value = row.kind.parse(raw)
     if value is None:
         unit = f" ({row.unit})" if row.unit else ""
-        raise ConfigError(
-            f"{row.name} ({source}): must be {row.kind.allowed}{unit}; correct it or leave it out"
-        )
+        raise ConfigError(f"{row.name} ({source}): must be {row.kind.allowed}{unit}; correct it or "
+                          f"leave it out")
     return value
 
 
@@ -532,14 +516,12 @@ def _refuse_contradictions(settings: Settings) -> None:
     if short >= long:
         raise ConfigError(
             f"short_ma_period {short} ({sources['short_ma_period']}) must be below "
-            f"long_ma_period {long} ({sources['long_ma_period']}); lower it or raise the other"
-        )
+            f"long_ma_period {long} ({sources['long_ma_period']}); lower it or raise the other")
     allowed = PROFILES[settings.profile]["max_leverage"]
     if settings.max_leverage > allowed:
         raise ConfigError(
             f"max_leverage ({sources['max_leverage']}): must be from 1 to {allowed:f} x equity in "
-            f"profile {settings.profile}; lower it or leave it out"
-        )
+            f"profile {settings.profile}; lower it or leave it out")
 
 
 def _read_config(path: str, where: str) -> dict[str, object]:
@@ -581,10 +563,8 @@ def _shown(name: str) -> str:
 
 def printable(row: Setting, value: object) -> str:
     """One value for people; a secret only as set or not set."""
-    if row.secret:
+    if value is None or row.secret:
         return "not set" if value is None else "set"
-    if value is None:
-        return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):

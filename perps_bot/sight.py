@@ -19,7 +19,7 @@ from perps_bot.errors import ConfigError
 from perps_bot.event import UNREADABLE, Event
 from perps_bot.reading import holder, opened, refuse_without
 from perps_bot.settings import events_folder
-from perps_bot.words import number, text
+from perps_bot.words import alert_words, number, text
 
 OK, NO, NOT_VERIFIED = 0, 1, 3
 STATE_BYTES_MAX = 1 << 20
@@ -129,8 +129,7 @@ def look(folder: str | os.PathLike, now: datetime) -> Sight:
 def peek(path: str) -> Mapping:
     """A state file's JSON object, read without touching it; ConfigError says why not."""
     if not os.path.lexists(path):
-        raise ConfigError(f"{path} is missing: has a bot run there? To begin: "
-                          f"perps-bot run")
+        raise ConfigError(f"{path} is missing: has a bot run there? To begin: perps-bot run")
     try:
         with opened(path) as file:
             body = file.read(STATE_BYTES_MAX + 1)
@@ -156,11 +155,11 @@ def in_the_way(sight: Sight, events: str) -> str:
 
 
 def seconds_given(flag: str, given: str | None) -> Decimal | None:
-    value = None if given is None else number(given)
-    if given is not None and (value is None or not 0 < value <= SECONDS_GIVEN_MAX):
-        raise ConfigError(f"{flag} {text(given)}: must be seconds, above 0 and up to "
-                          f"{SECONDS_GIVEN_MAX}")
-    return value
+    value = number(given)
+    if given is None or value is not None and 0 < value <= SECONDS_GIVEN_MAX:
+        return value
+    raise ConfigError(f"{flag} {text(given)}: must be seconds, above 0 and up to "
+                      f"{SECONDS_GIVEN_MAX}")
 
 
 def events_of(sight: Sight) -> str | None:
@@ -205,11 +204,6 @@ def ago(age: timedelta) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
-
-
-def alert_words(row: Mapping) -> str:
-    about = f" ({text(row['about'])})" if row.get("about") else ""
-    return f"{text(row.get('code'))}{about}: {text(row.get('message'))}"
 
 
 _from_json = json.JSONDecoder(parse_float=number, parse_constant=lambda _: None).decode

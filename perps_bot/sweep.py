@@ -22,13 +22,13 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from decimal import Decimal
 from errno import ENOSPC
-from functools import lru_cache, partial
+from functools import lru_cache
 from io import FileIO
 from itertools import islice
 from pathlib import Path
 from threading import Lock, Thread
 
-from perps_bot import __version__
+from perps_bot import __version__, store
 from perps_bot.errors import ConfigError
 from perps_bot.market import RecordedMarket, bar_start
 from perps_bot.model import Mark
@@ -131,7 +131,7 @@ def sweep(
     with _results(out, job) as (kept, keep):
         todo = [words for words in wanted if key(words) not in kept]
         others, done = len(kept) + len(todo) - len(wanted), len(wanted) - len(todo)
-        own = _processes(min(jobs or processors(), len(todo)))
+        own = _processes(min(jobs or len(os.sched_getaffinity(0)), len(todo)))
         try:
             with nullcontext(executor) if executor or not todo else own as pool:
                 _submit(pool, job, todo, futures)
@@ -169,12 +169,6 @@ def run_one(job: Job, words: Mapping[str, str]) -> dict:
         row[part] = {name: _plain(value)
                      for name, value in asdict(replay(market, settings)).items()}
     return row
-
-
-def processors() -> int:
-    """How many this process may use."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _plain(value: object) -> object:
@@ -286,10 +280,15 @@ def _results(path: str | Path | None, job: Job) -> Iterator[tuple[dict, Callable
     if path is None:
         yield {}, lambda row: None
         return
+
+    def keep(row: dict) -> None:
+        with _refusing(path):
+            _write(file, json.dumps(row).encode() + b"\n")
+
     with _refusing(path):
         file = open(path, "a+b", buffering=0, opener=private)
     with file:
-        yield _taken(file, path, job.header().encode()), partial(_put, file, path)
+        yield _taken(file, path, job.header().encode()), keep
 
 
 @contextmanager
@@ -322,9 +321,7 @@ def _taken(file: FileIO, path: str | Path, header: bytes) -> dict[frozenset, dic
         file.truncate(len(body) - len(torn))
         if head is torn:
             _write(file, header)
-            folder = os.open(Path(path).parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+            store._fsync_folder(Path(path).parent)
     return kept
 
 
@@ -337,11 +334,6 @@ def _row(line: bytes, where: str) -> dict:
     except (ValueError, TypeError, AttributeError):  # no JSON, or not of this form
         pass
     raise ConfigError(f"{where}: is no result of a sweep: name a new file")
-
-
-def _put(file: FileIO, path: str | Path, row: dict) -> None:
-    with _refusing(path):
-        _write(file, json.dumps(row).encode() + b"\n")
 
 
 def _write(file: FileIO, line: bytes) -> None:

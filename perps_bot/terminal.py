@@ -18,6 +18,7 @@ import os
 from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import ROUND_CEILING, Decimal
+from functools import partial
 
 from perps_bot.process import CODES, painted
 
@@ -38,8 +39,9 @@ class Terminal(namedtuple("Terminal", "width has_colour has_blocks",
     __slots__ = ()
 
     @property
-    def is_narrow(self) -> bool:
-        return self.width < NARROW
+    def cells(self) -> int:
+        """Of a bar."""
+        return BAR_CELLS_NARROW if self.width < NARROW else BAR_CELLS
 
     def paint(self, text: str, style: str = "plain") -> str:
         code = STYLES[style]
@@ -53,33 +55,32 @@ class Terminal(namedtuple("Terminal", "width has_colour has_blocks",
         lines = _wrapped(text, self.width, " " * indent) or [""]
         return [self.paint(line, style) for line in lines]
 
-    def rows(self, rows: Iterable[tuple], indent: int = 2) -> list[str]:
+    def rows(self, rows: Iterable[tuple]) -> list[str]:
         """Labels, and beside them, or below where it is narrow, their texts."""
         rows = [(*row, "plain")[:3] for row in rows]
-        column = indent + 2 + max((len(label) for label, _, _ in rows), default=0)
-        if column > self.width // 2:
-            return [line for row in rows for line in self._stacked(*row, indent)]
-        return [line for row in rows for line in self._beside(*row, indent, column)]
+        column = 4 + max((len(label) for label, _, _ in rows), default=0)
+        form = self._stacked if column > self.width // 2 else partial(self._beside, column)
+        return [line for row in rows for line in form(*row)]
 
-    def gauges(self, rows: Iterable[tuple], indent: int = 2) -> Iterator[str]:
+    def gauges(self, rows: Iterable[tuple]) -> Iterator[str]:
         """For each (label, used, allowed, words): the label, its bar, and the words behind it."""
-        rows, pad = list(rows), " " * indent
+        rows = list(rows)
         column = max((len(label) for label, *_ in rows), default=0)
-        cells = BAR_CELLS_NARROW if self.is_narrow else BAR_CELLS
         longest = max((len(words) for *_, words in rows), default=0)
-        if indent + column + cells + 6 + longest <= self.width:
-            for label, used, allowed, words in rows:
-                yield f"{pad}{label:{column}}  {self.bar(used, allowed)}  {words}"
-            return
+        fits = column + self.cells + longest + 8 <= self.width
         for label, used, allowed, words in rows:
-            yield from (pad + line for line in _wrapped(label, self.width - indent))
-            first, *rest = _wrapped(words, self.width - 2 * indent - cells - 3) or [""]
-            yield f"{2 * pad}{self.bar(used, allowed)} {first}"
-            yield from (f"{2 * pad}{'':{cells + 2}} {line}" for line in rest)
+            bar = self.bar(used, allowed)
+            if fits:
+                yield f"  {label:{column}}  {bar}  {words}"
+                continue
+            yield from (f"  {line}" for line in _wrapped(label, self.width - 2))
+            first, *rest = _wrapped(words, self.width - self.cells - 7) or [""]
+            yield f"    {bar} {first}"
+            yield from (f"    {'':{self.cells + 2}} {line}" for line in rest)
 
     def bar(self, used: Decimal | None, allowed: Decimal | None) -> str:
         """How much of what is allowed is used; unknown is shown as such, never as empty."""
-        cells = BAR_CELLS_NARROW if self.is_narrow else BAR_CELLS
+        cells = self.cells
         if used is None or allowed is None or allowed <= 0:
             return f"[{'?'.center(cells)}]"
         share = min(max(used / allowed, Decimal(0)), FULL_SHARE)
@@ -90,20 +91,19 @@ class Terminal(namedtuple("Terminal", "width has_colour has_blocks",
         style = "bad" if share >= FULL_SHARE else "warn" if share >= HIGH_SHARE else "good"
         return f"[{self.paint(block * full, style)}{rest * (cells - full)}]"
 
-    def _beside(self, label: str, text: str, style: str, indent: int, column: int) -> list[str]:
-        room = self.width - column
-        lines = _wrapped(text, room) or [""]
-        heads = [f"{'':{indent}}{label:{column - indent}}", *[" " * column] * (len(lines) - 1)]
-        return [head + self.paint(line, style) for head, line in zip(heads, lines, strict=True)]
+    def _beside(self, column: int, label: str, text: str, style: str) -> Iterator[str]:
+        head = f"  {label:{column - 2}}"
+        for line in _wrapped(text, self.width - column) or [""]:
+            yield head + self.paint(line, style)
+            head = " " * column
 
-    def _stacked(self, label: str, text: str, style: str, indent: int) -> Iterator[str]:
-        pad, room = " " * indent, self.width - indent
+    def _stacked(self, label: str, text: str, style: str) -> Iterator[str]:
+        room = self.width - 2
         if len(label) + 1 + len(text) <= room:
-            yield f"{pad}{label} {self.paint(text, style)}"
+            yield f"  {label} {self.paint(text, style)}"
             return
-        yield from (pad + line for line in _wrapped(label, room))
-        for line in _wrapped(text, room - indent):
-            yield 2 * pad + self.paint(line, style)
+        yield from (f"  {line}" for line in _wrapped(label, room))
+        yield from (f"    {self.paint(line, style)}" for line in _wrapped(text, room - 2))
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:

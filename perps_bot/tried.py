@@ -32,7 +32,6 @@ SPLIT, FRACTION = "0.7", re.compile(r"0?\.[0-9]{1,6}")
 COMBINATIONS_MAX = 10_000
 LIST_BYTES_MAX = 1 << 20
 TRADES_FEW = 30  # below it, a result says more about chance than about settings
-TOP = 20  # rows that are printed unless told otherwise
 NAMED_MAX = 10  # of those left out or failed; --json has all
 
 COLUMNS = (
@@ -101,11 +100,11 @@ def key(words: Mapping[str, str]) -> frozenset:
     return frozenset(words.items())
 
 
-def fraction(text: str | None) -> Decimal:
+def fraction(text: str) -> Decimal:
     """What --split says.  Raises ConfigError."""
-    if not FRACTION.fullmatch(text or SPLIT) or not Decimal(text or SPLIT):
+    if not FRACTION.fullmatch(text) or not Decimal(text):
         raise ConfigError(f"--split {text}: must be above 0 and below 1, as {SPLIT}")
-    return Decimal(text or SPLIT)
+    return Decimal(text)
 
 
 def ranked(rows: Sequence[dict], part: str) -> list[dict]:
@@ -124,16 +123,15 @@ def lines(outcome: Outcome, top: int) -> Iterator[str]:
     if rows:
         yield from _head(rows[0])
         yield ""
-        inside = _ranks(rows, "in_sample")
+        outside, inside = (_ranks(rows, part) for part in PARTS)
         heads = "".join(f"{heading:>{width}}" for heading, _, width in COLUMNS)
         yield f"{'':8}{'out of sample':^{len(heads)}}{'':4}{'in sample':^{len(heads)}}".rstrip()
         yield f"rank  {heads}  rank{heads}  settings"
-        for number, row in enumerate(rows[:top]):
-            yield _line(row, _ranks(rows, "out_of_sample")[number], inside[number])
+        yield from map(_line, rows[:top], outside, inside)
         if len(rows) > top:
             yield f"... and {len(rows) - top} more; --top shows more, --csv writes all"
         yield ""
-        yield from _verdict(rows, inside, outcome.others)
+        yield from _verdict(rows, outside, inside, outcome.others)
     for what, pairs in (("left out", outcome.left_out), ("failed", outcome.failed)):
         yield from (f"{what}: {said(words)}: {why}" for words, why in pairs[:NAMED_MAX])
         if len(pairs) > NAMED_MAX:
@@ -151,21 +149,17 @@ def as_json(outcome: Outcome) -> dict[str, object]:
 
 def write_csv(path: Path, outcome: Outcome) -> None:
     """Every figure of both parts, a row each.  Raises ConfigError where it cannot be written."""
+    rows, figures = outcome.rows, [field for _, field, _, _ in ROWS]
+    names = [*dict.fromkeys(chain.from_iterable(row["set"] for row in rows))]
+    columns = ("rank", *(f"{part}_{field}" for part in PARTS for field in figures), *names)
     try:
-        _write_csv(path, outcome.rows)
+        with kept_when_done(path) as part_file, table(part_file, columns) as write:
+            for rank, row in zip(_ranks(rows, PARTS[0]), rows):
+                write((rank, *(_number(row[part], field) for part in PARTS for field in figures),
+                       *(row["set"].get(name) for name in names)))
     except OSError as failure:
         raise ConfigError(f"--csv {path}: {failure.strerror}: make room, or name another place; "
                           f"what --out kept need not run again") from failure
-
-
-def _write_csv(path: Path, rows: Sequence[dict]) -> None:
-    names = [*dict.fromkeys(chain.from_iterable(row["set"] for row in rows))]
-    figures = [field for _, field, _, _ in ROWS]
-    columns = ("rank", *(f"{part}_{field}" for part in PARTS for field in figures), *names)
-    with kept_when_done(path) as part_file, table(part_file, columns) as write:
-        for rank, row in zip(_ranks(rows, PARTS[0]), rows):
-            write((rank, *(_number(row[part], field) for part in PARTS for field in figures),
-                   *(row["set"].get(name) for name in names)))
 
 
 def said(words: Mapping[str, str]) -> str:
@@ -250,7 +244,7 @@ def _shown(figures: Mapping, field: str) -> str:
     return "not defined" if value is None else f"{few}{value:{FORMS[field]}}"
 
 
-def _verdict(rows: list[dict], inside: list[int | None], others: int) -> Iterator[str]:
+def _verdict(rows: list[dict], outside: list, inside: list, others: int) -> Iterator[str]:
     """What a table of the best hides."""
     tried = f"{len(rows)} combinations were tried" + f", and {others} more earlier" * bool(others)
     gained = sum(is_measured(row[PARTS[0]]) and _number(row[PARTS[0]], "return_pct") > 0
@@ -258,7 +252,7 @@ def _verdict(rows: list[dict], inside: list[int | None], others: int) -> Iterato
     yield f"{tried}; {gained} of {len(rows)} gained out of sample"
     if 1 in inside:
         best = inside.index(1)
-        rank, row = _ranks(rows, PARTS[0])[best], rows[best]
+        rank, row = outside[best], rows[best]
         yield (f"the best in sample ({said(row['set'])}, {_shown(row[PARTS[1]], 'return_pct')}) "
                + (f"is {rank} of {len(rows)} out of sample, {_shown(row[PARTS[0]], 'return_pct')}"
                   if rank else "did not trade out of sample"))

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import sleep
 from typing import Any
 
 from perps_bot import wire
+from perps_bot.checklist import CLOCK_OFF_SECONDS_MAX, Check, crossings
 from perps_bot.client import OPEN
 from perps_bot.clock import SystemClock
 from perps_bot.errors import ConfigError, OrderRejected, PerpsBotError, VenueUnavailable
@@ -31,11 +31,7 @@ from perps_bot.settings import Settings
 from perps_bot.store import EventStore, read_events
 from perps_bot.strategy import BaselinePerpsStrategy, StrategyConfig
 
-# A step: its name, whether it is well (None: nothing to judge), and what was seen.
-Step = tuple[str, bool | None, str]
-
 LOOKS_MAX, LOOK_SECONDS = 100, 0.1
-CLOCK_OFF_SECONDS_MAX = 10
 REPLAYED_BARS = 300
 CROSSINGS_SHOWN_MAX = 5
 PAST = timedelta(days=1)
@@ -66,21 +62,14 @@ class Desk:
         return found
 
 
-def line(step: Step) -> str:
-    name, is_well, text = step
-    return f"{ {True: 'ok', False: 'NO', None: '--'}[is_well]}  {name}: {text}"
-
-
-def validate(
-    what: str, settings: Settings, venue: Any, clock: SystemClock
-) -> Iterator[Step]:
+def validate(what: str, settings: Settings, venue: Any, clock: SystemClock) -> Iterator[Check]:
     """Yield the steps of "client", "ws", "strategy" or "e2e" until one fails."""
     desk = Desk(settings, venue, clock)
     for name, take in (("connect", _connect), ("products", _products), *STEPS[what]):
         try:
-            yield name, *take(desk)
+            yield Check(name, *take(desk))
         except PerpsBotError as failure:
-            yield name, False, str(failure)
+            yield Check(name, False, str(failure))
             return
 
 
@@ -202,14 +191,9 @@ def _decision(desk: Desk) -> tuple:
 
 def _crossings(desk: Desk) -> tuple:
     """Replay the candles, and show where the averages crossed."""
-    strategy, sides = BaselinePerpsStrategy(desk.strategy.config), []
-    for at, close in desk.closes:
-        strategy.observe("", close, at)
-        sides.append((at, strategy.side("")))
-    crossed = [f"{at:%m-%d %H:%M} {now}" for (_, before), (at, now) in pairwise(sides)
-               if before and now is not before]
-    shown = ", ".join(crossed[-CROSSINGS_SHOWN_MAX:]) or "none"
-    return True, f"{len(crossed)} in {len(sides)} bars, the last: {shown}"
+    found = crossings(desk.closes, desk.strategy.config)
+    shown = ", ".join(f"{at:%m-%d %H:%M} {side}" for at, side in found[-CROSSINGS_SHOWN_MAX:])
+    return True, f"{len(found)} in {len(desk.closes)} bars, the last: {shown or 'none'}"
 
 
 # e2e
@@ -270,12 +254,6 @@ def _work(bot: Bot, desk: Desk) -> bool:
     return not bot.tracker.get_position(symbol).quantity and not engine.outstanding(symbol)
 
 
-def _account_untouched(desk: Desk) -> tuple:
-    if desk.rest is None:
-        return None, "a paper account"
-    return None, "e2e places no order on the real account: live prices, paper orders"
-
-
 STEPS = {
     "client": (
         ("permissions", _permissions), ("quotes", _quotes), ("candles", _candles),
@@ -284,7 +262,9 @@ STEPS = {
     "ws": (("heartbeat", _heard), ("ticker", _ticker), ("sequence", _sequence),
            ("reconnect", _reconnect)),
     "strategy": (("warm-up", _candles), ("decision", _decision), ("crossings", _crossings)),
-    "e2e": (("account", _account_untouched), ("round trip", _round_trip)),
+    "e2e": (("account", lambda desk: (None, "a paper account" if desk.rest is None else
+                                      "e2e places no order on the real account: live prices, "
+                                      "paper orders")), ("round trip", _round_trip)),
 }
 
 
@@ -300,19 +280,20 @@ class _Anybody:
         return "none"
 
 
-def sandbox_steps(what: str, settings: Settings) -> Iterator[Step]:
+def sandbox_steps(what: str, settings: Settings) -> Iterator[Check]:
     """Yield what fixed answers can prove.  Raises ConfigError for what they cannot."""
     if what not in SANDBOX_STEPS:
         raise ConfigError(f"the sandbox has no market and no WebSocket, so it proves nothing of "
                           f"{what}: leave COINBASE_SANDBOX out")
     url = SANDBOX if "coinbase.com" in settings.api_url else settings.api_url
-    yield "sandbox", None, f"{url} answers with fixed bodies: words are checked, not behaviour"
+    yield Check("sandbox", None,
+                f"{url} answers with fixed bodies: words are checked, not behaviour")
     rest = Rest(url, _Anybody(), VenueClock())
     for name, take in SANDBOX_STEPS[what]:
         try:
-            yield name, True, take(rest)
+            yield Check(name, True, take(rest))
         except (PerpsBotError, wire.Malformed) as failure:
-            yield name, False, str(failure)
+            yield Check(name, False, str(failure))
             return
 
 

@@ -13,7 +13,9 @@ from perps_bot.sight import (
     EVENTS_SCANNED_MAX, NOT_VERIFIED, OK, ROWS_SHOWN_MAX, Sight, ago, at_path, moment, rows_of,
 )
 from perps_bot.terminal import Screen, Terminal
-from perps_bot.words import UNKNOWN, number, percent, plain, rough, signed, text, told, usd
+from perps_bot.words import (
+    UNKNOWN, held, number, percent, plain, rough, signed, text, told, usd,
+)
 
 # A picture stays for a second; signals are looked for more often.
 LOOK_EVERY_SECONDS, LOOKS_PER_PICTURE = Decimal("0.2"), 5
@@ -79,14 +81,15 @@ def status_lines(sight: Sight, terminal: Terminal) -> list[str]:
     """All of it, for a person; the most urgent comes first."""
     events, trouble = sight.events
     lines = [*_head(sight, terminal), *_since(sight, terminal, events)]
-    for title, rows in (("Alerts", _alerts(sight)), ("Account", _account(sight)),
-                        ("Positions", _positions(sight)), ("Orders", _orders(sight))):
-        lines += _section(terminal, title, rows)
-    for title, gauges in _limits(sight):
-        lines += [terminal.heading(title), *terminal.gauges(gauges)]
-    lines += _section(terminal, "Limits of each order", _order_limits(sight))
-    for title, rows in (("Today", _today(sight)), ("Market", _market(sight))):
-        lines += _section(terminal, title, rows)
+    for title, rows_of_it, draw in (
+        ("Alerts", _alerts(sight), terminal.rows), ("Account", _account(sight), terminal.rows),
+        ("Positions", _positions(sight), terminal.rows), ("Orders", _orders(sight), terminal.rows),
+        *((title, gauges, terminal.gauges) for title, gauges in _limits(sight)),
+        ("Limits of each order", _order_limits(sight), terminal.rows),
+        ("Today", _today(sight), terminal.rows), ("Market", _market(sight), terminal.rows),
+    ):
+        if rows := list(rows_of_it):
+            lines += [terminal.heading(title), *draw(rows)]
     lines.append(terminal.heading("Last events, UTC"))
     lines += [line for event in events
               for line in terminal.wrapped(f"  {event.at:%H:%M:%S} {told(event)}", 4)]
@@ -95,12 +98,6 @@ def status_lines(sight: Sight, terminal: Terminal) -> list[str]:
 
 
 Rows = Iterator[tuple[str, ...]]
-
-
-def _section(terminal: Terminal, title: str, rows: Rows) -> list[str]:
-    rows = list(rows)
-    head = [terminal.heading(title)] if title and rows else []
-    return head + terminal.rows(rows)
 
 
 def _head(sight: Sight, terminal: Terminal) -> Iterator[str]:
@@ -167,11 +164,8 @@ def _account(sight: Sight) -> Rows:
 def _positions(sight: Sight) -> Rows:
     rows = rows_of(at_path(sight.state, "positions"))
     for row in rows:
-        held = number(row.get("quantity"))
-        side = UNKNOWN if held is None else "long" if held > 0 else "short"
-        size = None if held is None else abs(held)
         gain = number(row.get("unrealized_pnl"))
-        yield (text(row.get("symbol")), f"{side} {plain(size)} at {plain(row.get('entry_price'))}, "
+        yield (text(row.get("symbol")), f"{held(row.get('quantity'), row.get('entry_price'))}, "
                f"mark {plain(row.get('mark_price'))}")
         yield "  P&L", f"{signed(gain)}, realized {signed(row.get('realized_pnl'))}", _tone(
             None if gain is None else -gain)
@@ -244,18 +238,14 @@ def _unit(row: Mapping) -> str:
 
 
 def _today(sight: Sight) -> Rows:
-    today = at_path(sight.state, "today")
-    counts = {name: plain(at_path(today, name)) for name in ("decisions", "signals", "sent",
-                                                             "accepted")}
-    yield "signals", (f"{counts['signals']} of {counts['decisions']} decisions, "
-                      f"{_rate(sight, 'signal_rate')}")
-    yield "orders", (f"{counts['accepted']} of {counts['sent']} accepted, "
-                     f"{_rate(sight, 'order_success_rate')}")
-
-
-def _rate(sight: Sight, name: str) -> str:
-    value = at_path(sight.state, name)
-    return percent(value) if number(value) is not None else "no rate"
+    for label, part, whole, what, rate in (
+        ("signals", "signals", "decisions", "decisions", "signal_rate"),
+        ("orders", "accepted", "sent", "accepted", "order_success_rate"),
+    ):
+        part, whole = (plain(at_path(sight.state, "today", name)) for name in (part, whole))
+        share = number(at_path(sight.state, rate))
+        said = "no rate" if share is None else percent(share)
+        yield label, f"{part} of {whole} {what}, {said}"
 
 
 def _market(sight: Sight) -> Rows:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from perps_bot.errors import ConfigError, InUse
+from perps_bot.rooms import rooms
 from perps_bot.settings import events_folder
 
 
@@ -30,21 +31,18 @@ def venue_of(settings, signals=None):
 
     signals  what a blocked call gives way to, and what the feed wakes; None for one question
     """
-    from perps_bot.paper import PaperBroker
-
     if broker_kind(settings) == "coinbase":
         return _coinbase(settings, signals)
-    return PaperBroker(market_of(settings, signals), settings.paper_equity, settings.fee_rate,
-                       settings.fee_per_contract, settings.slippage_bps)
+    return rooms.paper.PaperBroker(
+        market_of(settings, signals), settings.paper_equity, settings.fee_rate,
+        settings.fee_per_contract, settings.slippage_bps)
 
 
 def market_of(settings, signals=None):
     """The market of a profile, asked without a key."""
-    from perps_bot.market import SyntheticMarket
-
     if broker_kind(settings) != "paper-synthetic":
         return _client(settings, None, signals, "--dry-run sends nothing")
-    market = SyntheticMarket(settings.seed)
+    market = rooms.market.SyntheticMarket(settings.seed)
     known = {product.symbol for product in market.products()}
     for symbol in settings.symbols:
         if symbol not in known:
@@ -55,30 +53,23 @@ def market_of(settings, signals=None):
 
 def inquirer(settings):
     """The client that asks with the key, where there is one, and sends nothing; the key's fault."""
-    from perps_bot.clock import StopRequest
-    from perps_bot.keys import load_credentials
-
     signer, trouble = None, ""
     try:
-        signer = load_credentials(settings, os.environ)
+        signer = rooms.keys.load_credentials(settings, os.environ)
     except ConfigError as refusal:
         trouble = str(refusal)
-    return _client(settings, signer, StopRequest(), "only a run sends orders"), trouble
+    return _client(settings, signer, rooms.clock.StopRequest(), "only a run sends orders"), trouble
 
 
 def clock_of(venue, signals=None):
-    from perps_bot.clock import SystemClock
-
     client = _client_of(venue)
-    return SystemClock(signals, client.rest.clock.now if client else None)
+    return rooms.clock.SystemClock(signals, client.rest.clock.now if client else None)
 
 
 @contextmanager
 def alone_in(folder: os.PathLike) -> Iterator[None]:
     """Be the only writer of `folder` for a while."""
-    from perps_bot.store import InstanceLock
-
-    lock = InstanceLock(folder / "lock")
+    lock = rooms.store.InstanceLock(folder / "lock")
     try:
         holder = lock.acquire()
     except OSError as error:
@@ -94,13 +85,11 @@ def alone_in(folder: os.PathLike) -> Iterator[None]:
 @contextmanager
 def alone_on(venue) -> Iterator[None]:
     """Be the only process of this host that trades with this API key."""
-    from perps_bot.store import account_lock
-
     client = _client_of(venue)
     if client is None or client.rest.signer is None:
         yield
         return
-    held = account_lock(client.rest.signer.name)
+    held = rooms.store.account_lock(client.rest.signer.name)
     if held is None:
         raise InUse("another process on this host trades with this API key: stop it first")
     with held:
@@ -109,24 +98,18 @@ def alone_on(venue) -> Iterator[None]:
 
 def bot_of(settings, venue, folder: os.PathLike):
     """The parts, put together over the profile's events."""
-    from perps_bot.control import Control
-    from perps_bot.bot import assemble
-    from perps_bot.mailbox import Mailbox
-    from perps_bot.store import EventStore
-
     kind = broker_kind(settings)
-    store = EventStore(events_folder(folder, settings.profile, kind), profile=settings.profile)
-    bot, client = assemble(settings, venue, store, kind, folder), _client_of(venue)
+    store = rooms.store.EventStore(events_folder(folder, settings.profile, kind),
+                                   profile=settings.profile)
+    bot, client = rooms.bot.assemble(settings, venue, store, kind, folder), _client_of(venue)
     bot.feed = client and client.feed
-    bot.control = Control(store, Mailbox(folder / "control"))
+    bot.control = rooms.control.Control(store, rooms.mailbox.Mailbox(folder / "control"))
     return bot
 
 
 def _coinbase(settings, signals):
     """The client that can send, for a profile that may trade futures with a key."""
-    from perps_bot.keys import load_credentials
-
-    signer = load_credentials(settings, os.environ)
+    signer = rooms.keys.load_credentials(settings, os.environ)
     if signer is None:
         raise ConfigError(
             f"profile {settings.profile} needs an API key: set COINBASE_API_KEY and "
@@ -144,17 +127,14 @@ def _client(settings, signer, signals, read_only: str):
 
     read_only  why nothing may be sent, or ""
     """
-    from perps_bot.client import CoinbasePerpetualsClient
-    from perps_bot.feed import MarkFeed
-    from perps_bot.rest import Rest, VenueClock
-
-    clock, feed = VenueClock(), None
-    rest = Rest(settings.api_url, signer, clock, signals.interrupts if signals else lambda: False,
-                read_only=read_only)
+    clock, feed = rooms.rest.VenueClock(), None
+    rest = rooms.rest.Rest(settings.api_url, signer, clock,
+                           signals.interrupts if signals else lambda: False, read_only=read_only)
     if signals is not None:
         token = signer and (lambda: signer.websocket_token(clock.now()))
-        feed = MarkFeed(settings.ws_url, settings.ws_user_url, token, clock.now, signals.wake)
-    return CoinbasePerpetualsClient(rest, feed, settings.symbols)
+        feed = rooms.feed.MarkFeed(
+            settings.ws_url, settings.ws_user_url, token, clock.now, signals.wake)
+    return rooms.client.CoinbasePerpetualsClient(rest, feed, settings.symbols)
 
 
 def _client_of(venue):

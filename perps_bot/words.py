@@ -9,7 +9,7 @@ line.  This room is pure, and never raises over what stands in a file: it may be
     usd, signed, percent, plain, rough  numbers as people read them, "?" for None
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
 
@@ -88,21 +88,30 @@ def told(event: Event) -> str:
     form = SENTENCES.get(event.type)
     if form is None:
         return text(f"{event.type}: {fields_line(event.data)}")
-    if callable(form):
-        return form(event.data)
-    return form.format_map(_Fields(event.data))
+    fields = _Fields(event.data)
+    return form.format_map(fields) if isinstance(form, str) else form(fields)
 
 
-class _Fields(dict):
-    """An event's fields for a format: what is missing is "?"."""
+def breach_words(row: Mapping) -> str:
+    """One broken limit: its code, what was measured and what is allowed."""
+    return "{code} measured {measured}, allowed {allowed}{unit:space}".format_map(_Fields(row))
+
+
+def alert_words(row: Mapping) -> str:
+    return "{code}{about:brackets}: {message}".format_map(_Fields(row))
+
+
+class _Fields:
+    """An event's fields, each as a format says it: {fee:usd}; what is missing is "?"."""
+
+    def __init__(self, data: Mapping) -> None:
+        self.data = data
 
     def __getitem__(self, name: str) -> "_Field":
-        return _Field(self.get(name))
+        return _Field(self.data.get(name))
 
 
 class _Field:
-    """One field; the format says what it is: usd, signed, percent, plain, or by default text."""
-
     def __init__(self, value: object) -> None:
         self._value = value
 
@@ -110,147 +119,125 @@ class _Field:
         return FORMS[form](self._value)
 
 
-FORMS = {"": text, "n": plain, "usd": usd, "signed": signed, "percent": percent,
-         "rate": lambda value: percent(value, 4), "words": lambda value: _list(value)}
-
-
 def _list(value: object) -> str:
-    items = value if isinstance(value, list | tuple) else ()
-    return ", ".join(map(text, items)) or "none"
+    return ", ".join(map(text, value if isinstance(value, list | tuple) else ())) or "none"
 
 
-def _say(form: str, data: Mapping) -> str:
-    return form.format_map(_Fields(data))
+def _count(value: object) -> str:
+    return str(len(value)) if isinstance(value, list | tuple) else UNKNOWN
 
 
-def _held(data: Mapping, quantity: str = "position_quantity") -> str:
-    held = number(data.get(quantity))
-    if held is not None and not held:
-        return "flat"
-    side = UNKNOWN if held is None else "long" if held > 0 else "short"
-    size = None if held is None else abs(held)
-    return f"{side} {plain(size)} at {plain(data.get('entry_price'))}"
+def _paid(value: object) -> str:
+    amount = number(value)
+    if amount is None:
+        return f"{UNKNOWN} {UNKNOWN}"
+    return f"{'received' if amount < 0 else 'paid'} {usd(abs(amount))}"
 
 
-def _is_zero(value: object) -> bool:
-    return number(value) == 0
+def _chosen(**words: str) -> Callable[[object], str]:
+    return lambda value: words.get(text(value), words["otherwise"])
 
 
-def _signal(data: Mapping) -> str:
-    wants = {"hold": "holds", "buy": "wants to buy", "sell": "wants to sell short",
-             "close": "wants to close"}.get(text(data.get("action")), "decides ?")
-    return _say("{symbol}: ", data) + wants + _say(" at {mark_price:n} USD: {reason}", data)
+def _if_any(form: str) -> Callable[[object], str]:
+    """`form` with the text; nothing where there is none."""
+    return lambda value: form.format(text(value)) if value else ""
 
 
-def _intended(data: Mapping) -> str:
-    prices = "".join(f", {name} {plain(data[key])}" for key, name in (
+FORMS = {
+    "": text, "n": plain, "usd": usd, "signed": signed, "percent": percent,
+    "rate": lambda value: percent(value, 4), "words": _list, "count": _count, "paid": _paid,
+    # only where there is any
+    "colon": _if_any(": {}"), "brackets": _if_any(" ({})"), "space": _if_any(" {}"),
+    "gain": lambda value: "" if number(value) == 0 else f", realized {signed(value)}",
+    # one word for another
+    "wants": _chosen(hold="holds", buy="wants to buy", sell="wants to sell short",
+                     close="wants to close", otherwise="decides ?"),
+    "did": _chosen(buy="bought", sell="sold", otherwise=UNKNOWN),
+    "whose": lambda value: "LIQUIDATED by the venue: " if value is True else "",
+    "verdict": lambda value: "explained" if value is True else "NOT explained",
+}
+
+
+def held(quantity: object, entry_price: object) -> str:
+    """What is held, as "long 0.02 at 70000"."""
+    size = number(quantity)
+    if size is None:
+        return f"{UNKNOWN} {UNKNOWN} at {plain(entry_price)}"
+    side = "long" if size > 0 else "short"
+    return f"{side} {plain(abs(size))} at {plain(entry_price)}" if size else "flat"
+
+
+def _intended(f: _Fields) -> str:
+    prices = "".join(f", {name} {f[key]:n}" for key, name in (
         ("limit_price", "limit"), ("stop_price", "stop"), ("attached_stop_price", "with a stop"))
-        if data.get(key) is not None)
-    return _say("will send {purpose} order {client_order_id}: {side} {quantity:n} {symbol}, "
-                "{order_type}", data) + prices + _say(": {reason}", data)
+        if f.data.get(key) is not None)
+    return (f"will send {f['purpose']} order {f['client_order_id']}: {f['side']} "
+            f"{f['quantity']:n} {f['symbol']}, {f['order_type']}{prices}: {f['reason']}")
 
 
-def _updated(data: Mapping) -> str:
-    filled = "" if _is_zero(data.get("filled_quantity")) else _say(
-        ", {filled_quantity:n} of {quantity:n} filled at {average_price:n}", data)
-    answer = _say(": {answer}", data) if data.get("answer") else ""
-    return _say("{symbol} {purpose} order {client_order_id} is {status}", data) + filled + answer
+def _updated(f: _Fields) -> str:
+    filled = "" if number(f.data.get("filled_quantity")) == 0 else (
+        f", {f['filled_quantity']:n} of {f['quantity']:n} filled at {f['average_price']:n}")
+    return (f"{f['symbol']} {f['purpose']} order {f['client_order_id']} is {f['status']}{filled}"
+            f"{f['answer']:colon}")
 
 
-def _trade(data: Mapping) -> str:
-    verb = {"buy": "bought", "sell": "sold"}.get(text(data.get("side")), UNKNOWN)
-    who = "LIQUIDATED by the venue: " if data.get("is_liquidation") is True else ""
-    earned = "" if _is_zero(data.get("realized_pnl")) else _say(
-        ", realized {realized_pnl:signed}", data)
-    return (f"{who}{verb} " + _say("{quantity:n} {symbol} at {price:n} USD ({purpose}), fee "
-                                   "{fee:usd}", data) + f"{earned}; now {_held(data)}")
+def _trade(f: _Fields) -> str:
+    now = held(f.data.get("position_quantity"), f.data.get("entry_price"))
+    return (f"{f['is_liquidation']:whose}{f['side']:did} {f['quantity']:n} {f['symbol']} at "
+            f"{f['price']:n} USD ({f['purpose']}), fee {f['fee']:usd}{f['realized_pnl']:gain}; "
+            f"now {now}")
 
 
-def _position(data: Mapping) -> str:
-    held = _held(data, "quantity")
-    gain = "" if held == "flat" else _say(", unrealized {unrealized_pnl:signed}", data)
-    return _say("{symbol}: ", data) + held + gain
+def _position(f: _Fields) -> str:
+    now = held(f.data.get("quantity"), f.data.get("entry_price"))
+    gain = "" if now == "flat" else f", unrealized {f['unrealized_pnl']:signed}"
+    return f"{f['symbol']}: {now}{gain}"
 
 
-def _funding(data: Mapping) -> str:
-    amount = number(data.get("amount"))
-    verb = UNKNOWN if amount is None else "received" if amount < 0 else "paid"
-    size = None if amount is None else abs(amount)
-    return f"{verb} {usd(size)} of funding" + _say(" for {symbol} (rate {rate:rate})", data)
-
-
-def _tied_out(data: Mapping) -> str:
-    verdict = "explained" if data.get("explained") is True else "NOT explained"
-    return _say("the day's account changed by {venue_change:signed}, our ledger by "
-                "{ledger_change:signed}: ", data) + verdict + _say(
-                    " (difference {difference:signed}, tolerance {tolerance:usd})", data)
-
-
-def _refused(data: Mapping) -> str:
-    rows = data.get("breaches")
+def _refused(f: _Fields) -> str:
+    rows = f.data.get("breaches")
     rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    why = "; ".join(breach_words(row) for row in rows) or text(data.get("message"))
-    return _say("not sent: {side} {quantity:n} {symbol} ({purpose}): ", data) + why
+    why = "; ".join(map(breach_words, rows)) or f"{f['message']}"
+    return f"not sent: {f['side']} {f['quantity']:n} {f['symbol']} ({f['purpose']}): {why}"
 
 
-def breach_words(row: Mapping) -> str:
-    """One broken limit: its code, what was measured and what is allowed."""
-    said = _say("{code} measured {measured}, allowed {allowed}", row)
-    return f"{said} {text(row['unit'])}" if row.get("unit") else said
+def _state(f: _Fields) -> str:
+    if f.data.get("state") == "TRADING":
+        return f"{f['kind']} no longer holds trading back: {f['reason']}"
+    return f"{f['state']} because of {f['kind']}: {f['reason']} (was {f['before']})"
 
 
-def _state(data: Mapping) -> str:
-    if data.get("state") == "TRADING":
-        return _say("{kind} no longer holds trading back: {reason}", data)
-    return _say("{state} because of {kind}: {reason} (was {before})", data)
+def _stopped(f: _Fields) -> str:
+    kept, stops = (value if isinstance(value, dict) else {}
+                   for value in map(f.data.get, ("positions", "stops")))
+    said = ", ".join(f"{text(symbol)} {plain(size)} with its stop at "
+                     f"{'NONE' if stops.get(symbol) is None else plain(stops[symbol])}"
+                     for symbol, size in kept.items()) or "none"
+    left = f"; orders NOT confirmed gone: {f['orders_left']:words}"
+    return (f"stopped: {f['reason']} (exit code {f['exit_code']}); positions: {said}"
+            f"{left if f.data.get('orders_left') else ''}")
 
 
-def _stopped(data: Mapping) -> str:
-    kept, stops = data.get("positions"), data.get("stops")
-    kept, stops = (each if isinstance(each, dict) else {} for each in (kept, stops))
-    said = ", ".join(f"{text(symbol)} {plain(held)} with its stop at "
-                     f"{plain(stops.get(symbol)) if stops.get(symbol) is not None else 'NONE'}"
-                     for symbol, held in kept.items()) or "none"
-    left = _say("; orders NOT confirmed gone: {orders_left:words}", data) if data.get(
-        "orders_left") else ""
-    return _say("stopped: {reason} (exit code {exit_code})", data) + f"; positions: {said}{left}"
-
-
-def _asked(data: Mapping) -> str:
-    args = data.get("args")
+def _asked(f: _Fields) -> str:
+    args = f.data.get("args")
     reason = args.get("reason") if isinstance(args, dict) else None
-    return _say("the owner asked: {command}", data) + (f": {text(reason)}" if reason else "")
+    return f"the owner asked: {f['command']}{FORMS['colon'](reason)}"
 
 
-def _answered(data: Mapping) -> str:
-    first = str(data.get("text") or UNKNOWN).partition("\n")[0]
-    return _say("{command} was answered (exit code {exit_code}): ", data) + text(first)
-
-
-def _warmed(data: Mapping) -> str:
-    closes = data.get("closes")
-    count = len(closes) if isinstance(closes, list) else UNKNOWN
-    return _say("{symbol}: the averages were filled from ", data) + f"{count} candles"
-
-
-def _alert(data: Mapping) -> str:
-    about = _say(" ({about})", data) if data.get("about") else ""
-    return _say("ALERT {code}", data) + about + _say(": {message}", data)
-
-
-def _cleared(data: Mapping) -> str:
-    about = _say(" ({about})", data) if data.get("about") else ""
-    return _say("over: {code}", data) + about
+def _answered(f: _Fields) -> str:
+    first = str(f.data.get("text") or UNKNOWN).partition("\n")[0]
+    return f"{f['command']} was answered (exit code {f['exit_code']}): {text(first)}"
 
 
 SENTENCES = {
-    # type               a form with the event's fields, or what makes the sentence of them
+    # type               the sentence with the event's fields, or what makes it of them
     "day.opened":          "a new day, {day}: equity {equity:usd}",
     "bot.started":         "started: version {version}, profile {profile}, broker {broker}, "
                            "{symbols:words}; equity {equity:usd}",
     "bot.stopped":         _stopped,
-    "strategy.warmed":     _warmed,
-    "strategy.signal":     _signal,
+    "strategy.warmed":     "{symbol}: the averages were filled from {closes:count} candles",
+    "strategy.signal":     "{symbol}: {action:wants} at {mark_price:n} USD: {reason}",
     "order.intended":      _intended,
     "order.updated":       _updated,
     "order.unknown":       "nobody knows whether {symbol} order {client_order_id} arrived: "
@@ -258,9 +245,11 @@ SENTENCES = {
     "order.lost":          "{symbol} order {client_order_id} never reached the venue: {reason}",
     "trade.executed":      _trade,
     "position.updated":    _position,
-    "funding.paid":        _funding,
+    "funding.paid":        "{amount:paid} of funding for {symbol} (rate {rate:rate})",
     "funding.rate":        "funding rate of {symbol}: {rate:rate} for the hour to {ended_at}",
-    "account.tied_out":    _tied_out,
+    "account.tied_out":    "the day's account changed by {venue_change:signed}, our ledger by "
+                           "{ledger_change:signed}: {explained:verdict} (difference "
+                           "{difference:signed}, tolerance {tolerance:usd})",
     "stop.placed":         "stop for {quantity:n} {symbol} rests at the venue at {stop_price:n} "
                            "({seconds_unprotected:n} s without one)",
     "stop.moved":          "stop for {quantity:n} {symbol} moved to {stop_price:n} "
@@ -277,8 +266,8 @@ SENTENCES = {
     "feed.stale":          "the {connection} feed cannot be trusted: {reason}; REST answers "
                            "instead",
     "feed.recovered":      "the {connection} feed can be trusted again: {reason}",
-    "alert":               _alert,
-    "alert.cleared":       _cleared,
+    "alert":               "ALERT {code}{about:brackets}: {message}",
+    "alert.cleared":       "over: {code}{about:brackets}",
     "alert.sent":          "the alert {code} was posted",
     "alert.failed":        "the alert {code} could not be posted: {reason}",
 }  # fmt: skip

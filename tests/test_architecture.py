@@ -29,8 +29,8 @@ FLOORS = {
         3  execution protection reconcile clock shutdown alerts terminal journal control service
         3  confirmed calm     diary   courier
         2  settings  store  client  rest  transport  keys  feed  market  paper    process mailbox
-        2  score     outputs  reading  wall
-        1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words usage metrics
+        2  score     outputs  reading  wall     rooms
+        1  catalog   strategy  risk  flow  limits  tracker  stats  stops  wire words metrics
         1  refusals
         1  lines     exact
         0  model     errors    broker  secret     event
@@ -41,8 +41,8 @@ SOURCES = {path.stem: path.read_text("utf-8") for path in sorted(PACKAGE.glob("*
 ROOMS = [room for room in SOURCES if not room.startswith("__")]
 # What cannot move money.
 BESIDE = {"market", "paper", "process", "alerts", "service", "mailbox", "confirmed", "terminal",
-          "words", "journal", "usage", "refusals", "metrics", "figures", "score", "outputs",
-          "reading", "wall", "diary", "event", "tried", "courier"}
+          "words", "journal", "refusals", "metrics", "figures", "score", "outputs",
+          "reading", "wall", "rooms", "diary", "event", "tried", "courier"}
 CORE = [room for room in ROOMS if FLOORS.get(room, 0) <= 4 and room not in BESIDE]
 
 # What speaks with Coinbase: measured apart, so that neither half can grow behind the other.
@@ -60,6 +60,7 @@ SAME_FLOOR = {
     # What happened, the paper bot's beside it, and how both are shown.
     ("sweep", "replay"),  # a run, and many
     ("report", "history"), ("report", "drift"), ("report", "page"), ("drift", "history"),
+    ("validate", "checklist"),  # both are lines of what was looked at
     ("loop", "bot"),  # what happens, and the parts to which it happens
     ("rest", "transport"),  # a request, and how its bytes travel
     ("emergency", "wiring"),  # a dead bot is put together as a run is
@@ -68,7 +69,6 @@ SAME_FLOOR = {
     ("control", "confirmed"), ("shutdown", "confirmed"),  # what is done, and what is told of it
     ("mailbox", "store"),  # state files and the lock
     ("risk", "flow"), ("risk", "limits"), ("flow", "limits"),  # the gate, and what it measures
-    ("usage", "limits"),
 }
 READ_THE_CLOCK = {"clock", "rest", "transport", "feed", "wall"}
 MAY_PRINT = {"commands"}
@@ -107,13 +107,15 @@ def imports(tree):
         elif isinstance(node, ast.ImportFrom):
             within = "perps_bot." * bool(node.level)
             yield node, (within + (node.module or "")).rstrip("."), [a.name for a in node.names]
+        elif isinstance(node, ast.Attribute) and dotted_name(node.value) == "rooms":
+            yield node, f"perps_bot.{node.attr}", ()  # imported where it is asked for
 
 
 def qualified(tree):
     """Yield (node, dotted name) of every name and attribute, imports and aliases resolved."""
     known = {}
     for node, module, names in imports(tree):
-        for alias in node.names:
+        for alias in getattr(node, "names", ()):
             source = f"{module}.{alias.name}" if names else alias.name
             known[alias.asname or alias.name] = source
     for node in ast.walk(tree):
@@ -318,9 +320,9 @@ def test_the_mean_complexity_is_low():
 
 def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
-    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6760
+    assert sum(lines[room] for room in CORE if room not in EDGE) <= 6790
     assert sum(lines[room] for room in EDGE) <= 2500
-    assert sum(lines.values()) <= 19_720
+    assert sum(lines.values()) <= 19_460
 
 
 def test_third_party_packages_are_declared():
@@ -379,6 +381,7 @@ def lines_of(count):
     (climbs,          "risk",       "def f():\n    from .tracker import PositionTracker"),
     (climbs,          "risk",       "from . import loop"),
     (climbs,          "loop",       "from perps_bot.helpers import x"),
+    (climbs,          "wiring",     "def f():\n    rooms.commands.run(1)"),
     (climbs,          "model",      "from perps_bot.broker import Broker"),
     (climbs,          "__init__",   "from perps_bot import model"),
     *((impurities,    "risk",       f"import {module}") for module in (

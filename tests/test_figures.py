@@ -1,4 +1,4 @@
-"""What the owner and a monitor see: `perps_bot/figures.py`, `usage.py` and `metrics.py`."""
+"""What the owner and a monitor see: `perps_bot/figures.py` and `metrics.py`."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from perps_bot.metrics import exposition, limit_metric
 from perps_bot.model import Account, Margin, OrderStatus, Purpose, TradingState
 from perps_bot.paper import PaperBroker
 from perps_bot.settings import resolve
-from perps_bot.usage import PER_ORDER, Use
+from perps_bot.figures import PER_ORDER, Use
 from perps_bot.words import number
 from words import replace
 
@@ -119,7 +119,7 @@ def test_every_limit_in_force_has_its_row_and_one_that_is_not_set_has_none(desk)
     assert {row["symbol"] for row in state["limits"]} == {"", BTC, ETH}
     assert {row["limit"] for row in state["limits"] if row["used"] is None} == {
         row["limit"] for row in state["limits"] if row["is_per_order"]} <= {
-        name for name, _ in PER_ORDER}
+        name for name, *_ in PER_ORDER}
 
 
 def test_what_is_used_is_measured_as_the_gate_does(held):

@@ -451,7 +451,7 @@ def test_feeds_and_failing_posts_are_shown(place):
 
 # What a monitor asks every minute beside a bot that trades: each room it loads stands here, and
 # what is dear in the standard library stays out.
-ALWAYS = "__init__ cli commands errors process secret"
+ALWAYS = "__init__ cli commands errors process rooms secret"
 LOOKS = f"{ALWAYS} event reading settings sight wall words"
 DEAR = ("requests urllib3 ssl socket websocket jwt inspect dataclasses typing pathlib logging "
         "threading queue signal ctypes traceback hashlib tomllib shutil fnmatch ipaddress").split()

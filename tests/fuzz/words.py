@@ -172,7 +172,7 @@ def _resolved(arguments):
 def check_argv(given):
     """One of our exit codes, one line on stderr at most, and nothing done."""
     argv, environ = given
-    harmless = {name: cli.Command(_resolved, row.help, row.example, row.arguments)
+    harmless = {name: row._replace(run=_resolved)
                 for name, row in cli.COMMANDS.items()}
     out, err = io.StringIO(), io.StringIO()
     with patch.object(cli, "COMMANDS", harmless), patch.object(os, "environ", environ):

@@ -173,6 +173,7 @@ PLANTS = (
           "if not isinstance(value, dict):\n            raise ValueError(f\"no JSON object",
           "if value is None:\n            raise ValueError(f\"no JSON object", "fuzz", "state"),
     Plant("a setting may be no number", "settings",
-          "if not value.is_finite() or value.is_signed():", "if value.is_signed():",
+          "is_ours = value.is_finite() and not value.is_signed()",
+          "is_ours = not value.is_signed()",
           "fuzz", "settings"),
 )
