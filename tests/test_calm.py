@@ -11,6 +11,7 @@ from helpers import BTC, ETH, NOON, RISING, Rig, WildMarket, a_product, the_sett
 from perps_bot import calm, loop
 from perps_bot import replay as replay_room
 from perps_bot.errors import VenueUnavailable
+from perps_bot.flow import _Curve
 from perps_bot.market import RecordedMarket
 from perps_bot.model import (
     Candle, FundingRate, Mark, Order, OrderIntent, OrderStatus, OrderType, Side, TradingState,
@@ -365,3 +366,32 @@ def test_an_order_in_doubt_is_looked_up_at_the_next_tick():
     assert calm.is_still(quiet.bot)
     doubt_an_order(quiet)
     assert not calm.is_still(quiet.bot)
+
+
+class Eager(_Curve):
+    """Works the level out at every loss, and looks at once whether it is a high."""
+
+    def see(self, loss):
+        super().see(loss)
+        self._rise()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_drawdown_is_what_it_would_be_if_each_loss_was_worked_out(seed):
+    dice, told = random.Random(seed), ([], [])
+    most = dice.choice([5, 150])  # of 100: more than all may be lost
+    curves = _Curve(), Eager()
+    for curve in curves:
+        curve.begin(Decimal(100))
+    for number in range(300):
+        loss, what = Decimal(dice.randint(-5, most)), dice.random()
+        for curve, said in zip(curves, told):
+            curve.see(loss)
+            if what < 0.02:
+                curve.count_anew()
+            elif what < 0.04:
+                curve.begin_anew()
+            elif what < 0.06:
+                curve.open_day((NOON + number * DAY).date(), Decimal(100))
+            said.append((curve.drawdown, curve.level, curve.loss_at(Decimal(1))))
+    assert told[0] == told[1]
