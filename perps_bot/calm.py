@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from perps_bot.limits import INFINITY
-from perps_bot.model import ZERO, Account, Mark, Order, Position, Side, TradingState
+from perps_bot.model import ZERO, Account, Action, Mark, Order, Position, Side, TradingState
 from perps_bot.risk import MARGIN_RATIO_MIN
 
 # What ends so soon is closed while it can be.
@@ -25,12 +25,13 @@ A_LITTLE = Decimal("0.001")
 class Watch(NamedTuple):
     """One symbol in which nothing is done while its price stays between `below` and `above`.
 
-    side      of what is held; None when flat
+    quantity  of what is held, signed, and `side`, None when flat; orders  its stop, or none
     trail_at  the stop that the trail would have to reach to be followed, USD per base unit
     """
 
-    symbol: str
+    quantity: Decimal
     side: Side | None
+    orders: tuple[Order, ...]
     below: Decimal
     above: Decimal
     trail_at: Decimal
@@ -40,35 +41,34 @@ class Watch(NamedTuple):
 class Calm:
     """What the last whole look has left.
 
-    revision, seq  of the venue's account and of our events, as that look knew them
-    watches        one for each symbol; None where something is to be done at the next tick
-    losses         today's, USD, between which no limit turns
+    revision, seq  of the venue's account and of our events, as that look knew them; revision is
+                   None where something is under way
+    watches        by symbol; none where something is to be done at the next tick
+    losses         today's, USD, between which no limit turns; None: the next tick looks
     until          the first moment at which something is to be done; None: no time is known
     """
 
-    revision: int
+    revision: int | None
     seq: int
-    watches: tuple[Watch, ...] | None
+    watches: dict[str, Watch]
     losses: tuple[Decimal, Decimal] | None
     until: datetime | None
 
 
 def found(bot: Any, account: Account, revision: int | None) -> Calm | None:
-    """What the whole look that ends has found, or None where the next tick has to look again.
+    """What the whole look that ends has found, or None where the next tick has to ask everything.
 
     account   what it has seen; revision  of the venue's account before it did
     """
-    if revision is None or not bot.books.agrees or not _is_at_rest(bot):
+    now, engine = bot.venue.revision, bot.engine
+    if revision is None or not bot.books.agrees or engine.foreign or engine.moved_by_others:
         return None
-    if revision != bot.venue.revision and not _have_only_sent(bot, account):
-        return None
-    watches, losses, until = _watches(bot, account), None, [*bot._next_bar.values()]
-    if watches is not None:
-        losses = _losses(bot)
-        ends = [bot.catalog.get(symbol).expires_at for symbol in account.positions]
-        until += [ends_at - EXPIRES_SOON for ends_at in ends if ends_at]
-    return Calm(bot.venue.revision, bot.store.seq, losses and watches, losses,
-                min(until, default=None))
+    moving = {t.order.symbol for t in engine.orders.tickets.values() if not t.is_at_rest}
+    watches = _watches(bot, account, moving)
+    if moving or revision != now and not _have_only_sent(bot, account):
+        return Calm(None, bot.store.seq, watches, None, None)
+    losses = _losses(bot) if len(watches) == len(bot.symbols) else None
+    return Calm(now, bot.store.seq, watches, losses, _until(bot))
 
 
 def is_still(bot: Any) -> bool:
@@ -81,39 +81,53 @@ def is_still(bot: Any) -> bool:
 def passes(bot: Any, marks: Mapping[str, Mark], now: datetime) -> bool:
     """Take the tick's prices; False where they, or the time, ask for a whole look.
 
-    What was taken until then stands: a whole look takes no bar twice.
+    What was taken until then stands: a whole look decides only those that have left their watch.
     """
-    calm, seen, fresh = bot.calm, bot._seen, []
-    if calm.watches is None or bot.protector.has_exits or calm.until and now >= calm.until:
+    calm, seen, left = bot.calm, bot._seen, []
+    if calm.losses is None or bot.protector.has_exits or calm.until and now >= calm.until:
         return False
-    for watch in calm.watches:
-        mark = marks.get(watch.symbol)
-        if mark is seen[watch.symbol]:
+    for symbol, watch in calm.watches.items():
+        mark = marks.get(symbol)
+        if mark is seen[symbol]:
             continue
-        if mark is None or not _follows(bot, watch, mark, now):
-            return False
-        fresh.append(mark)
+        if mark is not None and _follows(bot, watch, mark, now):
+            seen[symbol] = mark
+        else:
+            left.append(symbol)
+    if left:
+        for symbol in left:
+            del calm.watches[symbol]
+        return False
     bot.engine.see(marks)
     bot.books.note_funding(bot.venue, now)
-    if bot.tracker.positions() and not _stays_within(bot, calm):
-        return False
-    for mark in fresh:
-        seen[mark.symbol] = mark
     bot.message = None
-    return True
+    return not bot.tracker.positions() or _stays_within(bot, calm)
+
+
+def keeps(bot: Any, mark: Mark, now: datetime) -> bool:
+    """Whether a whole look that something else has asked for has nothing to decide in a symbol."""
+    symbol = mark.symbol
+    return (stands(bot, symbol) and now < bot._next_bar.get(symbol, now + bot.bar)
+            and _follows(bot, bot.calm.watches[symbol], mark, now))
+
+
+def stands(bot: Any, symbol: str) -> bool:
+    """Whether position and orders are those that a watch was made for: no stop is missing."""
+    watch = bot.calm and bot.calm.watches.get(symbol)
+    return (watch is not None and watch.orders == bot.engine.outstanding(symbol)
+            and watch.quantity == bot.tracker.get_position(symbol).quantity
+            and not bot.protector.is_exiting(symbol))
 
 
 def _follows(bot: Any, watch: Watch, mark: Mark, now: datetime) -> bool:
     """Take a new mark; False where something is to be done at it."""
     if not watch.below < mark.price < watch.above:
         return False
-    symbol, side, strategy = watch.symbol, watch.side, bot.strategy
+    symbol, side, strategy = mark.symbol, watch.side, bot.strategy
     if mark.candle is None:
         bot.risk.flow.see((mark,))
-    else:
-        has_turned = strategy.observe(symbol, mark.price, now)
-        if has_turned and not strategy.wants_nothing(symbol, side):
-            return False
+    elif strategy.observe(symbol, mark.price, now) and not strategy.wants_nothing(symbol, side):
+        return False
     if side is None:
         return True
     position = bot.tracker.get_position(symbol)
@@ -131,6 +145,12 @@ def _stays_within(bot: Any, calm: Calm) -> bool:
     return loss < calm.losses[1]
 
 
+def _until(bot: Any) -> datetime | None:
+    """The first moment at which something is to be done; None where no time is known."""
+    ends = [bot.catalog.get(symbol).expires_at for symbol in bot.tracker.positions()]
+    return min([*bot._next_bar.values(), *(at - EXPIRES_SOON for at in ends if at)], default=None)
+
+
 def _losses(bot: Any) -> tuple[Decimal, Decimal] | None:
     """The losses of today, USD, between which no limit on losses turns; None: there are none.
 
@@ -144,13 +164,6 @@ def _losses(bot: Any) -> tuple[Decimal, Decimal] | None:
     return high, most - abs(most) * A_LITTLE
 
 
-def _is_at_rest(bot: Any) -> bool:
-    """Whether all that is known to be at the venue are stops of ours, as our books have them."""
-    engine = bot.engine
-    return not (engine.foreign or engine.moved_by_others) and all(
-        [ticket.is_at_rest for ticket in engine.orders.tickets.values()])
-
-
 def _have_only_sent(bot: Any, account: Account) -> bool:
     """Whether the account has moved since `account` by nothing but orders of ours that rest."""
     listed = bot.venue.orders(bot.store.now)
@@ -159,25 +172,26 @@ def _have_only_sent(bot: Any, account: Account) -> bool:
     return resting == known and account.positions is bot.tracker.positions()
 
 
-def _watches(bot: Any, account: Account) -> tuple[Watch, ...] | None:
-    if bot._refused or bot.protector.has_exits or bot.risk.state is not TradingState.TRADING:
-        return None
-    watches = tuple([_watch(bot, symbol, account) for symbol in bot.symbols])
-    return None if None in watches else watches
+def _watches(bot: Any, account: Account, moving: set[str]) -> dict[str, Watch]:
+    if bot.risk.state is not TradingState.TRADING:
+        return {}
+    watches = {s: _watch(bot, s, account) for s in bot.symbols if s not in moving}
+    return {symbol: watch for symbol, watch in watches.items() if watch is not None}
 
 
 def _watch(bot: Any, symbol: str, account: Account) -> Watch | None:
     mark, position = account.marks.get(symbol), bot.tracker.get_position(symbol)
+    if not bot.strategy.wants_nothing(symbol, position.side) or symbol in bot._refused:
+        return None
     # Where the signals are read, each end of a bar is an event.
     tells = bot.store.wants("strategy.signal")
-    if mark is None or bot._seen.get(symbol) is not mark or tells and mark.candle is not None:
-        return None
-    if not bot.strategy.wants_nothing(symbol, position.side):
+    if mark is None or bot._seen.get(symbol) is not mark or tells and mark.candle is not None \
+            or bot.last_decisions.get(symbol) != Action.HOLD:
         return None
     orders = bot.engine.outstanding(symbol)
     if position.quantity:
         return _watch_held(bot, account, position, orders, tells)
-    return None if orders else Watch(symbol, None, ZERO, INFINITY, ZERO)
+    return None if orders else Watch(ZERO, None, (), ZERO, INFINITY, ZERO)
 
 
 def _watch_held(
@@ -188,7 +202,7 @@ def _watch_held(
     trail_to, price = bot.strategy.trailing_stop(position), account.marks[symbol].price
     if [order.remaining for order in orders] != [abs(position.quantity)]:
         return None
-    if trail_to is None or margin is None:
+    if trail_to is None or margin is None or bot.protector.is_exiting(symbol):
         return None
     stop = orders[0].intent.stop_price
     trail_at = stop * (1 + bot.engine.config.stop_move_min_pct * side.sign)
@@ -198,6 +212,7 @@ def _watch_held(
     best = bot.strategy.best(symbol) if tells else INFINITY * side.sign
     below, above = (stop, best.next_plus()) if side is Side.BUY else (best.next_minus(), stop)
     # What liquidates may grow with the price, by less than the position is worth.
-    room = (margin.available - MARGIN_RATIO_MIN * margin.threshold) / len(account.positions)
+    room = (margin.available - MARGIN_RATIO_MIN * margin.threshold) / len(bot.tracker.positions())
     move = room / (3 * abs(position.quantity))
-    return Watch(symbol, side, max(below, price - move), min(above, price + move), trail_at)
+    return Watch(position.quantity, side, orders, max(below, price - move),
+                 min(above, price + move), trail_at)

@@ -219,9 +219,16 @@ class _Curve:
     """
 
     def __init__(self) -> None:
-        self.level = self._base = self._peak = Decimal(1)
-        self._start, self._loss = ZERO, ZERO
+        self._level = self._base = self._peak = Decimal(1)  # None: to be worked out anew
+        # A loss that is not below the least makes no new high.
+        self._start, self._loss, self._least = ZERO, ZERO, INFINITY
         self._highs: list[tuple[date | None, Decimal]] = [(None, self._base)]
+
+    @property
+    def level(self) -> Decimal:
+        if self._level is None:
+            self._level = self._base * (1 - self._loss / self._start)
+        return self._level
 
     @property
     def drawdown(self) -> Decimal:
@@ -240,12 +247,13 @@ class _Curve:
             return
         self._loss = loss
         if self._start > 0:
-            self.level = self._base * (1 - loss / self._start)
-            self._rise()
+            self._level = None
+            if loss < self._least:
+                self._rise()
 
     def count_anew(self) -> None:
         """The day's loss was cleared: it counts from zero again, and what it cost stays."""
-        self._base, self._loss = self.level, ZERO
+        self._base, self._loss, self._least = self.level, ZERO, INFINITY
 
     def begin(self, start: Decimal) -> None:
         """A day that had to be opened before the venue answered begins when it has."""
@@ -254,10 +262,11 @@ class _Curve:
     def begin_anew(self) -> None:
         """Nothing before now counts as a high any more."""
         day, _ = self._highs[-1]
-        self._highs, self._peak = [(day, self.level)], self.level
+        self._highs, self._peak, self._least = [(day, self.level)], self.level, INFINITY
 
     def open_day(self, day: date, start: Decimal) -> None:
         self._base, self._loss, self._start = self.level, ZERO, start
+        self._least = INFINITY
         self._highs = [(at, high) for at, high in self._highs
                        if at is not None and day - at <= PEAK_DAYS]
         self._highs.append((day, self.level))
@@ -268,11 +277,13 @@ class _Curve:
                                                if day is not None]}
 
     def restore(self, data: Mapping) -> None:
-        self.level = Decimal(data["level"])
+        self._level = Decimal(data["level"])
         self._highs = [(date.fromisoformat(day), Decimal(high)) for day, high in data["highs"]]
 
     def _rise(self) -> None:
         day, high = self._highs[-1]
+        if self._base > 0:  # else a larger loss is a higher level
+            self._least = self._loss
         if self.level > high:
             self._highs[-1] = day, self.level
             self._peak = max(self._peak, self.level)

@@ -153,12 +153,12 @@ def _look(bot: Bot, marks: Mapping[str, Mark], is_still: bool) -> calm.Calm | No
             bot.engine.cancel_all()
     _shrink(bot, account)
     wanted, failures = _decide_all(bot, marks, account, paused)
-    failures += bot.work(bot.symbols)
+    failures += bot.work(symbol for symbol in bot.symbols if not calm.stands(bot, symbol))
     bot.message = None
     if failures:
         raise failures[0]
     _enter_one(bot, wanted)
-    return None if wanted or paused else calm.found(bot, account, revision)
+    return None if paused else calm.found(bot, account, revision)
 
 
 def _open_day(bot: Bot, now: datetime) -> None:
@@ -205,12 +205,12 @@ def _refresh_products(bot: Bot, now: datetime) -> None:
 
     At once after each hour, too: its funding rate belongs to what was held at its end.
     """
-    fresh = ProductCatalog()
     try:
         listing = bot.venue.products()
         if listing is bot._listing and not bot._doubts:
             bot.know_products(now)
             return
+        fresh = ProductCatalog()
         fresh.load(listing)
         doubts = bot.books.check_listing(fresh)
     except VenueUnavailable as failure:
@@ -302,10 +302,11 @@ def _closes(
 def _decide_all(
     bot: Bot, marks: Mapping[str, Mark], account: Account, paused: set[str]
 ) -> tuple[list[Decision], list[VenueUnavailable]]:
-    """Decide every symbol that has news; begin the exits, return the entries wanted."""
+    """Decide every symbol that has news of which anything can come; begin the exits, return the
+    entries wanted."""
     wanted, failures, now = [], [], bot.store.now
     for mark in [marks[s] for s in bot.symbols if s in marks and s not in bot.untraded]:
-        if not _is_news(bot, mark, now):
+        if not _is_news(bot, mark, now) or calm.keeps(bot, mark, now):
             continue
         bot._refused.pop(mark.symbol, None)
         try:
@@ -427,7 +428,7 @@ def _listen(bot: Bot) -> None:
 
 def _pause(bot: Bot, now: datetime) -> Decimal:
     """How long to sleep: less while the outcome of an order is awaited."""
-    if bot.calm is not None:
+    if bot.calm is not None and bot.calm.losses is not None:
         return bot.settings.interval
     awaited = any(
         order.status is not OrderStatus.OPEN or order.intent.order_type is OrderType.MARKET

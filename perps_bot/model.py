@@ -428,8 +428,7 @@ class Position(NamedTuple):
 
     def valued(self, price: Decimal) -> "Position":
         """The same at another mark."""
-        return tuple_of(Position, (self.symbol, self.quantity, self.entry_price, price,
-                                   self.realized_pnl, self.fees, self.funding))
+        return tuple_of(Position, (*self[:3], price, *self[4:]))
 
     @property
     def unrealized_pnl(self) -> Decimal:
@@ -442,7 +441,7 @@ class Position(NamedTuple):
     @property
     def side(self) -> Side | None:
         """The side that opened it; None when flat."""
-        return None if not self.quantity else Side.BUY if self.quantity > 0 else Side.SELL
+        return None if not self.quantity else Side.BUY if self.quantity > ZERO else Side.SELL
 
 
 class Margin(NamedTuple):

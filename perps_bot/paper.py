@@ -16,7 +16,7 @@ from perps_bot.broker import MarketData
 from perps_bot.catalog import floor_to
 from perps_bot.errors import OrderRejected
 from perps_bot.model import (
-    ZERO, Candle, Fill, FundingPayment, FundingRate, Margin, Mark, Order, OrderIntent, OrderStatus,
+    ZERO, Candle, Fill, FundingPayment, Margin, Mark, Order, OrderIntent, OrderStatus,
     Position, Product, Purpose, Side, TimeInForce,
 )
 from perps_bot.refusals import (
@@ -55,7 +55,7 @@ class PaperBroker:
         fee_rate: Decimal = Decimal("0.001"), fee_per_contract: Decimal = Decimal("0.15"),
         slippage_bps: Decimal = ZERO,
     ) -> None:
-        self.market = market
+        self.market, self.candles, self.funding = market, market.candles, market.funding
         self._products: dict[str, Product] = {}
         self._listing: Sequence[Product] = ()  # as the market told it last
         self._balance = equity
@@ -103,12 +103,6 @@ class PaperBroker:
             self._products.update((product.symbol, product) for product in products)
         return products
 
-    def candles(self, symbol: str, seconds: int, count: int, now: datetime) -> Sequence[Candle]:
-        return self.market.candles(symbol, seconds, count, now)
-
-    def funding(self, symbol: str, now: datetime) -> FundingRate | None:
-        return self.market.funding(symbol, now)
-
     def marks(self, symbols: Iterable[str], now: datetime) -> Mapping[str, Mark]:
         """Move the world to `now` and return its marks, those of what is held included."""
         if self._live or self._positions:
@@ -116,9 +110,10 @@ class PaperBroker:
                 self._followed = tuple(symbols)
                 self._find_bounds()
             marks = self.market.marks(self._wanted, now)
-            for missed in self._missed(now):
-                self._charge_funding(missed.at)
-                self._meet(missed, missed.at)
+            if now - self._seen_at > ABSENCE_MIN:
+                for missed in self._missed(now):
+                    self._charge_funding(missed.at)
+                    self._meet(missed, missed.at)
             self._charge_funding(now)
             self._pass(marks, now)
         else:
@@ -135,8 +130,8 @@ class PaperBroker:
 
     def equity(self) -> Decimal:
         equity = self._balance
-        for position in self._positions.values():
-            equity += position.unrealized_pnl
+        for held in self._positions.values():
+            equity += (held.mark_price - held.entry_price) * held.quantity
         return equity
 
     def margin(self) -> Margin | None:
@@ -257,8 +252,6 @@ class PaperBroker:
 
     def _missed(self, now: datetime) -> list[Mark]:
         """The candles of an absence, oldest first, so that stops fire as they would have."""
-        if now - self._seen_at <= ABSENCE_MIN:
-            return []
         self._seen_at = max(self._seen_at, now - CANDLES_MAX * timedelta(hours=1))
         marks = [mark for symbol in self._symbols() for mark in self._missed_of(symbol, now)]
         return sorted(marks, key=attrgetter("at"))
@@ -276,11 +269,11 @@ class PaperBroker:
 
     def _charge_funding(self, until: datetime) -> None:
         """Book what fell due by `until` on the positions held before that moment's fills."""
-        while self._seen_at < until:
+        seen = self._seen_at
+        while seen < until:
             moment = until
-            if until - self._seen_at >= HOUR or until.hour != self._seen_at.hour:
-                begun = self._seen_at.replace(minute=0, second=0, microsecond=0)
-                moment = min(begun + HOUR, until)
+            if until.hour != seen.hour or until - seen >= HOUR:
+                moment = min(seen.replace(minute=0, second=0, microsecond=0) + HOUR, until)
             for symbol, position in self._positions.items():
                 rate = self.market.funding(symbol, moment)
                 # A rate may become known late; it is booked once, whenever that is.
@@ -292,35 +285,40 @@ class PaperBroker:
                     payment = FundingPayment(name, symbol, amount, rate.rate, rate.at)
                     self._payments.append(payment)
                     self._changes += 1
-            self._seen_at = moment
+            seen = self._seen_at = moment
 
     def _pass(self, marks: Mapping[str, Mark], now: datetime) -> None:
         """Let the new marks act; between the bounds of its symbol a mark only values."""
         for symbol, mark in marks.items():
             if self._bounded_at != self._changes:
                 self._find_bounds()
-            bounds = self._bounds.get(symbol)
+            bounds, position = self._bounds.get(symbol), self._positions.get(symbol)
             if bounds is None or mark == self._marks.get(symbol):
                 continue
             (below, above), candle = bounds, mark.candle
             lowest, highest = (candle.low, candle.high) if candle else (
                 min(mark.bid, mark.price), max(mark.ask, mark.price))
-            if not below < lowest <= highest < above or now >= self._expires_at:
+            if not (below < lowest and highest < above) or now >= self._expires_at:
                 self._meet(mark, now)
-            elif symbol in self._positions:
-                self._value(symbol, mark.price)
+            elif position is not None:
+                self._positions[symbol] = position.valued(mark.price)
         if now >= self._expires_at:
             self._expire(self._live.values(), now, now)
 
     def _find_bounds(self) -> None:
-        self._bounds = {symbol: self._bounds_of(symbol) for symbol in self._symbols()}
+        # Of what all positions together may still lose, to each its share.
+        room = self._margin_left() / len(self._positions) if self._positions else ZERO
+        self._bounds = {symbol: self._bounds_of(symbol, room) for symbol in self._symbols()}
         self._wanted = {**dict.fromkeys(self._followed), **self._bounds}
         ends = (order.intent.expires_at for order in self._live.values())
         self._expires_at = min((at for at in ends if at is not None), default=LAST_MOMENT)
         self._bounded_at = self._changes
 
-    def _bounds_of(self, symbol: str) -> tuple[Decimal, Decimal]:
-        """The prices between which no order of `symbol` can fill or fire, and nothing liquidate."""
+    def _bounds_of(self, symbol: str, room: Decimal) -> tuple[Decimal, Decimal]:
+        """The prices between which no order of `symbol` can fill or fire, and nothing liquidate.
+
+        room  USD that its position may lose
+        """
         below, above, position = [ZERO], [INFINITY], self._positions.get(symbol)
         for order in self._of(symbol):
             intent = order.intent
@@ -331,8 +329,8 @@ class PaperBroker:
                     (limit, below, above), (intent.stop_price, above, below)):
                 if price is not None:
                     (bought_at if intent.side is Side.BUY else sold_at).append(price)
-        if position is not None:  # its share of what all of them together may still lose
-            room, held = self._margin_left() / len(self._positions), position.quantity
+        if position is not None:
+            held = position.quantity
             if held > 0:
                 below.append(position.mark_price - room / held)
             else:  # a short's margin grows with the price

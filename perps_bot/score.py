@@ -81,8 +81,8 @@ class Score:
         self.halts = 0
         self.start: datetime | None = None
         self.end: datetime | None = None
-        self._held = timedelta()
-        self._is_holding = False
+        self._held = timedelta()  # until what is held now
+        self._holds_since: datetime | None = None
 
     def observe(self, now: datetime, books: PositionTracker) -> None:
         """Take what the books say at `now`, which is not before the last time."""
@@ -93,9 +93,11 @@ class Score:
         """From `now` on something is held, or nothing."""
         if self.start is None:
             self.start = now
-        if self._is_holding:
-            self._held += now - self.end
-        self._is_holding, self.end = is_holding, now
+        self.end = now
+        if self._holds_since is None:
+            self._holds_since = now if is_holding else None
+        elif not is_holding:
+            self._held, self._holds_since = self._holding(), None
 
     def apply(self, event: Event) -> None:
         """Count one event."""
@@ -126,9 +128,13 @@ class Score:
             trades=trips.trips, win_rate=trips.win_rate, profit_factor=trips.profit_factor,
             sharpe=sharpe(returns), sortino=sortino(returns),
             max_drawdown_pct=self.curve.max_drawdown_pct,
-            exposure=_share(self._held, self.end - self.start), halts=self.halts,
+            exposure=_share(self._holding(), self.end - self.start), halts=self.halts,
             refusals=dict(sorted(self.refusals.items())),
         )
+
+
+    def _holding(self) -> timedelta:
+        return self._held + (self.end - (self._holds_since or self.end))
 
 
 def standing(books: PositionTracker) -> dict[str, Decimal]:

@@ -7,8 +7,9 @@ None, never a made-up number.  Only the Decimal context's 28 digits round.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime, time
 from decimal import Decimal
+from itertools import pairwise
 
 from perps_bot.model import ZERO, Fill, FundingPayment, Side
 
@@ -145,11 +146,15 @@ class EquityCurve:
         self.peak: Decimal | None = None
         self._deepest = ZERO  # the drawdown so far
         self._lowest = ZERO  # since the peak
-        self._days: dict[date, Decimal] = {}
+        self._days: list[Decimal] = []
+        self._day_ends: datetime | None = None
 
     def observe(self, at: datetime, equity: Decimal) -> None:
         """Take the next point; `at` is in UTC and not before the last one."""
-        self._days[at.date()] = self.equity = equity
+        if self._day_ends is None or at > self._day_ends:
+            self._day_ends = datetime.combine(at, time.max, at.tzinfo)
+            self._days.append(equity)
+        self._days[-1] = self.equity = equity
         if self.peak is None or equity > self.peak:
             self.peak = self._lowest = equity
         elif equity < self._lowest:
@@ -168,8 +173,7 @@ class EquityCurve:
 
     @property
     def daily_returns(self) -> list[Decimal]:
-        days = list(self._days.values())
-        return [(day - before) / before for before, day in zip(days, days[1:]) if before > 0]
+        return [(day - before) / before for before, day in pairwise(self._days) if before > 0]
 
 
 def sharpe(returns: Sequence[Decimal]) -> Decimal | None:

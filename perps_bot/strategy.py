@@ -54,20 +54,20 @@ class _Windows:
 
     def __init__(self, short: int, long: int) -> None:
         self.closes: deque[Decimal] = deque(maxlen=long)
-        self._short: deque[Decimal] = deque(maxlen=short)
+        self._short, self._long = short, long
         self._short_sum = self._long_sum = ZERO
         self._short_bars, self._long_bars = Decimal(short), Decimal(long)
 
     def push(self, close: Decimal) -> Side | None:
         """Take a close; return the side of the averages: None while warming or exactly equal."""
-        short, long = self._short, self.closes
-        self._short_sum += close - short[0] if len(short) == short.maxlen else close
-        self._long_sum += close - long[0] if len(long) == long.maxlen else close
-        short.append(close)
-        long.append(close)
+        closes, short, long = self.closes, self._short, self._long
+        bars = len(closes)
+        self._short_sum += close - closes[-short] if bars >= short else close
+        self._long_sum += close - closes[0] if bars == long else close
+        closes.append(close)
         # Compared as products of sums: a division would round, and a cross must not.
         fast, slow = self._short_sum * self._long_bars, self._long_sum * self._short_bars
-        if fast == slow or len(long) < long.maxlen:
+        if fast == slow or bars < long - 1:
             return None
         return Side.BUY if fast > slow else Side.SELL
 
@@ -77,7 +77,8 @@ class _Windows:
     def means(self) -> tuple[Decimal | None, Decimal | None]:
         if not self.closes:
             return None, None
-        return self._short_sum / len(self._short), self._long_sum / len(self.closes)
+        bars = len(self.closes)
+        return self._short_sum / min(bars, self._short), self._long_sum / bars
 
 
 @dataclass(slots=True)
@@ -124,11 +125,10 @@ class BaselinePerpsStrategy:
         memory = self._memories.get(symbol) or self._memory(symbol)
         lean = memory.windows.push(price)
         memory.bar_at = bar_at
-        has_turned = lean is not None and lean is not memory.side
-        if not has_turned and memory.pending is None:
+        if memory.pending is None and (lean is memory.side or lean is None):
             return False
         memory.pending_bars += memory.pending is not None
-        if has_turned:
+        if lean is not None and lean is not memory.side:
             if memory.side or self.config.enter_on_start:
                 memory.cross(lean)
             memory.side = lean
@@ -160,10 +160,10 @@ class BaselinePerpsStrategy:
 
     def watch(self, mark: Mark, position: Position) -> bool:
         """Follow `mark` with the best price since entry; True when it improved."""
-        memory = self._memory(mark.symbol)
-        if not position.quantity or not _is_beyond(mark.price, memory.best, position.quantity):
+        memory, price, held = self._memory(mark.symbol), mark.price, position.quantity
+        if not held or not _is_beyond(price, memory.best, held):
             return False
-        memory.best = mark.price
+        memory.best = price
         return True
 
     def trailing_stop(self, position: Position) -> Decimal | None:
@@ -293,4 +293,4 @@ class BaselinePerpsStrategy:
 
 def _is_beyond(price: Decimal, level: Decimal | None, quantity: Decimal) -> bool:
     """Whether `price` lies on the good side of `level` for a position of signed `quantity`."""
-    return level is None or (price > level if quantity > 0 else price < level)
+    return level is None or (price > level if quantity > ZERO else price < level)

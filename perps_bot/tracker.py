@@ -56,6 +56,7 @@ class PositionTracker:
         self._store = event_store
         self._positions: dict[str, Position] = {}
         self._open: dict[str, Position] = {}
+        self._booked = ZERO  # realized - fees - funding
         self._pnl: Decimal | None = ZERO  # None: to be summed up anew
         self._seen: dict[str, datetime] = {}
         self.start_equity: Decimal | None = None  # the venue's, when the books began
@@ -128,7 +129,8 @@ class PositionTracker:
         """Value the position in `symbol` at `price`, USD per base unit."""
         position = self._open.get(symbol)
         if position is not None and position.mark_price != price:
-            self._set(position.valued(price))
+            valued = self._positions[symbol] = position.valued(price)
+            self._open, self._pnl = {**self._open, symbol: valued}, None
 
     def positions(self) -> Mapping[str, Position]:
         """Open positions by symbol, as they are now: what changes is put into another dict."""
@@ -145,11 +147,10 @@ class PositionTracker:
     def pnl(self) -> Decimal:
         """USD since the books began: realized + unrealized - fees - funding."""
         if self._pnl is None:
-            self._pnl = ZERO
-            for p in self._positions.values():
-                self._pnl += p.realized_pnl - p.fees - p.funding
-                if p.quantity:
-                    self._pnl += p.unrealized_pnl
+            pnl = self._booked
+            for held in self._open.values():
+                pnl += (held.mark_price - held.entry_price) * held.quantity
+            self._pnl = pnl
         return self._pnl
 
     def equity(self) -> Decimal:
@@ -188,12 +189,10 @@ class PositionTracker:
         }
 
     def _set(self, position: Position) -> None:
-        symbol = position.symbol
-        self._positions[symbol], self._pnl = position, None
-        if position.quantity and symbol in self._open:
-            self._open = {**self._open, symbol: position}
-        else:
-            self._open = {s: p for s, p in self._positions.items() if p.quantity}
+        self._positions[position.symbol], self._pnl = position, None
+        self._open = {s: p for s, p in self._positions.items() if p.quantity}
+        self._booked = sum((p.realized_pnl - p.fees - p.funding
+                            for p in self._positions.values()), ZERO)
 
     def _after(self, trade: Mapping) -> Position:
         """The position after a `trade.executed` that was read back."""

@@ -8,9 +8,10 @@ from decimal import Decimal
 import pytest
 from helpers import BTC, ETH, NOON, RISING, Rig, WildMarket, a_product, the_settings
 
-from perps_bot import calm
+from perps_bot import calm, loop
 from perps_bot import replay as replay_room
 from perps_bot.errors import VenueUnavailable
+from perps_bot.flow import _Curve
 from perps_bot.market import RecordedMarket
 from perps_bot.model import (
     Candle, FundingRate, Mark, Order, OrderIntent, OrderStatus, OrderType, Side, TradingState,
@@ -156,6 +157,24 @@ def near_liquidation(quiet):
     quiet.price("99.4")
 
 
+def hold_less(quiet):
+    held = quiet.bot.tracker.get_position(BTC)
+    quiet.bot.tracker._set(held._replace(quantity=held.quantity / 2))
+
+
+def lose_the_stop(quiet):
+    for order in quiet.bot.engine.outstanding():
+        quiet.bot.engine.cancel([order])
+
+
+def halt(quiet):
+    quiet.bot.risk.hold("x", TradingState.REDUCING, "look")
+
+
+def begin_an_exit(quiet):
+    quiet.bot.protector.exit(BTC, "the owner wants it")
+
+
 WAKES = {
     # what happens: (held or flat, what is done before the tick)
     "a price beyond the stop": ("held", lambda quiet: quiet.price(98)),
@@ -166,8 +185,8 @@ WAKES = {
     "the end of a bar": ("held flat", lambda quiet: setattr(
         quiet.rig, "now", quiet.rig.now + MINUTE)),
     "a new day": ("held flat", lambda quiet: quiet.wait(DAY / 2)),
-    "a halt": ("held flat", lambda quiet: quiet.bot.risk.hold("x", TradingState.REDUCING, "look")),
-    "an exit": ("held", lambda quiet: quiet.bot.protector.exit(BTC, "the owner wants it")),
+    "a halt": ("held flat", halt),
+    "an exit": ("held", begin_an_exit),
     "an order in doubt": ("held", doubt_an_order),
     "a stop of nothing": ("held", leave_a_stop_behind),
     "a contract that has changed": ("held flat", change_the_contract),
@@ -191,12 +210,35 @@ def test_what_may_ask_for_something_ends_the_calm(state, act):
     assert quiet.tick()
 
 
+@pytest.mark.parametrize("act", [hold_less, lose_the_stop, begin_an_exit])
+def test_what_a_watch_was_made_for_has_to_be_there_still(act):
+    quiet = Quiet(held=True)
+    assert calm.stands(quiet.bot, BTC)
+    act(quiet)
+    assert not calm.stands(quiet.bot, BTC)
+
+
+@pytest.mark.parametrize("act", [
+    hold_less, lose_the_stop, begin_an_exit, halt, doubt_an_order, leave_a_stop_behind,
+    lambda quiet: quiet.bot._refused.update({BTC: "no"}),
+    lambda quiet: quiet.bot.last_decisions.update({BTC: "close"}),
+])
+def test_no_watch_is_kept_where_something_is_under_way(act):
+    quiet = Quiet(held=True)
+    quiet.bot.settings = quiet.bot.settings.replace(symbols=(BTC, ETH))
+    quiet.look_again()
+    assert [*quiet.bot.calm.watches] == [BTC]
+    act(quiet)
+    quiet.look_again()
+    assert quiet.bot.calm is None or not quiet.bot.calm.watches
+
+
 class Thorough(PaperBroker):
     """The same venue, which cannot say whether it has changed and tests every price."""
 
     revision = None
 
-    def _bounds_of(self, symbol):
+    def _bounds_of(self, symbol, room):
         return INFINITY, ZERO
 
 
@@ -228,11 +270,16 @@ def test_a_venue_liquidates_what_it_would_if_it_tested_every_price():
     assert 20 < liquidations < 140
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_quotes_end_in_the_same_events_as_if_everything_was_looked_at(seed):
+FOUR = (BTC, ETH, "SOL-PERP", "XRP-PERP")
+
+
+@pytest.mark.parametrize("seed, symbols", [*((seed, FOUR[:2]) for seed in range(4)),
+                                           *((seed, FOUR) for seed in range(3))])
+def test_quotes_end_in_the_same_events_as_if_everything_was_looked_at(
+        seed, symbols):
     told = []
     for venue in (PaperBroker, Thorough):
-        rig = Rig(venue(WildMarket(seed)), symbols=(BTC, ETH), bar=20, enable_shorts=True,
+        rig = Rig(venue(WildMarket(seed, *symbols)), symbols=symbols, bar=20, enable_shorts=True,
                   trailing_stop_pct=Decimal("0.05"), max_mark_move_pct=Decimal(10),
                   max_daily_loss_pct=Decimal(1), max_drawdown_pct=Decimal(1),
                   max_losses_in_a_row=None, max_entries_per_hour=1000)
@@ -247,9 +294,9 @@ def test_quotes_end_in_the_same_events_as_if_everything_was_looked_at(seed):
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Two weeks of five minutes each in two symbols, mostly quiet and sometimes not; and rates."""
+    """Nine days of five minutes in four symbols, mostly quiet and sometimes not; and rates."""
     folder, dice = tmp_path_factory.mktemp("recordings"), random.Random(7)
-    for name, price in ((BTC, Decimal(100)), (ETH, Decimal(60))):
+    for name, price in zip(FOUR, map(Decimal, (100, 60, 80, 120))):
         rows = ["time,open,high,low,close"]
         for number in range(2500):
             wild = dice.choice([1, 1, 1, 2, 3, 12])
@@ -275,23 +322,76 @@ WAYS = {
         "trailing_stop_pct": Decimal("0.05"), "fee_rate": ZERO, "fee_per_contract": ZERO},
     "strict limits": {"max_daily_loss_pct": Decimal("0.002"), "max_drawdown_pct": Decimal("0.01"),
                       "enable_shorts": True},
+    "hardly any limit": {"max_daily_loss_pct": Decimal(1), "max_drawdown_pct": Decimal(1),
+                         "max_losses_in_a_row": None, "max_entries_per_hour": 1000},
 }
 
 
-@pytest.mark.parametrize("way, writes", [*((way, False) for way in WAYS), ("as it comes", True)])
+@pytest.mark.parametrize("way, writes, symbols", [
+    *((way, False, FOUR[:2]) for way in WAYS), ("as it comes", True, FOUR[:2]),
+    ("short and long", False, FOUR), ("hardly any limit", False, FOUR)])
 def test_candles_end_in_the_same_books_as_if_everything_was_looked_at(
-        recordings, tmp_path, monkeypatch, way, writes):
-    settings, told = the_settings(symbols=(BTC, ETH), **WAYS[way]), []
-    files, rates = ([recordings / f"{s}{end}.csv" for s in (BTC, ETH)] for end in ("", "-funding"))
+        recordings, tmp_path, monkeypatch, way, writes, symbols):
+    settings, told = the_settings(symbols=symbols, **WAYS[way]), []
+    files, rates = ([recordings / f"{s}{end}.csv" for s in symbols] for end in ("", "-funding"))
     for venue in (PaperBroker, Thorough):
         monkeypatch.setattr(replay_room, "PaperBroker", venue)
         place = tmp_path / venue.__name__
         place.mkdir()
-        market = RecordedMarket(files, (BTC, ETH), rates, products=[
-            a_product(s, tick="0.01") for s in (BTC, ETH)])
+        market = RecordedMarket(files, symbols, rates, products=[
+            a_product(s, tick="0.01") for s in symbols])
         result = replay(market, settings, place / "events" if writes else None,
                         place / "trades.csv", place / "equity.csv")
         said = {path.name: path.read_bytes() for path in place.rglob("*.*")}
         told.append((result, said))
         assert result.trades > 5
+    assert told[0] == told[1]
+
+
+def test_a_symbol_that_has_nothing_to_decide_is_left_out_where_another_one_has(
+        recordings, monkeypatch):
+    decided, looks = [], []
+    for room, name, calls in ((loop, "_decide", decided), (calm, "found", looks)):
+        monkeypatch.setattr(room, name, lambda *args, do=getattr(room, name), calls=calls: (
+            calls.append(args), do(*args))[1])
+    market = RecordedMarket([recordings / f"{s}.csv" for s in FOUR], FOUR, products=[
+        a_product(s, tick="0.01") for s in FOUR])
+    settings = the_settings(symbols=FOUR, **WAYS["hardly any limit"])
+    assert replay(market, settings).trades > 100
+    assert len(looks) < len(decided) < 2 * len(looks)
+
+
+def test_an_order_in_doubt_is_looked_up_at_the_next_tick():
+    quiet = Quiet(held=True)
+    assert calm.is_still(quiet.bot)
+    doubt_an_order(quiet)
+    assert not calm.is_still(quiet.bot)
+
+
+class Eager(_Curve):
+    """Works the level out at every loss, and looks at once whether it is a high."""
+
+    def see(self, loss):
+        super().see(loss)
+        self._rise()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_drawdown_is_what_it_would_be_if_each_loss_was_worked_out(seed):
+    dice, told = random.Random(seed), ([], [])
+    most = dice.choice([5, 150])  # of 100: more than all may be lost
+    curves = _Curve(), Eager()
+    for curve in curves:
+        curve.begin(Decimal(100))
+    for number in range(300):
+        loss, what = Decimal(dice.randint(-5, most)), dice.random()
+        for curve, said in zip(curves, told):
+            curve.see(loss)
+            if what < 0.02:
+                curve.count_anew()
+            elif what < 0.04:
+                curve.begin_anew()
+            elif what < 0.06:
+                curve.open_day((NOON + number * DAY).date(), Decimal(100))
+            said.append((curve.drawdown, curve.level, curve.loss_at(Decimal(1))))
     assert told[0] == told[1]
