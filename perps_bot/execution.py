@@ -93,8 +93,7 @@ class ExecutionEngine:
         self._pictured: tuple[tuple, Account] | None = None  # as of when, and what
         self._looked_at: datetime | None = None  # when `settle` was last done with everything
         self._found: list[Order] = []
-        self._sent_at = EPOCH
-        self._is_unsure = False  # whether the last look was left out
+        self._sent_at, self._is_unsure = EPOCH, False  # and whether the last look was left out
         self._asked: set[str] = set()  # ids of orders under way that we asked to cancel
         self._refused: dict[str, tuple] = {}
 
@@ -238,11 +237,9 @@ class ExecutionEngine:
 
     def may_enter(self) -> bool:
         """Look before an entry, where this tick did not; False where that found anything."""
-        if not self._is_unsure:
-            return True
-        self.settle()
-        self._is_unsure = False
-        return self.is_quiet()
+        if self._is_unsure:
+            self.settle()
+        return not self._is_unsure or self.is_quiet()
 
     def settle(self) -> None:
         """Learn what became of every order and book what it did.  Raises VenueUnavailable."""

@@ -8,10 +8,12 @@ here in a second way.  No clock, no file, and what the events do not say is None
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
+from operator import sub
 
 from perps_bot.errors import ConfigError
+from perps_bot.lines import HOLD
 from perps_bot.model import ZERO, Event, Fill, Position, Purpose, Side
 from perps_bot.score import MONEY, Figures, Score, standing
 from perps_bot.stats import RoundTrip
@@ -23,6 +25,7 @@ from perps_bot.words import told as words_of
 STRETCHES_MAX = 600  # of a curve; each keeps two points.  Even, so that they merge in pairs
 TRIPS_MAX = 2_000  # the newest round trips that are kept with their stories
 STEPS_MAX = 60  # of one story
+HOUR = timedelta(hours=1)
 # What reading an event raises that is not ours.
 FOREIGN = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 
@@ -190,12 +193,15 @@ class History:
     begin    events before it only bring the books to where they stood
     on_trip  called with each trip whose figures are final, in the order of their ends by symbol
     on_point called with each moment and the equity after it
+    is_told  whether curves and stories are kept; else only figures and the trips' own
     """
 
     def __init__(self, begin: datetime | None = None,
                  on_trip: Callable[[Trip], None] | None = None,
-                 on_point: Callable[[datetime, Decimal], None] | None = None) -> None:
+                 on_point: Callable[[datetime, Decimal], None] | None = None,
+                 is_told: bool = True) -> None:
         self._begin, self._on_trip, self._on_point = begin, on_trip or (lambda trip: None), on_point
+        self._is_told = is_told
         self.books = PositionTracker(EventStore())
         self.score = Score(self._finish)
         self.profile = self.broker = ""
@@ -211,34 +217,52 @@ class History:
         self._open: dict[str, Trip] = {}
         self._final: dict[str, list[Trip]] = {}  # funding may still be charged to the newest two
         self._orders: dict[str, Mapping] = {}  # today's, and those under way
-        self._decided: dict[str, Event] = {}
+        self._decided: dict[str, Event | None] = {}  # None: to hold
         self._prologue: dict[str, list[Step]] = {}
-        self._at: datetime | None = None
-        self._equity = ZERO
+        self._at: datetime | None = None  # the moment that is under way
+        self._now: Decimal | None = None  # the equity; None: to be asked anew
+        self._last: datetime | None = None  # the moment before it
+        self._times: list[datetime] = []  # moments of one hour, which are counted together
+        self._equities: list[Decimal] = []  # after each of them
+        self._hour_end: datetime | None = None
+        self._equity = ZERO  # after the last that was counted
 
     def apply(self, event: Event) -> None:
         """Fold the next event."""
-        if event.at != self._at:
+        _, at, type, data, _ = event
+        if at != self._at:
             self._observe()
-            self._at = event.at
-        type, symbol = event.type, event.data.get("symbol")
+            self._at = at
         if self.begun is None and self._is_beginning(event):
             self._begin_at(event)
+        if type == HOLD:
+            self._decide(at, *data)
+        elif type == "strategy.signal":
+            self._decide(at, data["symbol"], data["mark_price"], event)
+        else:
+            self._take(event, data.get("symbol"))
+
+    def _take(self, event: Event, symbol: str | None) -> None:
+        """Anything but a decision."""
         self._know(event, symbol)
-        before = dict(self.books.positions()) if type in MOVES else None
+        before = self.books.positions()
         self.books.apply(event)
+        self._now = None
         if self.begun is None:
             return
         self.events += 1
-        if before is not None:
+        if event.type in MOVES:
             self._take_over(event, before)
         self._count(event, symbol)
-        if type in TOLD:
+        if self._is_told and event.type in TOLD:
             self._tell(event, symbol)
 
     def close(self) -> None:
         """Take the last moment; nothing comes after it."""
         self._observe()
+        self._settle()
+        if self._last:
+            self.score.hold(self._last, bool(self.books.positions()))
         for trips in self._final.values():
             for trip in trips:
                 self._on_trip(trip)
@@ -279,9 +303,7 @@ class History:
     def _know(self, event: Event, symbol: str | None) -> None:
         """Remember names and orders, of a day before the range too."""
         data = event.data
-        if event.type == "strategy.signal":
-            self._decided[symbol] = event
-        elif event.type == "day.opened":
+        if event.type == "day.opened":
             tickets = data["snapshot"].get("orders", {}).get("tickets", ())
             self._orders = {row["client_order_id"]: row for row in tickets}
             self.profile = data.get("profile", self.profile)
@@ -294,40 +316,67 @@ class History:
         if symbol is not None and symbol not in self._symbols:
             self._symbols[symbol] = Position(symbol)
 
+    def _decide(self, at: datetime, symbol: str, price: str, event: Event | None = None) -> None:
+        """A decision: most events are one, and change no more than the value of what is held."""
+        if symbol not in self._symbols:
+            self._symbols[symbol] = Position(symbol)
+        if symbol in self.books.positions():
+            self.books.mark(symbol, Decimal(price))
+            self._now = None
+        self._decided[symbol] = event
+        if self.begun is None:
+            return
+        self.events += 1
+        if self._is_told:
+            if symbol not in self.prices:
+                self.prices[symbol] = Thinned()
+            self.prices[symbol].add(at, Decimal(price))
+
     def _observe(self) -> None:
         """A moment is over: what do the books say?"""
         if self.begun is None:
             return
-        at = max(self._at, self.score.end or self._at)  # the venue's time may step back a little
-        self.score.observe(at, self.books)
+        self._last = at = max(self._at, self._last or self._at)  # time may step back a little
+        if self._hour_end is None or at >= self._hour_end:
+            self._settle()
+            self._hour_end = at.replace(minute=0, second=0, microsecond=0) + HOUR
+        if self._now is None:
+            self._now = self.books.equity()
+            self.score.hold(at, bool(self.books.positions()))
+        self._times.append(at)
+        self._equities.append(self._now)
+
+    def _settle(self) -> None:
+        """Count the moments of an hour."""
+        times, equities, self._times, self._equities = self._times, self._equities, [], []
+        if not times:
+            return
+        day, hour = self._day(times[0]), times[0].hour
+        gains = list(map(sub, equities, [self._equity, *equities]))
+        day["pnl"], day["equity"] = sum(gains, day["pnl"]), equities[-1]
+        self.hours[hour] = sum(gains, self.hours.get(hour, ZERO))
+        self._equity = equities[-1]
         curve = self.score.curve
-        equity, gain = curve.equity, curve.equity - self._equity
-        self.equity.add(at, equity)
-        self.drawdown.add(at, curve.drawdown)
-        day = self._day(at)
-        day["pnl"] += gain
-        day["equity"] = equity
-        self.hours[at.hour] = self.hours.get(at.hour, ZERO) + gain
-        self._equity = equity
-        if self._on_point:
-            self._on_point(at, equity)
+        for at, equity in zip(times, equities):
+            curve.observe(at, equity)
+            if self._is_told:
+                self.equity.add(at, equity)
+                self.drawdown.add(at, curve.drawdown)
+            if self._on_point:
+                self._on_point(at, equity)
 
     def _day(self, at: datetime) -> dict[str, Decimal]:
         day = at.date()
         if day not in self.days:
-            self.days[day] = {"pnl": ZERO, "equity": self._equity, "fees": ZERO, "funding": ZERO,
-                              "trades": 0}
+            self._settle()  # which may be what begins the day
+            self.days.setdefault(day, {"pnl": ZERO, "equity": self._equity, "fees": ZERO,
+                                       "funding": ZERO, "trades": 0})
         return self.days[day]
 
     # Counting
 
     def _count(self, event: Event, symbol: str | None) -> None:
         data = event.data
-        if event.type == "strategy.signal":
-            if symbol not in self.prices:
-                self.prices[symbol] = Thinned()
-            self.prices[symbol].add(event.at, Decimal(data["mark_price"]))
-            return
         if event.type == "trade.executed":
             fill = fill_of(data)
             self.slippage[data["purpose"]].add(fill, self._wanted(data, fill))

@@ -13,8 +13,16 @@ from perps_bot.event import CRC_LENGTH, UNREADABLE, Event, decoded
 
 NAMES_MAX = 1_000  # names of fields that are remembered as they stand in a line
 WORDS_MAX = 200  # characters that an error about foreign bytes may quote
-# How every line begins that we write.
-head_of = re.compile(rb'\{"seq":(\d+),"ts":"([^"\\]+)","type":"([^"\\]+)"(?=,)').match
+_event_of = tuple.__new__
+# How every line begins that we write, and how most of them go on.  No quote stands unescaped in
+# a text, so that the next one ends it; a symbol with a backslash is not looked at here.
+_head_of = re.compile(rb'\{"seq":(\d+),"ts":"([^"]+)","type":"([a-z._]+)"(?=,)').match
+_hold_of = re.compile(rb'\{"seq":(\d+),"ts":"([^"]+)","type":"strategy\.signal",'
+                      rb'"symbol":"([^"\\]+)","action":"hold","reason":"[^"]*",'
+                      rb'"mark_price":"(\d+(?:\.\d+)?)",').match
+HOLD = "strategy.signal hold"  # a decision to hold: its data are symbol and mark price alone
+# Of which so much is asked that to parse all of it is quicker than to find each.
+_WHOLE = frozenset({b"trade.executed", b"position.updated", b"funding.paid", b"day.opened"})
 
 
 def said(foreign: object) -> str:
@@ -22,12 +30,24 @@ def said(foreign: object) -> str:
     return ascii(str(foreign)[:WORDS_MAX])[1:-1]
 
 
-def unparsed(line: bytes, head: re.Match) -> Event:
+def unparsed(line: bytes) -> Event:
     """The event of a line that the caller verifies; its fields are looked for as they are asked
     for, which may raise ValueError."""
+    if (head := _head_of(line)) is None:
+        return decoded(line)
     seq, ts, type = head.groups()
-    return Event(int(seq), datetime.fromisoformat(ts.decode()), type.decode(),
-                 _Fields(line, head.end()))
+    fields = _Fields(line, head.end(), type in _WHOLE)
+    return _event_of(Event, (int(seq), datetime.fromisoformat(ts.decode()), type.decode(), fields,
+                             None))
+
+
+def brief(line: bytes) -> Event:
+    """The same, but a decision to hold is a HOLD."""
+    if (hold := _hold_of(line)) is None:
+        return unparsed(line)
+    seq, ts, symbol, price = hold.groups()
+    return _event_of(Event, (int(seq), datetime.fromisoformat(ts.decode()), HOLD,
+                             (symbol.decode(), price.decode()), None))
 
 
 @lru_cache(maxsize=NAMES_MAX)
@@ -44,24 +64,23 @@ class _Fields(Mapping):
 
     __slots__ = ("_line", "_begin", "_end", "_known", "_is_whole")
 
-    def __init__(self, line: bytes, begin: int) -> None:
+    def __init__(self, line: bytes, begin: int, is_wanted_whole: bool) -> None:
         self._line, self._begin, self._known, self._is_whole = line, begin, {}, False
-        self._end = line.find(b"{", begin, -CRC_LENGTH)
+        self._end = begin if is_wanted_whole else line.find(b"{", begin, -CRC_LENGTH)
         if self._end < 0:
             self._end = len(line) - CRC_LENGTH
 
     def __getitem__(self, name: str) -> object:
         known = self._known
-        return known[name] if name in known or self._is_whole else self._find(name)
-
-    def _find(self, name: str) -> object:
+        if name in known or self._is_whole:
+            return known[name]
         line, key = self._line, _key(name)
         found = line.find(key, self._begin, self._end)
         begin = found + len(key)
         text = line[begin:line.find(b'"', begin)]
         if found < 0 or b"\\" in text:
             return self._all()[name]
-        self._known[name] = told = text.decode()
+        known[name] = told = text.decode()
         return told
 
     def __iter__(self) -> Iterator[str]:

@@ -41,6 +41,8 @@ RISK_EVENT_TYPES = frozenset({
 })
 # What the diary in the log leaves out: too many, too long, and in the events anyway.
 UNLOGGED = frozenset({"day.opened", "strategy.warmed", "strategy.signal", "position.updated"})
+# An order may follow at once, and its way to the venue is not the time to write lines.
+LOGGED_LATER = frozenset({"strategy.signal", "order.intended"})
 
 close_all_positions = emergency.close_all_positions
 
@@ -61,6 +63,7 @@ class Surfaces:
         self._risk_events: list[dict] = []
         self._published_at: datetime | None = None
         self._message = ""
+        self._unsaid: list[Event] = []  # for the diary, with the next event or after the tick
         self._unwritten, self._written = set(), {}  # names; and by name, what changes seldom
         self._named: tuple[Settings | None, str] = None, ""  # settings, and their hash
         self.is_live = False  # False while old events are read back
@@ -70,16 +73,17 @@ class Surfaces:
         if event.type == "day.opened":
             self._begin_day(event.data["snapshot"].get("surfaces", {}))
         self._count(event.type, event.data)
-        is_risk = event.type in RISK_EVENT_TYPES
-        if is_risk:
+        if event.type in RISK_EVENT_TYPES:
             row = {"seq": event.seq, "ts": event.at, "type": event.type, **event.data}
             self._risk_events = [*self._risk_events, row][-RISK_EVENTS_MAX:]
         is_worth_it = event.type not in UNLOGGED or event.data.get("action", "hold") != "hold"
         if event.type == "alert" and self.is_live:
+            self._write_diary()
             log.error("alert %s: see 'Alerts' in docs/RUNBOOK_PERPS.md", fields_line(event.data))
         elif self.is_live and is_worth_it:
-            log.log(logging.WARNING if is_risk else logging.INFO, "%s %s", event.type,
-                    fields_line(event.data))
+            self._unsaid.append(event)
+            if event.type not in LOGGED_LATER:
+                self._write_diary()
         self.alerts.apply(event, self.is_live)
 
     def snapshot(self) -> dict[str, object]:
@@ -87,6 +91,7 @@ class Surfaces:
 
     def publish(self, bot: Bot, now: datetime, error: str = "") -> None:
         """Rename the files into place; one that cannot be written stops nothing."""
+        self._write_diary()
         bot.store.look_for_the_file()
         is_news = self.alerts.look(bot, now, error) or bool(error) or bot.message != self._message
         since = None if self._published_at is None else now - self._published_at
@@ -106,6 +111,12 @@ class Surfaces:
                              ("marks.json", _windows(bot))):
             if seldom != self._written.get(name) or not os.path.exists(self._folder / name):
                 self._write(name, seldom)
+
+    def _write_diary(self) -> None:
+        for event in self._unsaid:
+            level = logging.WARNING if event.type in RISK_EVENT_TYPES else logging.INFO
+            log.log(level, "%s %s", event.type, fields_line(event.data))
+        self._unsaid.clear()
 
     def name_of(self, settings: Settings) -> str:
         """The hash of the settings in force, made once: they do not change."""

@@ -20,21 +20,21 @@ from pathlib import Path
 
 from perps_bot.drift import drift_lines, measure
 from perps_bot.errors import ConfigError, StoreDamaged
+from perps_bot.event import DAY_FILES
 from perps_bot.history import (
     FOREIGN, TRIP_COLUMNS, TRIPS_MAX, History, fold, not_understood,
 )
+from perps_bot.lines import brief, unparsed
 from perps_bot.model import Event
 from perps_bot.outputs import kept_when_done, new_file, table
 from perps_bot.score import Figures, figure_lines
-from perps_bot.store import DAY_FILES, read_events
+from perps_bot.store import read_events
 from perps_bot.words import plain
 
 # What the text shows of a long table: its newest rows.
 ROWS_SHOWN = 14
 COLUMNS = 80
 LIVE, PAPER = "events", "paper-events"
-
-
 
 
 def report(arguments: Namespace, source: "Source", reading: "Reading") -> dict[str, object]:
@@ -46,8 +46,9 @@ def report(arguments: Namespace, source: "Source", reading: "Reading") -> dict[s
         from perps_bot.page import library, write_page
 
         script = library()  # where it is missing, it is said before anything is read
-    history = told(reading, [pair for pair in paths if pair[0] != "html"])
-    said = summary(source, reading, history, with_stories=arguments.json or arguments.html)
+    is_told = bool(arguments.json or arguments.html)
+    history = told(reading, [pair for pair in paths if pair[0] != "html"], is_told)
+    said = summary(source, reading, history, is_told)
     if arguments.html:
         _written(paths[0][1], lambda part: write_page(part, said, script))
     return {"written": [str(path) for _, path in paths], **said}
@@ -89,6 +90,7 @@ class Reading:
     notes: list[str] = field(default_factory=list)
     is_whole: bool = True
     progress: Callable[[Decimal], None] = lambda share: None
+    read: Callable[[bytes], Event] = brief
 
     def __iter__(self) -> Iterator[Event]:
         days = self.days()
@@ -97,7 +99,7 @@ class Reading:
         done, event = 0, None
         try:
             for event in read_events(self.folder, since=days[0], until=days[-1],
-                                     is_parsed=False):
+                                     read=self.read):
                 if event.type == "day.opened":
                     self.progress(Decimal(done) / len(days))
                     done += 1
@@ -182,7 +184,8 @@ def source_of(folder: str | None, profile_folder: Path, is_paper: bool, profile:
                       f"a folder of events; to begin: perps-bot init, perps-bot run")
 
 
-def told(reading: Reading, outputs: Sequence[tuple[str, Path]] = ()) -> History:
+def told(reading: Reading, outputs: Sequence[tuple[str, Path]] = (),
+         is_told: bool = False) -> History:
     """Fold what is read, and write the tables; nothing stands there before all went well.
 
     Raises ConfigError where nothing can be said, or an event is not ours.
@@ -190,21 +193,22 @@ def told(reading: Reading, outputs: Sequence[tuple[str, Path]] = ()) -> History:
     try:
         with ExitStack() as files:
             parts = [(kind, files.enter_context(kept_when_done(path))) for kind, path in outputs]
-            return _told(reading, parts)
+            return _told(reading, parts, is_told)
     except OSError as failure:
         names = " or ".join(str(path) for _, path in outputs) or reading.folder
         raise ConfigError(f"{names}: {failure.strerror}: nothing was kept; name another "
                           f"place") from failure
 
 
-def _told(reading: Reading, parts: Sequence[tuple[str, Path]]) -> History:
+def _told(reading: Reading, parts: Sequence[tuple[str, Path]], is_told: bool) -> History:
     with ExitStack() as files:
         write = {kind: files.enter_context(table(part, TABLES[kind][0])) for kind, part in parts}
         put_trip, put_point = write.get("trades"), write.get("equity")
         history = History(reading.begin, put_trip and (lambda trip: put_trip(trip.row().values())),
-                          put_point and (lambda at, equity: put_point((at, equity))))
+                          put_point and (lambda at, equity: put_point((at, equity))), is_told)
         rows = [partial(_put_row, reading, put, TABLES[kind][1])
                 for kind, put in write.items() if TABLES[kind][1]]
+        reading.read = unparsed if "events" in write else brief
         fold(reading, reading.folder, history.apply, *rows)
         history.close()
     if history.figures() is None:

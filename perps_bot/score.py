@@ -86,12 +86,16 @@ class Score:
 
     def observe(self, now: datetime, books: PositionTracker) -> None:
         """Take what the books say at `now`, which is not before the last time."""
+        self.hold(now, bool(books.positions()))
+        self.curve.observe(now, books.equity())
+
+    def hold(self, now: datetime, is_holding: bool) -> None:
+        """From `now` on something is held, or nothing."""
         if self.start is None:
-            self.start = self.end = now
+            self.start = now
         if self._is_holding:
             self._held += now - self.end
-        self._is_holding, self.end = bool(books.positions()), now
-        self.curve.observe(now, books.equity())
+        self._is_holding, self.end = is_holding, now
 
     def apply(self, event: Event) -> None:
         """Count one event."""

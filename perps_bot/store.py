@@ -26,7 +26,7 @@ from perps_bot.event import (
     CRC_FORM, CRC_LENGTH, DAY_FILES, SCHEMA, UNREADABLE, Event, decoded, from_json,
 )
 from perps_bot.exact import Form
-from perps_bot.lines import head_of, said as _said, unparsed
+from perps_bot.lines import said as _said
 from perps_bot.reading import holder
 from perps_bot.secret import redacted
 
@@ -35,7 +35,9 @@ BACKLOG_LINES_MAX = 10_000  # lines that wait in memory for a disk that refuses 
 STRING_LENGTH_MAX = 2_000  # characters of one string in an event, day.opened excepted
 STATE_BYTES_MAX = COPY_BYTES = 1 << 20
 STATE_LEVELS = 2  # of a state file, that have a line for each value
+READ_BYTES = 1 << 18
 LOCK_ATTEMPTS_MAX = 100
+NEWLINE = ord("\n")
 
 # What is fsynced before append returns: orders, money, halts, and what frames them.
 SYNCED = frozenset(
@@ -275,19 +277,19 @@ class EventStore:
 
 def read_events(
     folder: str | Path | None, day: date | None = None, since: date | None = None,
-    until: date | None = None, is_parsed: bool = True,
+    until: date | None = None, read: Callable[[bytes], Event] = decoded,
 ) -> Iterator[Event]:
     """Read one day's events, or all in order, verifying the chain; nothing is changed.
 
     since, until  the first and the last day of those that are read; None for all
-    is_parsed     False: every line is verified, but its fields are read as they are asked for
+    read          with those of `lines` every line is verified, but few are parsed
     A torn last line ends it silently, for a writer may be at work; damage raises StoreDamaged.
     """
     last = None
     for path in _files(folder, f"{day}.jsonl" if day else DAY_FILES):
         if since and path.stem < str(since) or until and path.stem > str(until):
             continue
-        file = _DayFile(path, last, is_parsed=is_parsed)
+        file = _DayFile(path, last, read=read)
         yield from file
         last = file.last
         if file.damage:
@@ -470,42 +472,46 @@ class _DayFile:
     """
 
     def __init__(self, path: Path, last: tuple[int, int] | None = None, profile: str = "",
-                 is_parsed: bool = True):
-        self.path, self.last, self._profile, self._is_parsed = path, last, profile, is_parsed
+                 read: Callable[[bytes], Event] = decoded):
+        self.path, self.last, self._profile, self._read = path, last, profile, read
         self.offset = self.events = self.torn = 0
         self.damage = ""
 
     def __iter__(self) -> Iterator[Event]:
         try:
-            with open(self.path, "rb", opener=_open) as file:
+            with open(self.path, "rb", READ_BYTES, opener=_open) as file:
                 self.stat = os.fstat(file.fileno())
-                # Bounded by the size now: what a living writer adds is not ours to judge.
-                while (line := file.readline(self.stat.st_size - self.offset)).endswith(b"\n"):
-                    try:
-                        event = self._accept(line)
-                    except UNREADABLE as error:
-                        self.damage = f"{self.path} line {self.events + 1}: {_said(error)}"
-                        return
-                    yield event
-                self.torn = len(line)
+                yield from self._verified(file)
         except OSError as error:
             raise ConfigError(f"{self.path}: {error}: the events cannot be read") from error
+        except UNREADABLE as error:
+            self.damage = f"{self.path} line {self.events + 1}: {_said(error)}"
 
-    def _accept(self, line: bytes) -> Event:
-        head = None if self._is_parsed else head_of(line)
-        event = decoded(line) if head is None else unparsed(line, head)
-        seq, data = event.seq, event.data
-        # The first line that is read says itself what it follows.
-        seq_before, chain = self.last or (seq - 1, int(str(data.get("chain")), 16))
-        crc = zlib.crc32(line[:-CRC_LENGTH], chain)
-        if line[-CRC_LENGTH:] != CRC_FORM % crc or seq != seq_before + 1:
-            raise ValueError("does not follow the line before")
-        if not self.events:
-            self._refuse_foreign(data)
-        self.last = seq, crc
-        self.offset += len(line)
-        self.events += 1
-        return event
+    def _verified(self, lines: Iterable[bytes]) -> Iterator[Event]:
+        """The event of each line that follows; raises one of UNREADABLE at one that does not."""
+        size, offset, events, read = self.stat.st_size, 0, 0, decoded
+        try:
+            for line in lines:
+                # Bounded by the size then: what a living writer adds is not ours to judge.
+                if offset + len(line) > size or line[-1] != NEWLINE:
+                    self.torn = min(len(line), size - offset)
+                    return
+                event = read(line)
+                if not events:  # the first line that is read says itself what it follows
+                    seq, crc = self.last or (event.seq - 1, int(str(event.data.get("chain")), 16))
+                found = zlib.crc32(line[:-CRC_LENGTH], crc)
+                if line[-CRC_LENGTH:] != CRC_FORM % found or event.seq != seq + 1:
+                    raise ValueError("does not follow the line before")
+                if not events:
+                    self._refuse_foreign(event.data)
+                    read = self._read
+                seq, crc = event.seq, found
+                offset += len(line)
+                events += 1
+                yield event
+        finally:
+            self.offset, self.events = offset, events
+            self.last = (seq, crc) if events else self.last
 
     def _refuse_foreign(self, data: Mapping) -> None:
         """What the first line of a day's file must say."""

@@ -17,6 +17,7 @@ from perps_bot import __version__
 from perps_bot.checklist import check, settings_text
 from perps_bot.diary import log_to
 from perps_bot.errors import OrderRejected, StoreDamaged, VenueUnavailable
+from perps_bot.event import Event
 from perps_bot.bot import assemble, recover
 from perps_bot.loop import attempt
 from perps_bot.market import SyntheticMarket
@@ -336,6 +337,20 @@ def test_the_diary_has_a_line_for_what_happened_and_none_for_a_hold(desk, caplog
     assert ("INFO", "trade.executed") in said
     assert ("WARNING", "state.changed") in said
     assert not [line for line in caplog.messages if "action=hold" in line]
+
+
+def test_a_line_of_an_order_is_written_after_its_answer_or_its_tick_and_in_order(desk, caplog):
+    def happens(type):
+        desk.surfaces.apply(Event(1, desk.now, type, {"client_order_id": "one"}))
+        return [line.split()[0] for line in caplog.messages]
+
+    with caplog.at_level(logging.INFO, "perps_bot"):
+        assert happens("order.intended") == []
+        assert happens("order.unknown") == ["order.intended", "order.unknown"]
+        caplog.clear()
+        assert happens("order.intended") == []
+        desk.surfaces.publish(desk.bot, desk.now)
+        assert caplog.messages == ["order.intended client_order_id=one"]
 
 
 def test_events_that_are_only_read_back_are_not_written_into_the_diary_again(desk, caplog):

@@ -85,7 +85,7 @@ def said(ran):
 
 
 def folded(folder, begin=None, end=None):
-    return told(Reading(folder, begin, end))
+    return told(Reading(folder, begin, end), is_told=True)
 
 
 def lines_of(folder):
@@ -360,6 +360,45 @@ def test_a_clock_that_steps_back_a_little_spoils_nothing():
     assert figures.exposure == 1 and figures.end == MAY + timedelta(minutes=20)
     times = [at for at, _ in history.equity.points()]
     assert times == sorted(times)
+
+
+def test_time_that_steps_back_after_a_trade_of_yesterday_spoils_nothing():
+    history = History()
+    feed(history, fill("e", "entry", "buy", "100", mark="100"))
+    store = EventStore()
+    store.subscribe(history.apply)
+    yesterday = (MAY - timedelta(minutes=1)).isoformat()
+    left = {**fill("x", "exit", "sell", "100", mark="100")[1], "filled_at": yesterday}
+    for minutes, kind, data in ((10, "alert", {}), (20, "alert", {}), (15, "trade.executed", left)):
+        store.now = MAY + timedelta(minutes=minutes)
+        store.append(kind, **data)
+    history.close()
+    times = [at for at, _ in history.equity.points()]
+    assert times == sorted(times) and history.figures().end == MAY + timedelta(minutes=20)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_what_is_read_briefly_amounts_to_the_same(ran, is_told):
+    """Every field parsed, each moment and curve kept: and only what is asked for."""
+    plain, points = History(), [[], []]
+    plain._on_point = lambda *point: points[0].append(point)
+    for event in read_events(ran[0]):
+        plain.apply(event)
+    plain.close()
+    quick = History(on_point=lambda *point: points[1].append(point), is_told=is_told)
+    for event in Reading(ran[0]):
+        quick.apply(event)
+    quick.close()
+    assert repr(quick.figures()) == repr(plain.figures()) and points[0] == points[1]
+    for name in ("days", "hours", "slippage", "events", "trips_begun"):
+        assert repr(getattr(quick, name)) == repr(getattr(plain, name)), name
+    assert repr([t.row() for t in quick.trips]) == repr([t.row() for t in plain.trips])
+    if is_told:
+        assert [t.story() for t in quick.trips] == [t.story() for t in plain.trips]
+        for name in ("equity", "drawdown"):
+            assert repr(getattr(quick, name).points()) == repr(getattr(plain, name).points())
+        assert {s: c.points() for s, c in quick.prices.items()} == {
+            s: c.points() for s, c in plain.prices.items()}
 
 
 def test_the_json_is_one_object_with_every_digit(ran, said):

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from perps_bot import store as room
 from perps_bot.errors import ConfigError, StoreDamaged
+from perps_bot.lines import HOLD, brief, unparsed
 from perps_bot.model import Side
 from perps_bot.store import (
     SYNCED,
@@ -237,7 +238,7 @@ def test_what_was_written_is_read_back(tmp_path_factory, batch):
     store.close()
     whole = list(map(as_read, batch))
     assert [event.data for event in read_events(folder)][1:] == whole
-    assert [dict(event.data) for event in read_events(folder, is_parsed=False)][1:] == whole
+    assert [dict(event.data) for event in read_events(folder, read=unparsed)][1:] == whole
     assert_found_singly(folder, whole)
     verified(folder)
 
@@ -245,14 +246,14 @@ def test_what_was_written_is_read_back(tmp_path_factory, batch):
 def assert_found_singly(folder, whole):
     """Each field is the same, whether it is the first or the last that is asked for."""
     for names in (list, lambda data: list(data)[::-1]):
-        read = list(read_events(folder, is_parsed=False))[1:]
+        read = list(read_events(folder, read=unparsed))[1:]
         for event, data in zip(read, whole, strict=True):
             assert [(name, event.data[name]) for name in names(data)] == [
                 (name, data[name]) for name in names(data)]
             assert event.data.get("no such name") is None and "type" not in event.data
     for number, data in enumerate(whole, 1):
         for name in data:
-            assert list(read_events(folder, is_parsed=False))[number].data[name] == data[name]
+            assert list(read_events(folder, read=unparsed))[number].data[name] == data[name]
 
 
 def test_a_field_that_is_not_parsed_yet_is_never_another_ones(folder):
@@ -271,8 +272,33 @@ def test_a_field_that_is_not_parsed_yet_is_never_another_ones(folder):
         store.append("alert", **data)
     store.close()
     assert_found_singly(folder, batch)
-    assert [event.data.get("price") for event in read_events(folder, is_parsed=False)][1:] == [
+    assert [event.data.get("price") for event in read_events(folder, read=unparsed)][1:] == [
         data.get("price") for data in batch]
+
+
+HELD = {"symbol": "BTC-PERP", "action": "hold", "reason": "no cross", "mark_price": "93.5"}
+
+
+@pytest.mark.parametrize("data, is_brief", [
+    (HELD, True), ({**HELD, "equity": "9", "rows": [{"mark_price": "9"}]}, True),
+    ({**HELD, "mark_price": "93"}, True), ({**HELD, "reason": ""}, True),
+    ({**HELD, "reason": 'x","mark_price":"9'}, False), ({**HELD, "reason": "\\"}, True),
+    ({**HELD, "symbol": "\u20ac"}, False), ({**HELD, "symbol": 'a"b'}, False),
+    ({**HELD, "action": "buy"}, False), ({**HELD, "mark_price": None}, False),
+    ({**HELD, "mark_price": "-1"}, False), ({**HELD, "mark_price": "1E3"}, False),
+    ({"symbol": "BTC-PERP", "action": "hold", "mark_price": "9"}, False),
+])
+def test_a_decision_to_hold_is_brief_only_where_it_says_the_same(folder, data, is_brief):
+    store = EventStore(folder, now=NOON)
+    store.append("strategy.signal", **data, bid="9")
+    store.append("alert", **data, bid="9")
+    store.close()
+    whole = list(read_events(folder))
+    told = list(read_events(folder, read=brief))
+    assert [event[:2] for event in told] == [event[:2] for event in whole]
+    assert (told[1].type == HOLD) == is_brief and told[2].type == "alert"
+    assert (told[1].data if is_brief else (told[1].data["symbol"], told[1].data["mark_price"])) == (
+        data["symbol"], data["mark_price"])
 
 
 def test_a_line_that_is_not_ours_is_refused_once_a_field_is_asked_for(folder):
@@ -280,7 +306,7 @@ def test_a_line_that_is_not_ours_is_refused_once_a_field_is_asked_for(folder):
     (folder / FIRST).write_bytes(relined([lines[0], lines[1].replace(b'"n":0', b'"n":[[')], [0, 1]))
     with pytest.raises(StoreDamaged, match="line 2"):
         list(read_events(folder))
-    _, event = read_events(folder, is_parsed=False)
+    _, event = read_events(folder, read=unparsed)
     assert event.type == "alert"
     with pytest.raises(ValueError, match="its line"):
         event.data["n"]
@@ -622,7 +648,7 @@ def test_any_flipped_bit_before_the_last_record_is_damage(folder, quick):
         with pytest.raises(StoreDamaged, match=f"{FIRST} line 3"):
             list(read_events(folder))
         with pytest.raises(StoreDamaged, match=f"{FIRST} line 3"):
-            list(read_events(folder, is_parsed=False))
+            list(read_events(folder, read=unparsed))
         store, recovery, told = restarted(folder)
         store.close()
         assert [event.type for event in told] == ["day.opened", "alert"]
@@ -679,7 +705,7 @@ def test_lines_lost_doubled_swapped_or_overwritten_are_damage(folder, harm):
     with pytest.raises(StoreDamaged, match=f"{FIRST} line 3: "):
         list(read_events(folder))
     with pytest.raises(StoreDamaged, match=f"{FIRST} line 3: "):
-        list(read_events(folder, is_parsed=False))
+        list(read_events(folder, read=unparsed))
     assert f"{FIRST} line 3: " in restarted(folder)[1].damage
     assert types_after_restart(folder) == ["day.opened", "alert"]
 

@@ -124,9 +124,10 @@ def recover_limit(folder):
 
 def read_all(folder):
     """Every line of a history verified, as a report has them."""
+    from perps_bot.lines import brief
     from perps_bot.store import read_events
 
-    return {"events": sum(1 for _ in read_events(folder, is_parsed=False))}
+    return {"events": sum(1 for _ in read_events(folder, read=brief))}
 
 
 def report(folder):

@@ -406,6 +406,8 @@ def order(bench):
     least = sum(parts.values())
     yield Figure("frame_to_order", ours * 1e6, "us", least, ours * 1e6 / least, "<= 1.5",
                  f"{len(found.ticks)} entries; wall without the reads; parts: {said}")
+    yield Figure("order_sync", min(found.syncs) * 1e6, "us", parts["append"],
+                 note="of the line above, the disk's turn; beside the part, which finds it awake")
     yield Figure("order_reads", min(found.reads) * 1e3, "ms",
                  note="the reads of that tick, which the line above leaves out; loopback")
 

@@ -5,8 +5,10 @@ is the bot; only the order's path runs against the exchange process, with a disk
 """
 
 import json
+import logging
 import os
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -26,6 +28,7 @@ from live import ETH, IDS, SOL, XRP, LiveRig, at_once
 from recorded_day import RECORDED, WARM_UP, Played, played, recorded
 
 from perps_bot import feed as feed_room
+from perps_bot import store as disk
 from perps_bot import transport, wire
 from perps_bot.feed import MarkFeed
 from perps_bot.loop import attempt
@@ -239,12 +242,14 @@ class LiveIdle:
 @dataclass
 class OrderPath:
     """Seconds: of each frame from its arrival to its slot, of each entry from its tick's begin to
-    its first byte without the reads, of those reads, and of the parts, each as often as an entry.
+    its first byte without the reads, of those reads, of the disk's turn within it, and of the
+    parts, each as often as an entry.
     """
 
     frames: list = field(default_factory=list)
     ticks: list = field(default_factory=list)
     reads: list = field(default_factory=list)
+    syncs: list = field(default_factory=list)
     parts: dict = field(default_factory=dict)
 
 
@@ -254,8 +259,9 @@ def order_path(folder, hours=4):
         raise Missing(f"{RECORDED.name} is not in ../shared/data")
     at_once(SimpleNamespace(setattr=setattr))
     begin = next(recorded(NOON.replace(2025, 5, 12, 0), NOON.replace(2026)))[0]
-    with LiveRig(folder, now=begin, with_feed=True, enable_shorts=True,
-                 trailing_stop_pct=Decimal("0.005"), max_daily_loss_pct=Decimal(1)) as rig:
+    with a_diary(folder), LiveRig(
+            folder, now=begin, with_feed=True, enable_shorts=True,
+            trailing_stop_pct=Decimal("0.005"), max_daily_loss_pct=Decimal(1)) as rig:
         closes = [row[-1] for row in recorded(begin - WARM_UP, begin)]
         rig.history(closes)
         rig.price(closes[-1])
@@ -264,11 +270,25 @@ def order_path(folder, hours=4):
         clocks = _Stopwatch(rig, folder)
         try:
             rig.start()
+            rig.bot.surfaces.is_live = True  # what a run writes into its log, it writes here
             clocks.watch()
             Played(rig).play(end)
         finally:
             clocks.stop()
     return clocks.found
+
+
+@contextmanager
+def a_diary(folder):
+    """The log of a run, without the terminal's copy."""
+    log = logging.getLogger("perps_bot")
+    before, log.propagate, log.handlers = (log.handlers, log.propagate, log.level), False, [
+        logging.FileHandler(folder / "perps_bot.log")]
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.handlers, log.propagate, log.level = before
 
 
 class _Stopwatch:
@@ -277,13 +297,13 @@ class _Stopwatch:
     def __init__(self, rig, folder):
         self.rig, self.found, self._tick = rig, OrderPath(), rig.tick
         self._began, self._reading, self._arrived, self._head = None, 0, 0, (0, b"")
-        self._real = transport._connected, feed_room.wire.decoded
+        self._real, self._sync = (transport._connected, feed_room.wire.decoded, disk._fsync), 0
         transport._connected = lambda origin: _Noted(self._real[0](origin), self._sent)
-        feed_room.wire.decoded = self._decoded
+        feed_room.wire.decoded, disk._fsync = self._decoded, self._synced
         self._parts = _Parts(folder)
 
     def stop(self):
-        transport._connected, feed_room.wire.decoded = self._real
+        transport._connected, feed_room.wire.decoded, disk._fsync = self._real
         self._parts.close()
 
     def watch(self):
@@ -323,6 +343,11 @@ class _Stopwatch:
             self._arrived = perf_counter()
         return self._real[1](body)
 
+    def _synced(self, target):
+        begun = perf_counter()
+        self._real[2](target)
+        self._sync = perf_counter() - begun
+
     def _sent(self, data):
         """The head of a request goes out before its body, which says what it is."""
         if data.startswith((b"GET", b"POST")):
@@ -332,6 +357,7 @@ class _Stopwatch:
         if self._began is not None and all(part in head + data for part in ENTRY):
             self.found.ticks.append(first_byte - self._began - self._reading)
             self.found.reads.append(self._reading)
+            self.found.syncs.append(self._sync)
         self._began = None  # what follows a cancel or a close is another path
 
 
