@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections import namedtuple
 from collections.abc import Collection
+from functools import partial
 
 from perps_bot import __version__, commands, process
 from perps_bot.commands import DONE, LOCKED, NOT_VERIFIED, SETTINGS_WRONG
@@ -142,13 +143,11 @@ def add_flags(parser: argparse.ArgumentParser, names: Collection[str] | None = N
         if row.flag is None or (names is not None and row.name not in names):
             continue
         if bool in row.kind.types:
-            form = {"action": "store_true"}
-        elif list in row.kind.types:
-            form = {"action": "extend", "nargs": "+", "metavar": row.kind.metavar}
+            flag, form = switch(row.flag, _flag_help(row))
         else:
-            form = {"metavar": row.kind.metavar}
-        parser.add_argument(
-            row.flag, dest=row.name, default=argparse.SUPPRESS, help=_flag_help(row), **form)
+            taking = texts if list in row.kind.types else text
+            flag, form = taking(row.flag, row.kind.metavar, _flag_help(row))
+        parser.add_argument(flag, dest=row.name, default=argparse.SUPPRESS, **form)
 
 
 def _flag_help(row) -> str:
@@ -171,14 +170,8 @@ def switch(name: str, help: str, **form: object) -> tuple[str, dict]:
     return name, {"action": "store_true", "help": help, **form}
 
 
-def texts(name: str, shown: str, help: str, **form: object) -> tuple[str, dict]:
-    return text(name, shown, help, action="extend", nargs="+", **form)
-
-
-def each(name: str, shown: str | tuple, help: str, **form: object) -> tuple[str, dict]:
-    return text(name, shown, help, action="append", **form)
-
-
+# Several at once; and one with each time that it is said.
+texts, each = partial(text, action="extend", nargs="+"), partial(text, action="append")
 PROFILE, RUN = ("profile",), ("profile", "dry_run")
 CONFIG = text("--config", "FILE", "TOML file with settings by name")
 USUAL = CONFIG, switch("--json", "print one JSON object")

@@ -167,8 +167,7 @@ def health(arguments: argparse.Namespace) -> int:
     if sight.health is None:
         raise ConfigError("; ".join(sight.troubles))
     code, why = sight.verdict(rooms.sight.seconds_given("--max-age", arguments.max_age))
-    row = {"ok": code == DONE, "why": why, "age_seconds": sight.age_seconds,
-           "health": sight.health}
+    row = {"ok": code == DONE, "why": why, "age_seconds": sight.age_seconds, "health": sight.health}
     line = f"perps-bot {os.path.basename(sight.folder)}: {why}"
     return _answer(_json(row) if arguments.json else line, code and NO)
 

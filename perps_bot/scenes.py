@@ -158,8 +158,7 @@ class _Stage:
     """One bot over one venue, in time that passes only by `tick`."""
 
     def __init__(self, settings: Settings, folder: Path, now: datetime, **changes) -> None:
-        self.settings = settings.replace(
-            symbols=settings.symbols[:1], **{**ON_STAGE, **changes})
+        self.settings = settings.replace(symbols=settings.symbols[:1], **{**ON_STAGE, **changes})
         self.folder, self.now, self.symbol = folder, now, settings.symbols[0]
         self.market = _Market(self.settings, now)
         self.venue = _Venue(self.market, self.settings)
