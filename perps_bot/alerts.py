@@ -13,6 +13,7 @@ from typing import Any
 from perps_bot.model import Event, Order, OrderStatus, Purpose, TradingState, moment
 from perps_bot.process import one_line
 from perps_bot.risk import EXPIRY_DAYS
+from perps_bot.rooms import rooms
 from perps_bot.secret import Secret
 
 # The same code is posted at most this often; the heartbeat is sent after each such good time.
@@ -96,11 +97,10 @@ class Alerts:
 
     def __init__(self, profile: str = "", webhook: Secret | None = None,
                  heartbeat: Secret | None = None) -> None:
-        if webhook or heartbeat:  # half of what a bot without an address would load is in it
-            from perps_bot.courier import Courier
         self._profile = profile
-        self._webhook = webhook and Courier("alerts", webhook)
-        self._heartbeat = heartbeat and Courier("heartbeat", heartbeat)
+        # Half of what a bot without an address would load belongs to that room.
+        self._webhook = webhook and rooms.courier.Courier("alerts", webhook)
+        self._heartbeat = heartbeat and rooms.courier.Courier("heartbeat", heartbeat)
         self._standing: dict[Key, Alert] = {}
         self._recorded: dict[Key, Alert] = {}
         self._shown: set[Key] = set()  # by the last `look`

@@ -237,8 +237,7 @@ def _balance(asked: Inquiry) -> Iterator[Check]:
 def _limits(asked: Inquiry) -> Iterator[Check]:
     """Whether the limits fit each other: a stop of everything allowed is no day's loss."""
     limits, settings = asked.limits, asked.settings
-    share = min(limits.max_position_pct_per_symbol * len(settings.symbols),
-                limits.max_exposure_pct)
+    share = min(limits.max_position_pct_per_symbol * len(settings.symbols), limits.max_exposure_pct)
     leverage = min(limits.target_leverage, limits.leverage_limit)
     at_stop = share * leverage * (limits.trailing_stop_pct + 2 * settings.fee_rate)
     fits = at_stop < limits.max_daily_loss_pct

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections import namedtuple
 from collections.abc import Collection
+from functools import partial
 
 from perps_bot import __version__, commands, process
 from perps_bot.commands import DONE, LOCKED, NOT_VERIFIED, SETTINGS_WRONG
@@ -61,6 +62,7 @@ class Command(namedtuple("Command", "run help example settings arguments notes",
     """One command: what runs it, how it is explained, and what may be said to it.
 
     run        takes the parsed arguments and returns the exit code
+    example    that works, behind perps-bot
     settings   the rows of the settings' table that are flags of it; None: all that have one
     arguments  its own, as argparse takes them: name and form
     notes      what its --help says besides
@@ -93,23 +95,18 @@ def _dispatch(argv: list[str]) -> int:
         arguments = _parser(name).parse_args(rest)
     except SystemExit as printed:  # --help
         return printed.code
-    if name not in BRIEF:
-        _hush()
+    if name not in BRIEF:  # the diary goes where `run` says; else Python would print warnings
+        import logging
+
+        logging.getLogger("perps_bot").handlers = [logging.NullHandler()]
     return COMMANDS[name].run(arguments)
-
-
-def _hush() -> None:
-    """The diary goes where `run` says; without this, Python would print warnings on its own."""
-    import logging
-
-    logging.getLogger("perps_bot").handlers = [logging.NullHandler()]
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
     command = COMMANDS[name]
     parser = _Parser(
         prog=f"perps-bot {name}", description=command.help, allow_abbrev=False,
-        epilog=f"example: {command.example}{command.notes}",
+        epilog=f"example: perps-bot {command.example}{command.notes}",
         formatter_class=_unshown,
     )
     parser.color = False  # newer ones paint help, and `answer` prints no foreign codes
@@ -146,13 +143,11 @@ def add_flags(parser: argparse.ArgumentParser, names: Collection[str] | None = N
         if row.flag is None or (names is not None and row.name not in names):
             continue
         if bool in row.kind.types:
-            form = {"action": "store_true"}
-        elif list in row.kind.types:
-            form = {"action": "extend", "nargs": "+", "metavar": row.kind.metavar}
+            flag, form = switch(row.flag, _flag_help(row))
         else:
-            form = {"metavar": row.kind.metavar}
-        parser.add_argument(
-            row.flag, dest=row.name, default=argparse.SUPPRESS, help=_flag_help(row), **form)
+            taking = texts if list in row.kind.types else text
+            flag, form = taking(row.flag, row.kind.metavar, _flag_help(row))
+        parser.add_argument(flag, dest=row.name, default=argparse.SUPPRESS, **form)
 
 
 def _flag_help(row) -> str:
@@ -175,14 +170,8 @@ def switch(name: str, help: str, **form: object) -> tuple[str, dict]:
     return name, {"action": "store_true", "help": help, **form}
 
 
-def texts(name: str, shown: str, help: str, **form: object) -> tuple[str, dict]:
-    return text(name, shown, help, action="extend", nargs="+", **form)
-
-
-def each(name: str, shown: str | tuple, help: str, **form: object) -> tuple[str, dict]:
-    return text(name, shown, help, action="append", **form)
-
-
+# Several at once; and one with each time that it is said.
+texts, each = partial(text, action="extend", nargs="+"), partial(text, action="append")
 PROFILE, RUN = ("profile",), ("profile", "dry_run")
 CONFIG = text("--config", "FILE", "TOML file with settings by name")
 USUAL = CONFIG, switch("--json", "print one JSON object")
@@ -205,57 +194,55 @@ GROUPS = {
     "before a start": {
         "init": Command(
             commands.init, "write a commented config file, make the folders, say what next",
-            "perps-bot init --profile dev", PROFILE, (
+            "init --profile dev", PROFILE, (
                 text("--config", "FILE", "the file to write, in DIR (default perps.toml)",
                      default="perps.toml"),
                 text("--dir", "DIR", "where (default: here)", default="."), USUAL[1])),
         "check": Command(
             commands.check, "show every setting, and whether orders are possible with them",
-            "perps-bot check --profile dev --max-position 2000", None, (
-                *USUAL,
-                switch("--send-test-alert", "post one to PERPS_ALERT_WEBHOOK_URL"))),
+            "check --profile dev --max-position 2000", None, (
+                *USUAL, switch("--send-test-alert", "post one to PERPS_ALERT_WEBHOOK_URL"))),
         "products": Command(
             commands.products, "list what can be traded, with sizes, margin and session",
-            "perps-bot products --profile dev", ("profile", "seed"), USUAL),
+            "products --profile dev", ("profile", "seed"), USUAL),
         "symbol": Command(
             commands.symbol, "one product in full, and whether an order is possible now",
-            "perps-bot symbol BTC-PERP",
+            "symbol BTC-PERP",
             ("profile", "seed", "bar", "paper_equity", "max_position", "target_leverage"),
             (*USUAL, text("name", "SYMBOL", "as BTC-PERP, or the venue's id"))),
         "validate": Command(
             commands.validate, "validation scripts: client, ws, strategy, e2e",
-            "perps-bot validate e2e", None, (
-                CONFIG, ("what", {"choices": ("client", "ws", "strategy", "e2e")}))),
+            "validate e2e", None,
+            (CONFIG, ("what", {"choices": ("client", "ws", "strategy", "e2e")}))),
         "drill": Command(
             commands.drill, "rehearse the emergencies on paper, and write the page",
-            "perps-bot drill --profile dev --out drills", None, (
+            "drill --profile dev --out drills", None, (
                 *USUAL, text("--out", "DIR|FILE.md",
                              "where the page goes (default: a new folder for temporary files)"))),
     },
     "run": {
-        "run": Command(commands.run, "trade until stopped",
-                       "perps-bot --profile dev --dev-fast", None, (CONFIG,)),
-        "perps": Command(commands.run, "the same as run",
-                         "perps-bot perps --profile dev --dev-fast", None, (CONFIG,)),
+        "run": Command(
+            commands.run, "trade until stopped", "--profile dev --dev-fast", None, (CONFIG,)),
+        "perps": Command(
+            commands.run, "the same as run", "perps --profile dev --dev-fast", None, (CONFIG,)),
     },
     "watch": {
         "status": Command(
             commands.status, "what it holds, earns and may still do, and whether that is of now",
-            "perps-bot status --profile dev", RUN, (
+            "status --profile dev", RUN, (
                 *USUAL, switch("--watch",
                                "redraw every second; keys: q quits, space pages, h helps")),
             "\nexit code: 0 shown and all well, 1 not well or not running, 2 settings, no such\n"
             "  bot, 3 something cannot be known"),
         "health": Command(
             commands.health, "one line and an exit code for a monitor",
-            "perps-bot health --profile dev --max-age 60", RUN, (
+            "health --profile dev --max-age 60", RUN, (
                 *USUAL, text("--max-age", "SECONDS",
                              "the oldest health that is fresh (default: as long as it says)")),
             "\nexit code: 0 ok and fresh, 1 not ok, too old or not running, 2 settings,\n"
             "  no such bot, or no health.json that can be read"),
         "tail": Command(
-            commands.tail, "the newest events in plain words", "perps-bot tail --profile dev -n 5",
-            RUN, (
+            commands.tail, "the newest events in plain words", "tail --profile dev -n 5", RUN, (
                 *USUAL,
                 text("-n", "N", "events to begin with (default 20)", dest="count", default="20"),
                 switch("-f", "go on with what comes, until Ctrl-C", dest="follow"),
@@ -263,21 +250,21 @@ GROUPS = {
                       default=[]))),
         "why": Command(
             commands.why, "why it did not trade: the last decisions on a symbol",
-            "perps-bot why BTC-PERP --profile dev --ticks 50", RUN, (
+            "why BTC-PERP --profile dev --ticks 50", RUN, (
                 *USUAL, text("name", "SYMBOL", "as BTC-PERP"),
                 text("--ticks", "N", "decisions to look back (default 20)", default="20"))),
     },
     "emergency": {
         "halt": Command(
             commands.halt, "open nothing any more, and take back resting entries",
-            "perps-bot halt 'the news' --profile dev", RUN, (
+            "halt 'the news' --profile dev", RUN, (
                 *USUAL, KILL,
                 ("reason", {"help": "why, as one argument; kept in the events"}),
                 switch("--reduce-only", dest="stays",
                        help="REDUCING instead of HALTED: positions may still be managed"))),
         "close-all": Command(
             commands.close_all, "cancel every order, close every position, and stay HALTED",
-            "perps-bot close-all --profile dev --yes", RUN, (
+            "close-all --profile dev --yes", RUN, (
                 *USUAL, KILL,
                 texts("--symbols", "SYMBOL", "only these (default: all that the bot trades)",
                       default=argparse.SUPPRESS),
@@ -285,7 +272,7 @@ GROUPS = {
                 switch("--yes", "do not ask"))),
         "resume": Command(
             commands.resume, "lift a halt, with a reason",
-            "perps-bot resume --profile dev --reason 'checked the positions'", RUN, (
+            "resume --profile dev --reason 'checked the positions'", RUN, (
                 *USUAL, KILL,
                 text("--reason", None, "what was checked; kept in the events", required=True),
                 switch("--clear-daily-loss",
@@ -294,18 +281,18 @@ GROUPS = {
     "understand": {
         "report": Command(
             commands.report, "how it did: figures, trades, costs; as text or a page",
-            "perps-bot report --profile dev --from 2026-11-01", RUN, (
+            "report --profile dev --from 2026-11-01", RUN, (
                 *USUAL, *HISTORY, text("--html", "FILE", "write one page that opens offline"),
                 text("--csv", "FILE", "write the trade table"))),
         "export": Command(
             commands.export, "write events as tables for a spreadsheet",
-            "perps-bot export --profile dev --csv trades trades.csv", RUN, (
+            "export --profile dev --csv trades trades.csv", RUN, (
                 CONFIG, *HISTORY,
                 each("--csv", ("KIND", "FILE"), "trades, fills, equity, events or funding, and "
                      "where to; repeat", nargs=2, required=True))),
         "replay": Command(
             commands.replay, "run the same loop over recorded prices",
-            "perps-bot replay btc-1m.csv.gz --symbol BTC-PERP", (*RUN, *REPLAY_FLAGS), (
+            "replay btc-1m.csv.gz --symbol BTC-PERP", (*RUN, *REPLAY_FLAGS), (
                 *USUAL, text("files", "FILE", "CSV or .csv.gz, a symbol each", nargs="*"),
                 text("--recorded", "DAY",
                      "instead of a FILE: the recorded day 2026-11-23, or its events' file, through "
@@ -320,8 +307,8 @@ GROUPS = {
                 text("--equity-curve", "FILE", "write time,equity as CSV"))),
         "sweep": Command(
             commands.sweep, "compare settings on prices they were not chosen by",
-            "perps-bot sweep btc-1m.csv.gz --set short_ma_period=5,10 --set "
-            "long_ma_period=20,50 --split 0.7", (*PROFILE, *REPLAY_FLAGS), (
+            "sweep btc-1m.csv.gz --set short_ma_period=5,10 --set long_ma_period=20,50 --split 0.7",
+            (*PROFILE, *REPLAY_FLAGS), (
                 *USUAL, text("file", "FILE", "CSV or .csv.gz of candles"),
                 each("--set", "NAME=V,V", "values to try of a setting, by its name in the config "
                      "file; repeat for a grid", default=[]),
@@ -345,13 +332,13 @@ GROUPS = {
     "keep": {
         "backup": Command(
             commands.backup, "copy the events to a folder, verified, while it runs",
-            "perps-bot backup backups --profile dev --keep-days 30", PROFILE, (
+            "backup backups --profile dev --keep-days 30", PROFILE, (
                 *USUAL, text("folder", "DEST", "an existing folder, best on another disk"),
                 text("--keep-days", "N",
                      "then remove backups of this profile that are older (default: none)"))),
         "restore": Command(
             commands.restore, "put a backup into an empty folder, halted",
-            "perps-bot restore backups/perps-bot-dev-20261123T030000Z", PROFILE, (
+            "restore backups/perps-bot-dev-20261123T030000Z", PROFILE, (
                 *USUAL, text("folder", "SRC", "a folder that backup made"))),
     },
 }

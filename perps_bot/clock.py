@@ -6,7 +6,8 @@ Nothing here knows what the bot does with its time.
 
 import queue
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from time import monotonic
@@ -66,6 +67,16 @@ class StopRequest:
     def _take(self, number: int, _frame: object) -> None:
         self._is_told |= number != signal.SIGUSR1
         self._signals.put(number)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Keep Ctrl-C for afterwards; processes and threads that are started meanwhile never see it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class SystemClock:

@@ -138,7 +138,7 @@ def close_all(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    folder = _profile_folder(arguments)
+    folder = rooms.settings.data_folder(_settings(arguments))
     if arguments.watch:
         return _watched(folder, arguments.json)
     sight = _sight(folder)
@@ -163,13 +163,13 @@ def _watched(folder: str, is_json: bool) -> int:
 
 
 def health(arguments: argparse.Namespace) -> int:
-    sight = _sight(_profile_folder(arguments))
+    sight = _sight(rooms.settings.data_folder(_settings(arguments)))
     if sight.health is None:
         raise ConfigError("; ".join(sight.troubles))
     code, why = sight.verdict(rooms.sight.seconds_given("--max-age", arguments.max_age))
-    text = _json({"ok": code == DONE, "why": why, "age_seconds": sight.age_seconds,
-                  "health": sight.health}) if arguments.json else f"{sight.name}: {why}"
-    return _answer(text, code and NO)
+    row = {"ok": code == DONE, "why": why, "age_seconds": sight.age_seconds, "health": sight.health}
+    line = f"perps-bot {os.path.basename(sight.folder)}: {why}"
+    return _answer(_json(row) if arguments.json else line, code and NO)
 
 
 def why(arguments: argparse.Namespace) -> int:
@@ -338,10 +338,6 @@ def _settings(arguments: argparse.Namespace):
 
 def _sight(folder: str):
     return rooms.sight.look(folder, rooms.wall.now())
-
-
-def _profile_folder(arguments: argparse.Namespace):
-    return rooms.settings.data_folder(_settings(arguments))
 
 
 def _events_folder(arguments: argparse.Namespace):

@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from perps_bot import __version__
-from perps_bot.clock import SystemClock
+from perps_bot.clock import SystemClock, uninterrupted
 from perps_bot.errors import ConfigError, PerpsBotError
 from perps_bot.ops import settings_hash
 from perps_bot.process import one_line
@@ -141,7 +141,8 @@ def _watched(scene: Scene, settings: Settings, place: Path) -> tuple[bool, str]:
     ours, theirs = processes.Pipe(duplex=False)
     process = processes.Process(target=_play, args=(scene, settings, place, theirs))
     try:
-        process.start()
+        with uninterrupted():  # or one that was just begun would be nobody's to end
+            process.start()
         theirs.close()
         if not ours.poll(scene.seconds_max):
             return False, f"not over after {scene.seconds_max} s"
@@ -156,6 +157,7 @@ def _watched(scene: Scene, settings: Settings, place: Path) -> tuple[bool, str]:
 
 def _play(scene: Scene, settings: Settings, place: Path, answer) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the drill, which then ends this
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         said = True, scene.play(settings, place)
     except (Unseen, PerpsBotError, OSError) as failure:

@@ -147,7 +147,8 @@ class Use:
         return _over(notional_of_others(self.account, ""), self.account.equity)
 
     def exposure(self, _: str = "") -> Decimal | None:
-        margins = [self._margin(symbol) for symbol in self._held()]
+        symbols = {*self.account.positions, *(o.symbol for o in self.account.outstanding)}
+        margins = [self._margin(symbol) for symbol in sorted(symbols)]
         margins.append(_over(self.account.foreign_notional, self.limits.leverage_limit))
         return None if None in margins else _over(sum(margins, ZERO), self.account.equity)
 
@@ -185,9 +186,6 @@ class Use:
         side = self.account.position(symbol).side or Side.BUY
         return product and _over(worst_notional(self.account, symbol),
                                  self.limits.leverage_in_force(product, side))
-
-    def _held(self) -> list[str]:
-        return sorted({*self.account.positions, *(o.symbol for o in self.account.outstanding)})
 
 
 WHOLE = (

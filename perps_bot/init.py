@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perps_bot.errors import ConfigError
+from perps_bot.rooms import rooms
 from perps_bot.settings import PROFILES, SETTINGS, Setting, Settings, data_folder, resolve
 from perps_bot.store import prepare_folder, write_new
 from perps_bot.terminal import Terminal
@@ -153,10 +154,8 @@ def _toml(row: Setting, value: object) -> str:
 
 
 def _key_trouble(settings: Settings, environ: Mapping[str, str]) -> str:
-    from perps_bot.keys import load_credentials
-
     try:
-        if load_credentials(settings, environ):
+        if rooms.keys.load_credentials(settings, environ):
             return ""
     except ConfigError as trouble:
         return str(trouble)

@@ -191,8 +191,7 @@ def why_lines(ledger: Ledger, terminal: Terminal) -> Iterator[str]:
     traded = sum(answer.did_trade for answer in answers)
     yield from terminal.wrapped(f"{ledger.symbol}: the last {len(answers)} decisions, {first} to "
                                 f"{last} UTC: {traded} traded", 2, "bold")
-    yield from terminal.rows((f"{count} x", gate) for gate, count in
-                             ledger.counts().most_common())
+    yield from terminal.rows((f"{count} x", gate) for gate, count in ledger.counts().most_common())
     rows = [(answer.event.seq, answer.event.at, _sentence(answer)) for answer in answers]
     rows += [(event.seq, event.at, f"-- {told(event)}") for event in ledger.around]
     for said, same in groupby(sorted(rows), key=lambda row: row[2]):
@@ -242,8 +241,7 @@ def _row(event: Event) -> dict[str, object]:
 
 def tail_row(event: Event) -> dict[str, object]:
     """The event as it was written, with its sentence."""
-    return {"seq": event.seq, "ts": event.at, "type": event.type, **event.data,
-            "text": told(event)}
+    return {"seq": event.seq, "ts": event.at, "type": event.type, **event.data, "text": told(event)}
 
 
 def _wanted(types: Iterable[str]) -> Callable[[str], bool]:

@@ -34,6 +34,7 @@ from perps_bot.model import (
 )
 from perps_bot.ops import Surfaces
 from perps_bot.paper import LIQUIDATION_SHARE, PaperBroker
+from perps_bot.rest import Rest, VenueClock
 from perps_bot.settings import Settings
 from perps_bot.store import EventStore, prepare_folder, read_events, read_state
 
@@ -157,8 +158,7 @@ class _Stage:
     """One bot over one venue, in time that passes only by `tick`."""
 
     def __init__(self, settings: Settings, folder: Path, now: datetime, **changes) -> None:
-        self.settings = settings.replace(
-            symbols=settings.symbols[:1], **{**ON_STAGE, **changes})
+        self.settings = settings.replace(symbols=settings.symbols[:1], **{**ON_STAGE, **changes})
         self.folder, self.now, self.symbol = folder, now, settings.symbols[0]
         self.market = _Market(self.settings, now)
         self.venue = _Venue(self.market, self.settings)
@@ -339,8 +339,6 @@ class _Answers500(BaseHTTPRequestHandler):
 
 
 def _post(port: int) -> None:
-    from perps_bot.rest import Rest, VenueClock
-
     signer = SimpleNamespace(name="drill", rest_token=lambda *_: "drill")
     Rest(f"http://127.0.0.1:{port}", signer, VenueClock()).send("/orders", {}, opens=True)
 

@@ -12,6 +12,7 @@ import re
 from collections import namedtuple
 from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import Decimal
+from functools import partial
 
 from perps_bot.errors import ConfigError
 from perps_bot.secret import Secret
@@ -112,8 +113,7 @@ def number(low: str, high: str, above: bool = False, is_whole: bool = False) -> 
     return Kind(parse, f"a {'whole ' * is_whole}number {span}", (int, Decimal), "N")
 
 
-def whole(low: str, high: str) -> Kind:
-    return number(low, high, is_whole=True)
+whole = partial(number, is_whole=True)
 
 
 def choice(*words: str, make: Callable | None = None) -> Kind:

@@ -18,6 +18,7 @@ from itertools import islice
 from perps_bot.errors import ConfigError
 from perps_bot.event import UNREADABLE, Event
 from perps_bot.reading import holder, opened, refuse_without
+from perps_bot.rooms import rooms
 from perps_bot.settings import events_folder
 from perps_bot.words import alert_words, number, text
 
@@ -46,10 +47,6 @@ class Sight(namedtuple("Sight", "folder now state health troubles holder")):
     def age_seconds(self) -> Decimal | None:
         return None if self.age is None else Decimal(self.age // timedelta(milliseconds=1)) / 1000
 
-    @property
-    def name(self) -> str:
-        return f"perps-bot {os.path.basename(self.folder)}"
-
     def verdict(self, age_max: Decimal | None = None) -> tuple[int, str]:
         """The exit code and the reason: whether the bot runs, speaks of now, and is well.
 
@@ -63,12 +60,10 @@ class Sight(namedtuple("Sight", "folder now state health troubles holder")):
     @cached_property
     def events(self) -> tuple[list[Event], str]:
         """The last ten that are worth a line, oldest first, and why there are none."""
-        from perps_bot.journal import newest
-
         if (folder := events_of(self)) is None:
             return [], "which events are this bot's is not known"
         try:
-            found = newest(folder, wants=_is_news, lines_max=EVENTS_SCANNED_MAX)
+            found = rooms.journal.newest(folder, wants=_is_news, lines_max=EVENTS_SCANNED_MAX)
             return [*islice(found, EVENTS_SHOWN)][::-1], ""
         except ConfigError as trouble:
             return [], str(trouble)

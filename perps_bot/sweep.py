@@ -11,7 +11,6 @@ import json
 import logging
 import multiprocessing
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (
@@ -29,6 +28,7 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from perps_bot import __version__, store
+from perps_bot.clock import uninterrupted
 from perps_bot.errors import ConfigError
 from perps_bot.market import RecordedMarket, bar_start
 from perps_bot.model import Mark
@@ -185,7 +185,7 @@ def _plain(value: object) -> object:
 
 def _submit(pool: Executor, job: Job, todo: list[dict], futures: dict[Future, dict]) -> None:
     try:
-        with _uninterrupted():
+        with uninterrupted():
             for words in todo:
                 futures[pool.submit(run_one, job, words)] = words
     except (BrokenExecutor, OSError) as failure:
@@ -202,26 +202,16 @@ def _why(failure: BaseException) -> str:
 def _processes(count: int) -> Iterator[Executor]:
     """Workers of our own.  They are spawned: a fork would copy locks that threads here hold."""
     others, is_done = {*multiprocessing.active_children()}, False
-    with _uninterrupted():
+    with uninterrupted():
         pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin_worker)
     try:
         yield pool
         is_done = True
     finally:
-        with _uninterrupted():  # a run may take minutes, so it is not waited for
+        with uninterrupted():  # a run may take minutes, so it is not waited for
             for worker in () if is_done else {*multiprocessing.active_children()} - others:
                 worker.terminate()
             pool.shutdown()
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Keep Ctrl-C for afterwards; processes and threads that are started meanwhile never see it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker() -> None:

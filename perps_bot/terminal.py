@@ -120,22 +120,19 @@ def terminal_of(stream: io.TextIOBase | None, environ: Mapping[str, str]) -> Ter
     is_terminal = stream is not None and stream.isatty()
     is_plain = bool(environ.get("NO_COLOR")) or environ.get("TERM", "dumb") == "dumb"
     blocks = "utf" in (getattr(stream, "encoding", "") or "").lower()
-    return Terminal(_width(stream, environ, is_terminal), is_terminal and not is_plain, blocks)
+    given = environ.get("COLUMNS", "")
+    if given.isascii() and given.isdigit() and len(given) < 6 and int(given):
+        width = int(given)
+    else:
+        width = os.get_terminal_size(stream.fileno()).columns if is_terminal else 0
+    width = min(max(width or WIDTH_UNKNOWN, WIDTH_MIN), WIDTH_MAX)
+    return Terminal(width, is_terminal and not is_plain, blocks)
 
 
 def can_redraw(keys: io.TextIOBase | None, shows: io.TextIOBase | None,
                environ: Mapping[str, str]) -> bool:
     is_terminal = all(each is not None and each.isatty() for each in (keys, shows))
     return is_terminal and environ.get("TERM", "dumb") != "dumb"
-
-
-def _width(stream: io.TextIOBase, environ: Mapping[str, str], is_terminal: bool) -> int:
-    given = environ.get("COLUMNS", "")
-    if given.isascii() and given.isdigit() and len(given) < 6 and int(given):
-        width = int(given)
-    else:
-        width = os.get_terminal_size(stream.fileno()).columns if is_terminal else 0
-    return min(max(width or WIDTH_UNKNOWN, WIDTH_MIN), WIDTH_MAX)
 
 
 class Screen:

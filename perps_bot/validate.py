@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import sleep
+from types import SimpleNamespace
 from typing import Any
 
 from perps_bot import wire
@@ -271,13 +272,8 @@ STEPS = {
 # The sandbox
 
 
-class _Anybody:
-    """Signs nothing: the sandbox asks nobody who they are, and shall not see our key."""
-
-    name = "sandbox"
-
-    def rest_token(self, *_: object) -> str:
-        return "none"
+# Signs nothing: the sandbox asks nobody who they are, and shall not see our key.
+ANYBODY = SimpleNamespace(name="sandbox", rest_token=lambda *_: "none")
 
 
 def sandbox_steps(what: str, settings: Settings) -> Iterator[Check]:
@@ -288,7 +284,7 @@ def sandbox_steps(what: str, settings: Settings) -> Iterator[Check]:
     url = SANDBOX if "coinbase.com" in settings.api_url else settings.api_url
     yield Check("sandbox", None,
                 f"{url} answers with fixed bodies: words are checked, not behaviour")
-    rest = Rest(url, _Anybody(), VenueClock())
+    rest = Rest(url, ANYBODY, VenueClock())
     for name, take in SANDBOX_STEPS[what]:
         try:
             yield Check(name, True, take(rest))

@@ -103,7 +103,11 @@ Rows = Iterator[tuple[str, ...]]
 def _head(sight: Sight, terminal: Terminal) -> Iterator[str]:
     code, why = sight.verdict()
     at, current = moment(at_path(sight.state, "timestamp")), sight.is_current()
-    yield from terminal.wrapped(_title(sight), 2, "bold")
+    said = sight.health or sight.state
+    profile, broker, state = (text(at_path(said, name))
+                              for name in ("profile", "broker", "trading_state"))
+    was = "was " * bool(said and not current)
+    yield from terminal.wrapped(f"perps-bot {profile} ({broker}): {was}{state}", 2, "bold")
     yield from terminal.wrapped(why, 2, "good" if code == OK else "bad")
     age = UNKNOWN if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC, {ago(sight.now - at)} ago"
     yield from terminal.wrapped(
@@ -115,14 +119,6 @@ def _head(sight: Sight, terminal: Terminal) -> Iterator[str]:
     for kind, hold in holds.items() if isinstance(holds, Mapping) else ():
         yield from terminal.wrapped(f"{text(at_path(hold, 'state'))} because of {text(kind)}: "
                                     f"{text(at_path(hold, 'reason'))}", 2, "warn")
-
-
-def _title(sight: Sight) -> str:
-    said = sight.health or sight.state
-    profile, broker, state = (text(at_path(said, name))
-                              for name in ("profile", "broker", "trading_state"))
-    was = "was " if said and not sight.is_current() else ""
-    return f"perps-bot {profile} ({broker}): {was}{state}"
 
 
 def _since(sight: Sight, terminal: Terminal, events: Iterable[Event]) -> Iterator[str]:

@@ -195,6 +195,23 @@ def test_a_drill_that_is_interrupted_ends_at_once_with_all_its_processes(tmp_pat
     assert err == "perps-bot: interrupted; nothing was sent\n"
 
 
+def test_a_drill_that_is_interrupted_as_a_scene_begins_leaves_no_process(tmp_path):
+    program = ("import os, signal, time\n"
+               "from multiprocessing.popen_fork import Popen\n"
+               "from perps_bot import cli, drill\n"
+               "launch = Popen._launch\n"
+               "def interrupted(*given):\n"
+               "    launch(*given)\n"
+               "    os.kill(os.getpid(), signal.SIGINT)\n"
+               "Popen._launch = interrupted\n"
+               "drill.SCENES = (drill.Scene('x', lambda *_: time.sleep(60), 60),)\n"
+               "raise SystemExit(cli.main(['drill']))\n")
+    run = subprocess.run(  # which waits for whoever still has the pipe
+        [sys.executable, "-P", "-c", program], text=True, capture_output=True, timeout=30,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)})
+    assert (run.returncode, run.stderr) == (3, "perps-bot: interrupted; nothing was sent\n")
+
+
 def test_nobody_is_alarmed_by_a_drill(tmp_path, monkeypatch):
     called = tmp_path / "called"
     monkeypatch.setattr("perps_bot.courier.post", lambda *_: called.write_text("!"))
