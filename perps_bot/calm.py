@@ -185,8 +185,9 @@ def _watch(bot: Any, symbol: str, account: Account) -> Watch | None:
         return None
     # Where the signals are read, each end of a bar is an event.
     tells = bot.store.wants("strategy.signal")
-    if mark is None or bot._seen.get(symbol) is not mark or tells and mark.candle is not None \
-            or bot.last_decisions.get(symbol) != Action.HOLD:
+    if mark is None or bot._seen.get(symbol) is not mark or tells and mark.candle is not None:
+        return None
+    if bot.last_decisions.get(symbol) != Action.HOLD:
         return None
     orders = bot.engine.outstanding(symbol)
     if position.quantity:
