@@ -117,17 +117,8 @@ whole = partial(number, is_whole=True)
 
 
 def choice(*words: str, make: Callable | None = None) -> Kind:
-    def parse(raw):
-        return raw if raw in words else None
-
-    return Kind(parse, f"one of {', '.join(words)}", (str,), "|".join(words), make)
-
-
-def switch() -> Kind:
-    def parse(raw):
-        return raw if isinstance(raw, bool) else {"1": True, "0": False}.get(raw)
-
-    return Kind(parse, "1, 0 or empty; true or false in the config file", (bool,))
+    return Kind(lambda raw: raw if raw in words else None, f"one of {', '.join(words)}", (str,),
+                "|".join(words), make)
 
 
 def symbol_names(least: int) -> Kind:
@@ -161,13 +152,6 @@ def origin(scheme: str, *hosts: str) -> Kind:
     return Kind(parse, f"{' or '.join(known)}, or a loopback address; no path, no slash at the end")
 
 
-def webhook() -> Kind:
-    def parse(raw):
-        return Secret(raw) if _host_and_rest(raw, "https")[0] else None
-
-    return Kind(parse, "an https address, or a loopback address; no user name in it")
-
-
 def _host_and_rest(raw: str, scheme: str) -> tuple[str, str]:
     """Host and path of a URL; ("", "") unless it is `scheme`, or plain on a loopback address."""
     found = re.fullmatch(URL, raw)
@@ -199,7 +183,11 @@ def _made_by(module: str, name: str) -> Callable:
     return make
 
 
-SWITCH, SECRET = switch(), text("one line of text", Secret)
+SWITCH = Kind(lambda raw: raw if isinstance(raw, bool) else {"1": True, "0": False}.get(raw),
+              "1, 0 or empty; true or false in the config file", (bool,))
+WEBHOOK = Kind(lambda raw: Secret(raw) if _host_and_rest(raw, "https")[0] else None,
+               "an https address, or a loopback address; no user name in it")
+SECRET = text("one line of text", Secret)
 PATH = text("a path", make=_made_by("pathlib", "Path"))
 FOLDER = text("a path without ..", lambda path: (
     None if ".." in path.split("/") else os.path.normpath(path)), make=PATH.make)
@@ -375,9 +363,9 @@ class Settings:
     passphrase: Secret | None = Setting(
         SECRET, None, "", "of retired keys; ignored", env="COINBASE_PASSPHRASE", secret=True)
     alert_webhook_url: Secret | None = Setting(
-        webhook(), None, "", "where alerts are posted", env="PERPS_ALERT_WEBHOOK_URL", secret=True)
+        WEBHOOK, None, "", "where alerts are posted", env="PERPS_ALERT_WEBHOOK_URL", secret=True)
     heartbeat_url: Secret | None = Setting(
-        webhook(), None, "", "fetched while all is well", env="PERPS_HEARTBEAT_URL", secret=True)
+        WEBHOOK, None, "", "fetched while all is well", env="PERPS_HEARTBEAT_URL", secret=True)
 
 
 SETTINGS = tuple(row for row in vars(Settings).values() if isinstance(row, Setting))
