@@ -37,7 +37,7 @@ STRINGS = " ".join(
 REASONS = {call.args[0].value for text in SOURCE.values() for call in ast.walk(ast.parse(text))
            if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "hold"
            and call.args and isinstance(call.args[0], ast.Constant)} | set(RISK_KINDS)
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 180
 MAP = ROOT.parent / "shared" / "reference" / "faults.md"
 MAY = datetime(2025, 5, 1, tzinfo=UTC)
 
