@@ -234,6 +234,7 @@ class CoinbasePerpetualsClient:
 
         Hours that ended before this process first saw a rate are not known.
         """
+        since = min([since, *(rate.at for rate, _ in self._due)])  # as far back as its fills
         for rate, price in self._due:
             self._accrue(rate, price)
         self._due.clear()
