@@ -46,6 +46,7 @@ CLOCKS_APART_WARN, CLOCKS_APART_MAX = 2, 60
 OWNERS_MAX = 5000
 PAYMENTS_MAX = 500
 FILLS_OVERLAP, LOOK_UPS_MAX = timedelta(seconds=10), 5
+ORDERS_OVERLAP = timedelta(minutes=10)  # an order is dated by the venue, and by us
 # Markets that trade around the clock close on Fridays at 16:00 in Chicago.
 EXCHANGE_ZONE, FRIDAY, CLOSING_HOUR = "America/Chicago", 4, 16
 WITHOUT_TRANSFER = (
@@ -207,11 +208,7 @@ class CoinbasePerpetualsClient:
         # The owner's, placed in the simple app; ours are told without them.
         with suppress(VenueUnavailable):
             self._list_orders([OPEN, ("order_placement_source", "RETAIL_SIMPLE")], found)
-        # What is old and no longer open has ended, or waits for a session to begin.
-        named = [("order_ids", each.venue_order_id) for each in known
-                 if each.venue_order_id and each.venue_order_id not in found]
-        if named:
-            self._list_orders(named, found)
+        self._list_known([order for order in known if order.venue_order_id], found)
         return sorted(found.values(), key=lambda order: order.created_at)
 
     def fills(self, since: datetime) -> Sequence[Fill]:
@@ -237,6 +234,7 @@ class CoinbasePerpetualsClient:
 
         Hours that ended before this process first saw a rate are not known.
         """
+        since = min([since, *(rate.at for rate, _ in self._due)])  # as far back as its fills
         for rate, price in self._due:
             self._accrue(rate, price)
         self._due.clear()
@@ -445,6 +443,15 @@ class CoinbasePerpetualsClient:
         for row in self._pages("/orders/historical/batch", "orders", query):
             with self._reading("the orders"):
                 self._take_order(row, found)
+
+    def _list_known(self, known: list[Order], found: dict[str, Order]) -> None:
+        """What is old and no longer open has ended, or waits for a session to begin."""
+        if left := [order for order in known if order.venue_order_id not in found]:
+            with suppress(VenueUnavailable):  # nobody promises that names go with other filters
+                self._list_orders([("order_ids", order.venue_order_id)
+                                   for order in left[:PAGE_ROWS]], found)
+        if begun := [o.created_at for o in left if o.venue_order_id not in found]:
+            self._list_orders([("start_date", _stamp(min(begun) - ORDERS_OVERLAP))], found)
 
     def _owner_of(self, row: Mapping) -> tuple[str, bool]:
         """Whose order it was, and whether it liquidated; ("", False) where nobody says.

@@ -26,8 +26,6 @@ from perps_bot.tracker import OrderTracker, PositionTracker
 
 # How far before the last known fill or order a read begins; the venue's clock is not ours.
 READ_OVERLAP = timedelta(minutes=10)
-# How late an hour's funding may be told.
-FUNDING_LATE_MAX = timedelta(hours=2)
 # Two complete listings without the order, so far apart, prove that it is absent.
 ABSENCE_PROOF = timedelta(seconds=10)
 # An entry is looked for that long, twice what any read may lag: a second one would be too much.
@@ -422,7 +420,7 @@ class ExecutionEngine:
                 self._book_liquidation(fill)
             elif self.store.now - fill.at < READ_OVERLAP:
                 self.moved_by_others.setdefault(fill.symbol, []).append(fill)
-        for payment in self.broker.funding_payments(min(begin, self.store.now - FUNDING_LATE_MAX)):
+        for payment in self.broker.funding_payments(begin):
             if not self.tracker.knows(payment.payment_id):
                 self._book_funding(payment, fills)
         self.see(self.marks)  # a new fill is worth the mark, not its own price

@@ -14,7 +14,7 @@ import pytest
 from exchange.harness import wait_until
 from exchange.products import default_products
 
-from live import BTC, ETH, IDS, SOL, TICKS, XRP, LiveRig, at_once
+from live import BTC, ETH, IDS, NOON, SOL, TICKS, XRP, LiveRig, at_once
 from perps_bot import rest as rest_room
 from perps_bot import shutdown
 from perps_bot.control import Control
@@ -360,6 +360,23 @@ def test_e4_funding_of_an_hour_is_paid_by_what_was_held_at_its_end(make):
     rig.ticks(20)
     assert rig.held() == 0 and len(rig.truth()["accruals"]) == 1
     assert_books_agree(rig)
+
+
+def test_e4_an_hour_of_the_owners_is_not_booked_on_what_we_open_after_it(make):
+    rig = make(now=NOON + timedelta(minutes=59), enter_on_start=False)
+    rig.rising()
+    rig.start().ticks(1)
+    rig.sim.call("set_product", product_id=IDS[BTC], funding_rate="0.0004")
+    rig.tick(53)
+    rig.sim.call("trade_by_owner", product_id=IDS[BTC], side="BUY", contracts="5")
+    rig.ticks(2, seconds=4)
+    rig.sim.call("trade_by_owner", product_id=IDS[BTC], side="SELL", contracts="5")
+    rig.ticks(4, seconds=60)
+    assert len(rig.truth()["accruals"]) == 1
+    rig.bot.engine.place_order(BTC, "buy", Decimal("0.05"))
+    rig.ticks(20, seconds=60)
+    assert rig.of("funding.paid") == [] and rig.books().funding == 0
+    assert rig.books().quantity == Decimal("0.05")
 
 
 def test_e4_a_restart_within_the_hour_books_it_once(make):

@@ -1246,3 +1246,22 @@ def test_an_order_that_the_owner_queued_days_ago_is_still_known(rig):
     for _ in range(4):
         rig.tick(3600)
         assert [order.venue_order_id for order in rig.bot.engine.foreign] == [queued]
+
+
+@pytest.mark.parametrize("venue", ["takes no names beside other filters", "tells of no name"])
+def test_a_stop_that_cannot_be_asked_for_by_its_name_is_found_by_its_date(rig, venue):
+    stop, _ = long_of(rig).stops()[0], rig.ticks(3, seconds=86_400)
+    get = rig.rest.get
+
+    def answered(path, query=(), **more):
+        if "order_ids" not in dict(query):
+            return get(path, query, **more)
+        if "no name" in venue:
+            return {"orders": [], "has_next": False, "cursor": ""}
+        raise VenueUnavailable("cannot pass order_ids with other filters")
+
+    rig.rest.get = answered
+    rig.rest.cancel({"order_ids": [stop.venue_order_id]})
+    rig.tick()
+    assert rig.bot.engine.order(stop.id).status is OrderStatus.CANCELLED
+    agreed(rig)
