@@ -66,8 +66,9 @@ class PaperBroker:
         self._marks: dict[str, Mark] = {}  # the last of every symbol, to value things at
         self._live: dict[str, Order] = {}
         self._ended: dict[str, tuple[datetime, Order]] = {}  # with the moment of the end
-        self._fills: deque[Fill] = deque(maxlen=HISTORY_MAX)
-        self._payments: deque[FundingPayment] = deque(maxlen=HISTORY_MAX)
+        # Each with the moment at which it was booked: a rate may become known late.
+        self._fills: deque[tuple[datetime, Fill]] = deque(maxlen=HISTORY_MAX)
+        self._payments: deque[tuple[datetime, FundingPayment]] = deque(maxlen=HISTORY_MAX)
         self._seen_at: datetime | None = None
         self._changes = 0
         # Between which prices nothing happens, by symbol, and until when: as of that revision.
@@ -283,7 +284,7 @@ class PaperBroker:
                     self._balance -= amount
                     name = f"funding-{symbol}-{rate.at.isoformat()}"
                     payment = FundingPayment(name, symbol, amount, rate.rate, rate.at)
-                    self._payments.append(payment)
+                    self._payments.append((moment, payment))
                     self._changes += 1
             seen = self._seen_at = moment
 
@@ -440,7 +441,7 @@ class PaperBroker:
         self._positions[fill.symbol] = after
         if not after.quantity:
             del self._positions[fill.symbol]
-        self._fills.append(fill)
+        self._fills.append((fill.at, fill))
 
     def _attach(self, entry: Order, quantity: Decimal, price: Decimal, now: datetime) -> None:
         """Rest the bracket that came with an entry on what has just been filled of it."""
@@ -563,8 +564,8 @@ def _opposite(mark: Mark, side: Side) -> tuple[Decimal, Decimal | None]:
 def _since(history: deque, since: datetime) -> list:
     """The newest part of a history, oldest first; found from its end, however long it is."""
     found = []
-    for item in reversed(history):
-        if item.at < since:
+    for booked_at, item in reversed(history):
+        if booked_at < since:
             break
         found.append(item)
     return found[::-1]

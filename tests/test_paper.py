@@ -893,6 +893,16 @@ def test_a_rate_that_becomes_known_late_is_still_charged_once():
     assert paid(desk) == [("13:00", "0.1")]
 
 
+def test_what_was_booked_late_is_told_to_whoever_asks_since_then():
+    desk = Desk().hold(1)
+    desk.see(at("13:30:00"))
+    desk.market.rates = rates("13:00:00 0.001")
+    desk.see(at("13:30:10"))
+    [payment] = desk.venue.funding_payments(at("13:30:05"))
+    assert payment.at == at("13:00:00")
+    assert desk.venue.funding_payments(at("13:30:15")) == []
+
+
 def test_a_rate_is_charged_on_what_was_held_before_the_fills_of_its_moment():
     desk = Desk().hold(1)
     desk.place("SELL 1 @ 110 as GTC")
