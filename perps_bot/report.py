@@ -63,7 +63,7 @@ def export(arguments: Namespace, reading: "Reading") -> list[str]:
         paths.append((kind, new_file(f"--csv {kind}", name, arguments.force)))
     if len({path for _, path in paths}) < len(paths):
         raise ConfigError("--csv: two tables cannot go into one file: name another")
-    told(reading, paths)
+    told(reading, paths, is_told=False)
     return [f"written: {kind} to {path}" for kind, path in paths]
 
 
@@ -185,7 +185,7 @@ def source_of(folder: str | None, profile_folder: Path, is_paper: bool, profile:
 
 
 def told(reading: Reading, outputs: Sequence[tuple[str, Path]] = (),
-         is_told: bool = False) -> History:
+         is_told: bool = True) -> History:
     """Fold what is read, and write the tables; nothing stands there before all went well.
 
     Raises ConfigError where nothing can be said, or an event is not ours.
