@@ -332,6 +332,10 @@ class _Adapter(HTTPAdapter):
     def get_connection_with_tls_context(self, *_request, **_settings):
         return self._pool
 
+    def close(self) -> None:
+        self._pool.close()  # the library's pools close what nobody refers to any more
+        super().close()
+
     def cert_verify(self, *_settings) -> None:
         """Load no certificates beside those of the context."""
 

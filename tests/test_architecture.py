@@ -322,7 +322,7 @@ def test_the_core_and_the_package_stay_small():
     lines = {room: len(source.splitlines()) for room, source in SOURCES.items()}
     assert sum(lines[room] for room in CORE if room not in EDGE) <= 6800
     assert sum(lines[room] for room in EDGE) <= 2510
-    assert sum(lines.values()) <= 19_420
+    assert sum(lines.values()) <= 19_430
 
 
 def test_third_party_packages_are_declared():

@@ -588,6 +588,21 @@ def test_a_connection_that_is_of_no_more_use_is_closed_at_once(make):
         assert rest._trading._worker.is_alive()
 
 
+def test_a_client_that_ended_leaves_no_socket_however_often_it_gave_up(make, hurried):
+    def held():
+        names = [f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd")]
+        return sum(os.readlink(name).startswith("socket") for name in names if os.path.islink(name))
+
+    with BadServer(GOOD, hang, GOOD, hang, GOOD) as server:
+        before = held()
+        rest = make(server)
+        for _ in range(5):
+            outcome(rest, "send")
+            asked(rest, "cancel")
+        rest.close()
+        until(lambda: held() <= before)
+
+
 def test_no_cookies_are_kept(make):
     with BadServer(says({}, 200, "Set-Cookie: a=b; Path=/")) as server:
         rest = make(server)
