@@ -339,5 +339,8 @@ def test_a_part_of_the_simulation_heeds_its_deadline(name, monkeypatch):
     monkeypatch.setattr(fleet, "ROUND", 1)
     monkeypatch.setattr(parts_room, "SAME_AT_ONCE", 1)
     where = next(where for each, _, _, where in PARTS if each == name)
-    reached = found(where)(time.monotonic() + 3, 3)
+    for seconds in (3, 30):  # a slow machine needs more for the first
+        reached = found(where)(time.monotonic() + seconds, 3)
+        if reached.count:
+            break
     assert 0 < reached.count < 1000 and reached.violations == [] and not reached.is_all
