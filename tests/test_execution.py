@@ -226,6 +226,24 @@ def test_a_lost_order_that_turns_up_after_all_is_booked_and_protected(desk):
 # Finished when the fills add up.
 
 
+def test_the_fill_of_an_old_stop_is_booked_however_late_it_is_told(desk):
+    desk.hold()
+    desk.tick(86_400)
+    (stop,) = desk.venue.live()
+    desk.venue.fill_lag = 1200
+    desk.venue.fill(stop.id)
+    for _ in range(90):
+        desk.tick(15)
+    assert desk.held() == 0
+    assert [event.data["purpose"] for event in desk.of("trade.executed")] == ["entry", "stop"]
+
+
+def test_an_order_where_no_mark_was_known_is_judged_by_the_one_that_it_asks_for():
+    engine = ExecutionEngine()
+    assert BTC not in engine.picture().marks
+    assert engine.place_order(BTC, "buy", Decimal("0.01")).status is OrderStatus.FILLED
+
+
 def test_an_order_is_finished_only_when_its_recorded_fills_add_up(desk):
     desk.tick(0)
     desk.venue.fill_lag = 7

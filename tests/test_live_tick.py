@@ -65,6 +65,16 @@ def test_the_disk_turns_once_before_each_order_and_never_where_nothing_happens(t
         assert SYNC not in wire
 
 
+def test_one_picture_sizes_an_entry_and_passes_the_gate(tmp_path, wire):
+    with LiveRig(tmp_path) as rig:
+        rig.rising()
+        rig.start()
+        rig.tick()
+        assert rig.held() > 0
+        read = wire[:wire.index("POST orders")].count("GET balance_summary")
+        assert read == 4  # the day's, the start's, the tick's and the entry's
+
+
 def test_nothing_else_turns_it_in_the_tick_that_enters(tmp_path, wire):
     with LiveRig(tmp_path) as rig:
         rig.rising()
