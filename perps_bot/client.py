@@ -213,7 +213,7 @@ class CoinbasePerpetualsClient:
 
     def fills(self, since: datetime) -> Sequence[Fill]:
         self._know_products()
-        since = min([since, *(rate.at for rate, _ in self._due)])  # whose hour is still to accrue
+        since = self._reach(since)
         # The venue filters by one of two times of a fill, which differ by milliseconds.
         query = [("start_sequence_timestamp", _stamp(since - FILLS_OVERLAP))]
         found: dict[str, Fill] = {}
@@ -234,11 +234,15 @@ class CoinbasePerpetualsClient:
 
         Hours that ended before this process first saw a rate are not known.
         """
-        since = min([since, *(rate.at for rate, _ in self._due)])  # as far back as its fills
+        since = self._reach(since)
         for rate, price in self._due:
             self._accrue(rate, price)
         self._due.clear()
         return [payment for payment in self._payments.values() if payment.at >= since]
+
+    def _reach(self, since: datetime) -> datetime:
+        """`since`, or the end of the oldest hour still to accrue: who traded after it counts."""
+        return min([since, *(rate.at for rate, _ in self._due)])
 
     # Orders
 

@@ -31,7 +31,6 @@ ABSENCE_PROOF = timedelta(seconds=10)
 # An entry is looked for that long, twice what any read may lag: a second one would be too much.
 # So is an order that may be the reason why the position has moved.
 ABSENCE_OF_AN_INCREASE = timedelta(minutes=1)
-
 # While nothing of ours can have moved, orders and fills are read so often, and before an entry.
 QUIET_LOOK_EVERY = timedelta(seconds=30)
 
@@ -91,7 +90,8 @@ class ExecutionEngine:
         self._pictured: tuple[tuple, Account] | None = None  # as of when, and what
         self._looked_at: datetime | None = None  # when `settle` was last done with everything
         self._found: list[Order] = []
-        self._sent_at, self._is_unsure = EPOCH, False  # and whether the last look was left out
+        self._has_skipped = False  # whether the last tick has left that look out
+        self._sent_at = EPOCH
         self._asked: set[str] = set()  # ids of orders under way that we asked to cancel
         self._refused: dict[str, tuple] = {}
 
@@ -229,19 +229,19 @@ class ExecutionEngine:
     def settle_if_due(self) -> None:
         """As `settle`, but of a quiet account that cannot say when it moves only now and then."""
         is_recent = abs(self.store.now - (self._looked_at or EPOCH)) < QUIET_LOOK_EVERY
-        self._is_unsure = is_recent and self.broker.revision is None and self.is_quiet()
-        if not self._is_unsure:
+        self._has_skipped = is_recent and self.broker.revision is None and self.is_quiet()
+        if not self._has_skipped:
             self.settle()
 
     def may_enter(self) -> bool:
         """Look before an entry, where this tick did not; False where that found anything."""
-        if self._is_unsure:
+        if self._has_skipped:
             self.settle()
-        return not self._is_unsure or self.is_quiet()
+        return not self._has_skipped or self.is_quiet()
 
     def settle(self) -> None:
         """Learn what became of every order and book what it did.  Raises VenueUnavailable."""
-        orders, since = self.orders, self._left_at()
+        orders, since = self.orders, self._since()
         known = [*(ticket.order for ticket in orders.tickets.values()), *self.foreign]
         listed = {order.id: order for order in self.broker.orders(since - READ_OVERLAP, known)}
         self._look_for_missing(listed)
@@ -254,7 +254,7 @@ class ExecutionEngine:
         self._asked &= orders.tickets.keys()
         self._looked_at = self.store.now
 
-    def _left_at(self) -> datetime:
+    def _since(self) -> datetime:
         """How far back to look: to the last whole look, and to what that has left in doubt.
 
         A stop that rested then is asked for by its name, so no look grows with its age.  The first

@@ -132,7 +132,6 @@ class Score:
             refusals=dict(sorted(self.refusals.items())),
         )
 
-
     def _holding(self) -> timedelta:
         return self._held + (self.end - (self._holds_since or self.end))
 
